@@ -1,0 +1,2 @@
+"Robust deep learning on fastai"
+__version__ = "0.1.0"

@@ -1,0 +1,191 @@
+"Seeing a network memorise: training accuracy split by what became of the wrong labels, epoch by epoch"
+# The picture is that of Liu et al., Early-Learning Regularization, https://arxiv.org/abs/2007.00151, fig. 1.
+import math, time
+from contextlib import nullcontext
+import pandas as pd
+import torch
+from fastai.callback.mixup import MixHandler
+from fastai.torch_core import get_random_states, set_random_states, to_device
+from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn
+from fastrobust.metrics import memorisation_counts, memorised_shares
+from fastrobust.recording import ColumnsCallback, fit_starts
+
+__all__ = ['Memorisation', 'measure_memorisation', 'plot_memorisation']
+
+def main_metric(learn):
+    "Name of the Recorder column to judge `learn` by: 'acc_true' if recorded, else its first metric, else 'valid_loss'"
+    names = list(getattr(learn.recorder, 'metric_names', []))
+    first = [o.name for o in learn.metrics[:1]]
+    return next((o for o in ['acc_true', *first, *[f'valid_{o}' for o in first]] if o in names), 'valid_loss')
+
+def lower_is_better(name):
+    "Whether small values of metric `name` are good, by fastai's own rule"
+    return 'loss' in name or 'error' in name
+
+# --- one pass over the training set ----------------------------------------------------------------------------------
+def _labels(dls, device):
+    "Given and true labels and which of them count: an image of no known class (open noise) has no right answer"
+    rec = getattr(dls, 'noise', None)
+    if rec is None or getattr(rec, 'y_clean', None) is None:
+        raise ValueError("expected dls that know the true labels (`dls.noise`), got dls without: what is memorised "
+                         "cannot be told from what is learned. Make them with add_label_noise or NoisyDataBlock; where "
+                         "nobody knows the true labels, leave Memorisation out.")
+    return [torch.as_tensor(o).to(device) for o in (rec.y_noisy, rec.y_clean, ~rec.is_open)]
+
+def _count(pred, ids, labels):
+    pred = pred[0] if isinstance(pred, (tuple, list)) else pred
+    if pred.ndim != 2 or len(pred) != len(ids):
+        raise ValueError(f"expected one row of logits per image, ({len(ids)},c), got predictions of shape "
+                         f"{tuple(pred.shape)}. Memorisation is defined for single-label classification.")
+    given,true,known = (o[ids.to(o.device)] for o in labels)
+    return memorisation_counts(pred.detach().argmax(1)[known], given[known], true[known])
+
+@torch.no_grad()
+def _eval_pass(learn):
+    "Counts over the training set: every item once, validation transforms, eval mode; no random state, no mode changed"
+    states,modes = get_random_states(),[(m, m.training) for m in learn.model.modules()]
+    try:
+        dl = learn.dls.train.new(shuffle=False, drop_last=False)
+        quiet = getattr(dl.dataset, 'set_split_idx', None)
+        p = next(learn.model.parameters(), None)
+        labels,total,n_inp = _labels(learn.dls, learn.dls.device),0,dl.n_inp
+        learn.model.eval()
+        with quiet(1) if quiet else nullcontext():
+            for i,b in enumerate(dl):
+                xb = to_device(b[:n_inp], learn.dls.device)
+                if p is not None: xb = [x.to(p.dtype) if x.is_floating_point() else x for x in xb]
+                if i == 0: idxs = epoch_idxs(dl)
+                total = total + _count(learn.model(*xb), batch_idxs(dl, i, len(xb[0]), idxs), labels)
+    finally:
+        for m,t in modes: m.training = t
+        set_random_states(**states)
+    return total
+
+def measure_memorisation(
+    learn   # A Learner on dls with `dls.noise`
+):
+    "`Memorised` shares of the model as it is, over the whole training set without augmentation; changes nothing"
+    return memorised_shares(_eval_pass(learn))
+
+# --- the callback ----------------------------------------------------------------------------------------------------
+class Memorisation(ColumnsCallback):
+    "Records `clean_fit`, `memorised` and `recovered` each epoch of any Learner on dls with known true labels"
+    active,counts,labels,idxs,from_train = False,None,None,None,True   # of the fit under way
+    def __init__(self,
+        source:str='train' # 'train': the training batches as they go by, free; 'eval': one more pass each epoch
+    ):
+        if source not in ('train', 'eval'):
+            raise ValueError(f"`source` must be 'train' (free) or 'eval' (one more pass an epoch), got {source!r}.")
+        super().__init__()
+        self.source,self.history,self.seconds = source,[],0.
+
+    def columns(self):
+        if not self.active: return {}
+        m = memorised_shares([0]*5 if self.counts is None else self.counts)
+        return {k: getattr(m, k) for k in ('clean_fit', 'memorised', 'recovered')}
+
+    def before_fit(self):
+        self.active,self.counts = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder'),None
+        if self.active: self._open()
+        super().before_fit()
+
+    def _open(self):
+        self.labels = _labels(self.dls, self.dls.device)
+        if len(self.labels[0]) != len(self.dls.train_ds):
+            raise ValueError(f"expected `dls.noise` of the {len(self.dls.train_ds)} training items, got one of "
+                             f"{len(self.labels[0])}. Draw the noise on the very dls you train on.")
+        mixed = [cb for cb in self.learn.cbs if isinstance(cb, MixHandler)]
+        self.from_train = self.source == 'train' and not mixed
+        if mixed and self.source == 'train':
+            robust_warn(f"{mixed[0].name} trains on mixed images, whose predictions say nothing about one label: "
+                        "memorisation is measured by one more pass over the training set each epoch instead. "
+                        "`Memorisation('eval')` asks for that itself, without this warning.", 4)
+
+    def before_train(self): self.counts = None
+
+    def before_batch(self):
+        if self.active and self.training and self.iter == 0: self.idxs = epoch_idxs(self.dl)
+
+    def after_pred(self):
+        if not (self.active and self.training and self.from_train): return
+        ids = batch_idxs(self.dl, self.iter, len(self.yb[0]), self.idxs)
+        if ids is None:
+            raise ValueError("Memorisation expected a training loader whose items have positions, got an iterable one. "
+                             "Train from a dataset with `__getitem__`, or remove the callback.")
+        if self.iter == 0: self._check_labels(self.yb[0].as_subclass(torch.Tensor), ids)
+        new = _count(self.learn.pred, ids, self.labels)
+        self.counts = new if self.counts is None else self.counts + new
+
+    def _check_labels(self, y, ids):
+        if y.ndim == 1 and not y.is_floating_point() and (y != self.labels[0][ids].to(y.device)).any():
+            raise ValueError("expected the labels of the batch to be those of `dls.noise` at its positions, got "
+                             "others: something relabels or reorders them. Draw the noise on the dls you train on.")
+
+    def after_validate(self):
+        if self.active and not self.from_train:
+            t = time.perf_counter()
+            self.counts = _eval_pass(self.learn)
+            self.seconds += time.perf_counter()-t
+        super().after_validate()
+
+    def after_epoch(self):
+        if not self.active: return
+        row = dict(zip(self.recorder.metric_names[1:], list(self.recorder.log)[1:]))
+        self.history.append({k:v for k,v in row.items() if not isinstance(v, str)})
+        self.metric = main_metric(self.learn)
+
+    def after_fit(self): self.active,self.labels,self.idxs = False,None,None
+    def __getstate__(self):
+        return {k:v for k,v in super().__getstate__().items() if k not in ('active', 'counts', 'labels', 'idxs')}
+
+    @property
+    def table(self):
+        "Everything recorded, one row per epoch of all fits so far"
+        return pd.DataFrame(self.history, index=pd.RangeIndex(1, len(self.history)+1, name='epoch'))
+
+    def plot(self,
+        ax=None,           # Axes to draw on
+        figsize=(8, 4.5),  # Size in inches
+        title=None         # Above the picture
+    ):
+        "The curves beside validation accuracy, the best epoch (known to an oracle only) and the last one marked"
+        if not self.history:
+            raise ValueError("expected at least one finished epoch to plot, got none. First `learn.fit_one_cycle(5)`.")
+        return plot_memorisation(self.table, self.metric, ax, figsize, title)
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+# colours of Okabe and Ito, told apart with any colour vision; the dashes do the same in grey
+_LINES = [('clean_fit', 'right labels fitted', '#0072B2', '--'),
+          ('memorised', 'wrong labels memorised', '#D55E00', '-'),
+          ('recovered', 'wrong labels seen through', '#009E73', '-.')]
+
+def plot_memorisation(
+    table,               # DataFrame, one row per epoch: clean_fit, memorised, recovered and the `metric`
+    metric='accuracy',   # Validation column to show beside them
+    ax=None,             # Axes to draw on
+    figsize=(8, 4.5),    # Size in inches
+    title=None,          # Above the picture
+    legend=True          # Draw one
+):
+    "Memorisation curves beside validation accuracy; `axes` returned"
+    import matplotlib.pyplot as plt
+    if ax is None: _,ax = plt.subplots(figsize=figsize, layout='constrained')
+    x,n = range(1, len(table)+1),len(table)
+    dot = dict(marker='.') if n == 1 else {}
+    for k,label,color,dash in _LINES:
+        if k in table: ax.plot(x, table[k], color=color, ls=dash, lw=2, label=label, **dot)
+    if metric in table and not lower_is_better(metric) and not table[metric].isna().all():
+        v = table[metric].to_numpy()
+        best = int(pd.Series(v).idxmax())
+        what = dict(accuracy='validation accuracy', acc_true='validation accuracy (true labels)').get(metric, metric)
+        ax.plot(x, v, color='black', lw=2.5, label=what, **dot)
+        mark = dict(ls='', color='black', mec='white', zorder=5, clip_on=False)
+        ax.plot(best+1, v[best], marker='*', ms=14, label=f'best epoch (oracle): {v[best]:.3f}', **mark)
+        ax.plot(n, v[-1], marker='o', ms=8, label=f'last epoch: {v[-1]:.3f}', **mark)
+    ax.set(xlim=(1, n) if n > 1 else (.5, 1.5), ylim=(0, 1), xlabel='epoch', ylabel='share of images',
+           title=title or 'What became of the wrong labels')
+    ax.set_xticks(range(1, n+1, max(1, math.ceil(n/10))))
+    ax.grid(alpha=.25)
+    ax.spines[['top', 'right']].set_visible(False)
+    if legend: ax.legend(loc='upper center', bbox_to_anchor=(.5, -.14), ncols=2, frameon=False)
+    return ax

@@ -1,0 +1,249 @@
+"The callback that owns rows, prediction and loss for all techniques, their base class, and how they are installed"
+import copy
+import torch
+from fastcore.basics import noop
+from fastai.callback.core import Callback
+from fastai.callback.mixup import MixHandler
+from fastai.callback.training import GradientAccumulation
+from fastai.learner import Learner
+from fastai.torch_core import rank_distrib
+from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
+from fastrobust.losses import RobustLoss
+from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
+from fastrobust.recording import ColumnsCallback, fit_starts
+from fastrobust.stages import Batch, Objective, Stages, main_logits, mean_of, own, take_rows
+
+__all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective', 'check']
+
+class ObjectiveCallback(Callback):
+    "The only callback that touches rows, prediction and loss on the techniques' behalf; `learn.objective`"
+    # before GradientAccumulation, so that it divides our terms too, and inside MixedPrecision's autocast and scale
+    order = GradientAccumulation.order-1
+    name = 'objective'
+
+    def __init__(self, loss, original): self.loss_obj,self.original,self.sums,self.kept = loss,original,{},{}
+
+    @property
+    def batch(self): return self.loss_obj.batch
+    def map(self, z): return self.loss_obj.map(z)
+    def techniques(self): return [t for t in self.learn.cbs.sorted('order') if isinstance(t, Technique)]
+
+    def heal(self):
+        "Undo what a Ctrl-C under MixUp leaves behind, and adopt a loss the user assigned meanwhile"
+        lf = self.learn.loss_func
+        if isinstance(getattr(lf, '__self__', None), MixHandler): lf = lf.__self__.old_lf
+        if lf is not self.loss_obj: self.loss_obj.adopt(lf); self.original = lf
+        self.learn.loss_func = self.loss_obj
+
+    def put_back(self):
+        "The techniques' state from before lr_find, which worked on copies"
+        for t,state in self.kept.items(): t.__dict__.clear(); t.__dict__.update(state)
+        self.kept = {}
+
+    def before_fit(self):
+        self.put_back()     # a Ctrl-C in lr_find skips after_fit
+        self.heal()
+        self.loss_obj.stages = tuple(self.techniques())
+        if not fit_starts(self.learn): return
+        check(self.learn)
+        if hasattr(self.learn, 'lr_finder'):
+            self.kept = {t: dict(t.__dict__) for t in self.loss_obj.stages}
+            for t in self.kept: t.__dict__.update({k: copy.deepcopy(v) for k,v in t.__dict__.items() if k != '_learn'})
+        elif self.learn.logger is not noop and not rank_distrib():
+            print('fastrobust: ' + ' + '.join(map(repr, self.loss_obj.stages)))
+
+    def before_train(self):
+        self.loss_obj.train()
+        self.loss_obj.stages,self.sums,self.first = tuple(self.techniques()),{},True
+
+    def before_validate(self): self.loss_obj.eval(); self.loss_obj.batch = None
+    def after_fit(self):       self.put_back(); self.loss_obj.eval(); self.loss_obj.batch = None
+
+    def before_batch(self):
+        if not self.training: return
+        if self.iter == 0: self.idxs = epoch_idxs(self.dl)   # a later iteration over the same loader would replace it
+        n = len(self.xb[0])
+        b = self.loss_obj.batch = Batch(batch_idxs(self.dl, self.iter, n, self.idxs), n)
+        if self.first: self.first = False; _check_batch(self.loss_obj, self.xb, self.yb)
+        b.parts,x,k = {},self.xb[0],n
+        extra = []
+        for t in self.loss_obj.stages:
+            if not own(t, 'rows'): continue
+            with torch.no_grad(): r = t.rows(x)
+            if r is None: continue
+            if r.shape[1:] != x.shape[1:]:
+                raise ValueError(f"rows of {t.name}: expected images of shape {tuple(x.shape[1:])} like the batch, got "
+                                 f"{tuple(r.shape[1:])}. Resize or convert them to the training images' size and channels.")
+            extra.append(r.to(x)); b.parts[t] = (k, k+len(r)); k += len(r)
+        if k > 5*n and not getattr(self, 'warned_rows', False):
+            self.warned_rows = True
+            robust_warn(f"techniques add {k-n} rows to batches of {n}: memory and time grow {k/n:.0f}-fold.")
+        if extra: self.learn.xb = (torch.cat([x, *extra]), *self.xb[1:])
+
+    def after_pred(self):
+        if not self.training: return
+        b,pred = self.batch,self.pred
+        twin = next((t for t in self.loss_obj.stages if own(t, 'heads')), None)
+        split = (lambda p: list(twin.heads(p))) if twin else (lambda p: [p])
+        b.heads = split(take_rows(pred, 0, b.n))
+        b.extra = {t: [main_logits(h) for h in split(take_rows(pred, *ab))] for t,ab in b.parts.items()}
+        b.live = True
+        plain = len(b.heads) == 1 and not isinstance(b.heads[0], AuxOut)
+        self.learn.pred = b.heads[0] if plain else mean_of([main_logits(h) for h in b.heads])
+
+    def after_loss(self):
+        if not self.training or not len(self.yb): return
+        b = self.batch
+        for t in self.loss_obj.stages:
+            w = weight_at(t.weight, self.pct_train)
+            if not own(t, 'penalty') or not w: continue
+            ps = []
+            for b.h,head in enumerate(b.heads):
+                p = t.penalty(main_logits(head), b.extra[t][b.h] if t in b.extra else None)
+                if p is not None: ps.append(p)
+            if not ps: continue
+            p = mean_of(ps)
+            self.learn.loss_grad = self.learn.loss_grad + w*p
+            self.learn.loss = self.learn.loss + w*p.detach()
+            s,k = self.sums.get(t, (0., 0))
+            self.sums[t] = s + p.detach(), k+1
+        b.live = False
+        for t in self.loss_obj.stages: t.update(b)
+        b.heads,b.extra,b.parts = [],{},{}
+
+    def __getstate__(self): return {**super().__getstate__(), 'kept': {}, 'sums': {}, 'idxs': None}
+
+class TechniqueColumns(ColumnsCallback):
+    "Records each penalty (unweighted mean of the epoch, all heads) beside its floor, and the techniques' own columns"
+    name = 'technique_columns'
+    def columns(self):
+        cols,o = {},self.learn.objective
+        for t in o.techniques():
+            if own(t, 'penalty'):
+                s,k = o.sums.get(t, (0., 0))
+                cols[t.column] = float(s)/k if k else float('nan')
+                if t.floor is not None: cols[f'{t.column}_floor'] = t.floor
+            cols.update(t.columns())
+        return cols
+
+
+def _short(v): return getattr(v, '__name__', None) or repr(v)
+
+class Technique(Stages, Callback):
+    "Base of all techniques: a Callback that installs itself wherever fastai takes callbacks"
+    order = ObjectiveCallback.order-1   # state is ready before the objective asks for it
+    surgery = None      # The `Surgery` class that `prepare` wraps around the model, if it does
+    floor = None        # Smallest value the penalty can reach in expectation, recorded beside it
+    remembers = False   # Whether it keeps per-sample memories: refused with MixUp, as are weights and sample losses
+    tasks = ('single-label',)   # What it is defined for; None: anything
+
+    def __init__(self): super().__init__()
+
+    @property
+    def name(self): return type(self).__name__.lower()
+    @property
+    def column(self): return self.name
+    @property
+    def weight(self): return getattr(self, 'lam', 1.)
+    @property
+    def weight_now(self): return weight_at(self.weight, self.learn.pct_train)
+
+    def __repr__(self):
+        keep = {k:v for k,v in self.__dict__.items() if k[0] != '_' and k != 'run' and (callable(v) or isinstance(v, (int, float, str, tuple)))}
+        return f"{type(self).__name__}({', '.join(f'{k}={_short(v)}' for k,v in keep.items())})"
+
+    def columns(self):
+        "More numbers for the progress table"
+        return {}
+    def prepare(self, learn):
+        "Model surgery when installed: wrap `learn.model` in `self.surgery`"
+    def check(self, learn):
+        "Raise or warn about settings and company that make no sense"
+
+    @property
+    def learn(self): return self.__dict__.get('_learn')
+    @learn.setter
+    def learn(self, learn):
+        old = self.__dict__.get('_learn')
+        if learn is None: return self._uninstall(old)
+        if old is learn: return
+        if old is not None:
+            raise ValueError(f"this {type(self).__name__} already belongs to a learner. Make a new one for each learner, "
+                             "or remove it there first with `remove_cb`.")
+        twin = [t for t in learn.cbs if isinstance(t, Technique) and t.name == self.name]
+        if twin: raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or change its settings.")
+        self.__dict__['_learn'] = learn
+        try:
+            ensure_objective(learn)
+            _operate(learn, self.prepare)
+        except BaseException:
+            self._uninstall(learn)
+            raise
+
+    def _uninstall(self, learn):
+        self.__dict__['_learn'] = None
+        if learn is None: return
+        if self.surgery: _operate(learn, lambda learn: setattr(learn, 'model', unwrap(learn.model, self.surgery)))
+        if not any(isinstance(t, Technique) and t is not self for t in learn.cbs): _remove_objective(learn)
+
+def _operate(learn, f):
+    "Run surgery `f`; a changed model gets a matching splitter and a new optimizer, frozen as the old one was"
+    before,opt = learn.model,learn.opt
+    inside = [m for m in before.modules() if isinstance(m, Surgery)]
+    f(learn)
+    if learn.model is before and inside == [m for m in before.modules() if isinstance(m, Surgery)]: return
+    if not isinstance(learn.splitter, SurgeonSplit): learn.splitter = SurgeonSplit(learn.splitter)
+    if not has_surgery(learn.model): learn.splitter = learn.splitter.base
+    learn.opt = None
+    if opt is not None and getattr(opt, 'frozen_idx', 0) > 0:
+        learn.create_opt()
+        learn.opt.freeze_to(opt.frozen_idx)
+
+def ensure_objective(
+    learn   # Any Learner
+):
+    "The learner's `Objective`, installed around its loss if it has none"
+    if any(isinstance(cb, ObjectiveCallback) for cb in learn.cbs): return learn.objective.loss_obj
+    loss = learn.loss_func
+    shared = loss is getattr(learn.dls.train_ds, 'loss_func', None)   # fastai's default loss: one object for everybody
+    obj = Objective(copy.deepcopy(loss) if shared else loss)
+    learn.loss_func = obj
+    learn.add_cbs([ObjectiveCallback(obj, loss), TechniqueColumns()])
+    return obj
+
+def _remove_objective(learn):
+    cbs = [cb for cb in learn.cbs if isinstance(cb, (ObjectiveCallback, TechniqueColumns))]
+    for cb in cbs:
+        if isinstance(cb, ObjectiveCallback): cb.heal(); learn.loss_func = cb.original
+        learn.remove_cb(cb)
+
+def check(
+    learn   # A Learner with techniques
+):
+    "Raise or warn about combinations of techniques that do not work or do nothing"
+    ts = [t for t in learn.cbs if isinstance(t, Technique)]
+    names = lambda stage: [t.name for t in ts if own(t, stage)]
+    for stage,what in (('heads', 'train two networks'), ('base', 'bring their own base loss')):
+        if len(names(stage)) > 1:
+            raise ValueError(f"{' and '.join(names(stage))} both {what}: keep one, remove the other with `remove_cb`.")
+    if len(names('logits')) > 1:
+        robust_warn(f"{' and '.join(names('logits'))} both change the logits; the later one undoes the earlier.")
+    mix = [cb for cb in learn.cbs if isinstance(cb, MixHandler)]
+    picky = [t.name for t in ts if t.remembers or own(t, 'weights') or own(t, 'sample_loss')]
+    if mix and picky:
+        raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives every image two: remove one.")
+    if names('targets') and not isinstance(learn.objective.loss_obj.base, RobustLoss):
+        raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which {learn.objective.loss_obj.base} "
+                         "does not take. Use a loss of fastrobust.losses, such as CrossEntropy().")
+    for t in ts: t.check(learn)
+
+def _check_batch(obj, xb, yb):
+    "The first batch of a fit: is it what the techniques are defined for?"
+    for t in obj.stages:
+        if own(t, 'rows') and len(xb) != 1:
+            raise ValueError(f"{t.name} adds images to the batch and expects one input, got {len(xb)}. Use it on single-input dls.")
+        y = yb[0] if len(yb) == 1 else None
+        if t.tasks and (y is None or y.is_floating_point() or y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1)):
+            got = [tuple(o.shape) for o in yb]
+            raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one integer label an item), "
+                             f"got targets of shape {got}. Remove it, or use a CategoryBlock.")

@@ -1,0 +1,30 @@
+"Numbers of a callback as extra columns of fastai's Recorder: progress table, CSVLogger, ShowGraph, W&B and trackers see them"
+from fastcore.foundation import L
+from fastai.callback.core import Callback
+from fastai.learner import Recorder
+
+__all__ = ['ColumnsCallback', 'fit_starts']
+
+def fit_starts(learn):
+    "Whether this `before_fit` opens a fit: `validate` and `get_preds` fire it too, but hold `learn.lock`"
+    return not learn.lock.locked()
+
+class ColumnsCallback(Callback):
+    "A callback whose `columns()` are recorded once an epoch, after the metrics and before the time"
+    remove_on_fetch,order = True,Recorder.order+1    # after the Recorder wrote its own names and values, before Progress and trackers read them
+
+    def columns(self):
+        "Name -> number; the names must be the same from before_fit to after_fit"
+        return {}
+
+    def before_fit(self):
+        self._names = list(self.columns()) if fit_starts(self.learn) and hasattr(self.learn, 'recorder') else []
+        if not self._names: return
+        rec = self.recorder
+        names,n = list(rec.metric_names),len(rec.metric_names) - bool(rec.add_time)
+        rec.metric_names = L(names[:n] + self._names + names[n:])
+
+    def after_validate(self):
+        if not self._names or getattr(self.recorder, 'cancel_valid', False): return
+        cols = self.columns()
+        self.recorder.log += [float(cols[k]) for k in self._names]

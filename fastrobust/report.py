@@ -1,0 +1,74 @@
+"What every evaluation returns: a table, its summary, a picture, and all of it saved in one call"
+from pathlib import Path
+from html import escape
+import pandas as pd
+
+__all__ = ['Report']
+
+class saving:
+    "Context that turns a write error into one that says which folder failed and what to do; still an OSError"
+    def __init__(self, path): self.path = path
+    def __enter__(self): return self
+    def __exit__(self, typ, e, tb):
+        if isinstance(e, OSError):
+            raise OSError(e.errno, f"could not write to {str(self.path)!r} ({e.strerror or e}). Choose a folder you "
+                                   "may write to, with free space") from e
+
+class Report:
+    "Numbers of an evaluation: `table`, `summary`, `plot()`, `save(dir)`"
+    def __init__(self,
+        table,        # DataFrame, one row per thing compared
+        summary=None, # Series of single numbers and facts
+        draw=None,    # Function (report, **kwargs) -> axes that makes the picture
+        title='',     # One line above the table
+        notes=(),     # Sentences a reader of the table must know
+        name='report' # Stem of the files `save` writes
+    ):
+        self.table,self.draw,self.title,self.notes,self.name = table,draw,title,list(notes),name
+        self.summary = pd.Series(dtype=object) if summary is None else pd.Series(summary, dtype=object)
+
+    def formatted(self):
+        "`table` with numbers as a reader wants them"
+        return self.table.map(lambda v: f'{v:.4g}' if isinstance(v, float) else v)
+
+    def files(self):
+        "Name -> DataFrame that `save` writes as CSV"
+        return {self.name: self.table, f'{self.name}_summary': self.summary.rename('value').to_frame()}
+
+    def plot(self, **kwargs):
+        "The picture of this report; returns its axes"
+        if self.draw is None:
+            raise ValueError(f"expected a report with a picture, got {self.name!r}, which has none. Look at `.table`.")
+        return self.draw(self, **kwargs)
+
+    def save(self,
+        dir         # Folder; made if missing
+    ):
+        "Write tables as CSV and the picture as PNG; returns the paths"
+        dir,out = Path(dir),[]
+        with saving(dir):
+            dir.mkdir(parents=True, exist_ok=True)
+            for nm,df in self.files().items():
+                df.to_csv(dir/f'{nm}.csv')
+                out.append(dir/f'{nm}.csv')
+            if self.draw is not None:
+                out.append(dir/f'{self.name}.png')
+                save_figure(self.plot(), out[-1])
+        return out
+
+    def __repr__(self):
+        parts = [self.title, self.formatted().to_string(), *[f'- {n}' for n in self.notes]]
+        return '\n'.join(p for p in parts if p)
+
+    def _repr_html_(self):
+        title = f'<b>{escape(self.title)}</b>' if self.title else ''
+        notes = ''.join(f'<li>{escape(n)}</li>' for n in self.notes)
+        return title + self.formatted().to_html() + (f'<ul>{notes}</ul>' if notes else '')
+
+def save_figure(ax, path, dpi=150):
+    "Write the figure of `ax` (axes, an array of them, or a Figure) as PNG and close it"
+    import matplotlib.pyplot as plt
+    while not hasattr(ax, 'savefig') and not hasattr(ax, 'figure'): ax = ax[0]
+    fig = ax if hasattr(ax, 'savefig') else ax.figure
+    try: fig.savefig(path, dpi=dpi)
+    finally: plt.close(fig)

@@ -1,0 +1,166 @@
+"The stages between logits and loss: what a technique may do there, and the one loss object that calls them in order"
+import torch
+from torch import nn
+from fastai.losses import BaseLoss
+from fastrobust.basics import as_f32
+from fastrobust.losses import FuncLoss
+from fastrobust.models import AuxOut
+
+__all__ = ['Stages', 'Objective', 'Batch']
+
+class Stages:
+    "What a technique can do to a training batch; it overrides only what its paper needs"
+    def rows(self, x):
+        "Extra inputs (k,C,H,W) for the forward pass of the normalised batch `x`, or None"
+    def heads(self, pred):
+        "The networks' predictions in `pred` (two-network techniques only)"
+        return [pred]
+    def logits(self, z):
+        "Logits as the loss shall see them"
+        return z
+    def targets(self, q, z):
+        "Target probabilities (bs,c) for mapped logits `z`"
+        return q
+    def base(self, z, y):
+        "Per-sample loss (bs,) in place of the learner's, or None"
+    def sample_loss(self, ls, zs, *yb):
+        "Per-sample losses from those (`ls`) and the mapped logits (`zs`) of all heads: one tensor or a list"
+        return ls
+    def weights(self, ls, zs, *yb):
+        "Weights (bs,), a list of them (one per head), or None; no gradient"
+    def norm(self, w):
+        "What the weighted sum is divided by; `w` has the class weights in it"
+        return w.sum()
+    def penalty(self, z, part):
+        "A scalar to add, `weight` times: `z` raw main logits, `part` raw logits of the own rows; asked for each head"
+    def update(self, batch):
+        "The only place that writes state, once per training batch (lr_find works on a copy of it)"
+
+def own(t, name):
+    "Whether `t` overrides the stage `name`"
+    return getattr(type(t), name) is not getattr(Stages, name)
+
+def take_rows(o, a, b):
+    "Rows a:b of a prediction: a tensor, or tuples of them (two networks, auxiliary heads)"
+    if isinstance(o, torch.Tensor): return o[a:b]
+    return type(o)(*(take_rows(p, a, b) for p in o)) if hasattr(o, '_fields') else type(o)(take_rows(p, a, b) for p in o)
+
+def main_logits(head): return as_f32(head.main if isinstance(head, AuxOut) else head)
+def mean_of(xs): return xs[0] if len(xs) == 1 else torch.stack(list(xs)).mean(0)
+
+def _class_weights(base, y, n):
+    "torch's v_i: the class weight of each label, 0 for an ignored one, None where the mean is the plain one"
+    f = getattr(base, 'func', base)
+    if not (isinstance(f, (nn.CrossEntropyLoss, nn.NLLLoss)) or getattr(f, 'torch_mean', False)) or y.is_floating_point():
+        return None
+    y = y.reshape(-1).as_subclass(torch.Tensor)
+    keep = y != getattr(f, 'ignore_index', -100)
+    w = getattr(f, 'weight', None)
+    v = keep.float() if w is None else w[torch.where(keep, y, 0)]*keep
+    return v.view(n, -1).mean(1)
+
+class Batch:
+    "Everything of one training batch; nothing of it outlives the batch or enters a pickle"
+    def __init__(self, ids, n): self.ids,self.n,self.live,self.heads,self.w,self.l,self.h = ids,n,False,[],None,None,0
+    @property
+    def aux(self):
+        "Auxiliary logits (main rows) of the head a penalty is being asked about"
+        o = self.heads[self.h]
+        return tuple(as_f32(a) for a in o.aux) if isinstance(o, AuxOut) else ()
+
+class Objective(nn.Module):
+    "The learner's loss with the techniques' stages; in eval mode, or without techniques, exactly `base`"
+    def __init__(self,
+        base    # Loss of the learner: fastai, torch or fastrobust loss, or a function with a `reduction` keyword
+    ):
+        super().__init__()
+        self.stages,self.batch = (),None
+        self.adopt(base)
+
+    def adopt(self, base):
+        "Make `base` the loss inside"
+        self._modules.pop('base', None)
+        self.base = base if hasattr(base, 'reduction') else FuncLoss(base)
+
+    @property
+    def reduction(self): return self.base.reduction
+    @reduction.setter
+    def reduction(self, v): self.base.reduction = v
+    @property
+    def y_int(self): return getattr(self.base, 'y_int', False)
+    def __getattr__(self, k):
+        if k in ('activation', 'decodes', 'axis'): return getattr(self.base, k)
+        return super().__getattr__(k)
+
+    def to(self, *args, **kwargs):
+        if isinstance(self.base, BaseLoss): self.base.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    def __getstate__(self): return {**self.__dict__, 'batch': None, 'stages': ()}
+    def __repr__(self): return f"Objective({self.base}, {[t.name for t in self.stages]})"
+
+    def map(self, z):
+        "Logits as the loss sees them: LogitClip and the like applied (training only)"
+        for t in self.stages: z = t.logits(z)
+        return z
+
+    def forward(self, pred, *yb):
+        if not self.training or not self.stages: return self.base(pred, *yb)
+        b = self.batch
+        multi = b is not None and b.live and (len(b.heads) > 1 or isinstance(b.heads[0], AuxOut))
+        zs = [self.map(z) for z in (map(main_logits, b.heads) if multi else [as_f32(pred)])]
+        by = next((t for t in self.stages if own(t, 'base')), None)
+        targets = [t for t in self.stages if own(t, 'targets')]
+        if by is None and not targets and not any(own(t, 'weights') or own(t, 'sample_loss') for t in self.stages):
+            if b is not None: b.l = None
+            return mean_of([self.base(z, *yb) for z in zs])       # bitwise torch's and fastai's own loss
+        ls = [self._per_sample(by, targets, z, *yb) for z in zs]
+        for t in self.stages:
+            if own(t, 'sample_loss'): ls = t.sample_loss(ls, zs, *yb)
+        ls = list(ls) if isinstance(ls, (list, tuple)) else [ls]
+        w,norm = self._weights(ls, zs, *yb)
+        if w is None and by is None and not targets and not any(own(t, 'sample_loss') for t in self.stages):
+            return mean_of([self.base(z, *yb) for z in zs])
+        if b is not None: b.l,b.w = [l.detach() for l in ls],w
+        v = None if by is not None or targets else _class_weights(self.base, yb[0], len(ls[0]))
+        return mean_of([self._reduce(l, w[i] if isinstance(w, list) else w, v, norm) for i,l in enumerate(ls)])
+
+    def _per_sample(self, by, targets, z, *yb):
+        l = None
+        if targets:
+            q = nn.functional.one_hot(yb[0].long(), z.shape[1]).to(z) if not yb[0].is_floating_point() else yb[0]
+            for t in targets: q = t.targets(q, z)
+            yb = (q,)
+        if by is not None: l = by.base(z, *yb)
+        if l is None:
+            old = self.base.reduction
+            try:
+                self.base.reduction = 'none'
+                l = self.base(z, *yb)
+            finally: self.base.reduction = old
+        return l.as_subclass(torch.Tensor).view(len(z), -1).mean(1)
+
+    @torch.no_grad()
+    def _weights(self, ls, zs, *yb):
+        "Product of all techniques' weights: None, (bs,), or a list of one per head; and the last own normaliser"
+        w,norm = None,None
+        for t in self.stages:
+            if not own(t, 'weights'): continue
+            new = t.weights([l.detach() for l in ls], [z.detach() for z in zs], *yb)
+            if new is None: continue
+            if own(t, 'norm'): norm = t.norm
+            if w is None: w = new
+            elif isinstance(w, list) or isinstance(new, list):
+                as_list = lambda o: o if isinstance(o, list) else [o]*len(ls)
+                w = [a*b for a,b in zip(as_list(w), as_list(new))]
+            else: w = w*new
+        return w,norm
+
+    def _reduce(self, l, w, v, norm):
+        "torch's mean: sum v w l / sum v w (`l` has v in it already); a weight of 0 silences even an infinite loss"
+        if w is not None: l = torch.where(w > 0, l, torch.zeros_like(l))*w
+        if self.reduction == 'none': return l
+        if self.reduction == 'sum':  return l.sum()
+        one = torch.ones_like(l) if v is None else v
+        n = norm(w*one) if norm is not None and w is not None else (one if w is None else w*one).sum()
+        return l.sum()/torch.where(n > 0, n, torch.ones_like(n)) if isinstance(n, torch.Tensor) else l.sum()/n

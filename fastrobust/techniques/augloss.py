@@ -1,0 +1,30 @@
+"AugLoss: AugMix for the shift at test time with a robust loss for the wrong labels at training time"
+# Otstot, Yang, Cava, Sankar, 2022, https://arxiv.org/abs/2206.02286. Stages: base, and those of AugMix.
+# Mind the scales: 12 JSD reaches 12 ln 3 = 13.2, MAE and NCE at most 1, GCE(.7) at most 1.43.
+from fastcore.meta import delegates
+from fastrobust.techniques.augmix import AugMix
+
+__all__ = ['AugLoss']
+
+@delegates(AugMix)
+class AugLoss(AugMix):
+    "AugMix with the loss `base` in training; beside a small bounded one (MAE, NCE) lam=12 may dominate: try 1-6"
+    def __init__(self,
+        base,    # Robust loss with a settable `reduction`, such as AlphaLoss(2.) or NCEandRCE() of fastrobust.losses
+        **kwargs
+    ):
+        if not callable(base) or not hasattr(base, 'reduction'):
+            raise TypeError(f"`base` must be a loss object with a `reduction`, got {base!r}. Pass one of "
+                            "fastrobust.losses, such as `GCELoss()`, or wrap your function in `FuncLoss`.")
+        super().__init__(**kwargs)
+        self.robust = base
+
+    def before_train(self):
+        if hasattr(self.robust, 'to'): self.robust.to(self.dls.device) # class weights, for example
+
+    def base(self, z, y):
+        old = self.robust.reduction
+        try:
+            self.robust.reduction = 'none'
+            return self.robust(z, y)
+        finally: self.robust.reduction = old

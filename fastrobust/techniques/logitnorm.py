@@ -1,0 +1,44 @@
+"LogitNorm: train on the direction of the logits alone, so that their norm stays a sign of the known"
+# Paper: Wei et al., Mitigating Neural Network Overconfidence with Logit Normalization, arxiv.org/abs/2205.09310
+# Stage: logits. Open sets and confidence, not label noise; not with LogitClip (the later undoes the earlier).
+import math
+import torch
+from fastrobust.basics import as_f32, n_classes, robust_warn
+from fastrobust.objective import Technique
+
+__all__ = ['normalize_logits', 'norm_floor', 'LogitNorm']
+
+def _check(tau):
+    if not tau > 0: raise ValueError(f"`tau` must be positive, got {tau}. The usual range is 0.01 to 0.1.")
+
+def normalize_logits(
+    z,              # Logits (bs,c)
+    tau:float,      # Temperature, > 0: the logits get norm 1/tau
+    eps:float=1e-7  # Added to the norm, as in the paper's code
+):
+    "z / (tau (||z||_2 + eps)) (arXiv 2205.09310, eq. 8)"
+    _check(tau)
+    z = as_f32(z)
+    # the norm of a zero row has no gradient; the smallest float under the root makes it 0 instead of NaN
+    n = (z*z).sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
+    return z/(tau*(n+eps))
+
+def norm_floor(n_classes, tau):
+    "Smallest cross-entropy normalised logits can reach: log(1+(K-1)exp(-sqrt(K/(K-1))/tau))"
+    return math.log1p((n_classes-1)*math.exp(-math.sqrt(n_classes/(n_classes-1))/tau))
+
+class LogitNorm(Technique):
+    "Train on normalised logits (https://arxiv.org/abs/2205.09310); predictions and scores use the raw ones"
+    def __init__(self,
+        tau:float=.04   # Temperature; OpenOOD's default for CIFAR-10, smaller for more classes
+    ):
+        _check(tau)
+        self.tau = tau
+
+    def logits(self, z): return normalize_logits(z, self.tau)
+
+    def check(self, learn):
+        k = n_classes(learn.dls)
+        if norm_floor(k, self.tau) > .05:
+            robust_warn(f"LogitNorm(tau={self.tau}) with {k} classes cannot bring the loss below {norm_floor(k, self.tau):.3f}, so it "
+                        "will underfit. Take a smaller tau (0.04 up to about 20 classes, 0.01 for 100).")
