@@ -12,14 +12,16 @@ def robust_warn(msg, stacklevel=3): warnings.warn(msg, RobustWarning, stacklevel
 def nearest(name, names):
     "`names` for an error message, the nearest to `name` first"
     near = difflib.get_close_matches(str(name), [str(o) for o in names], n=3, cutoff=.4)
-    return (f"Did you mean {' or '.join(repr(o) for o in near)}? " if near else '') + f"Known: {', '.join(map(str, names))}."
+    hint = f"Did you mean {' or '.join(repr(o) for o in near)}? " if near else ''
+    return f"{hint}Known: {', '.join(map(str, names))}."
 
 def check_weight(name, v, off='leave the technique out'):
     "`v`, a positive number or a schedule of `pct_train`; a plain 0 would be a silent no-op and is refused"
     if callable(v): return v
     if isinstance(v, bool) or not isinstance(v, (int, float)):
         raise TypeError(f"`{name}` must be a positive number or a function of pct_train, got {v!r}.")
-    if not 0 < v < float('inf'): raise ValueError(f"`{name}` must be positive and finite, got {v}. To switch it off, {off}.")
+    if not 0 < v < float('inf'):
+        raise ValueError(f"`{name}` must be positive and finite, got {v}. To switch it off, {off}.")
     return v
 
 def weight_at(v, pct):
@@ -80,8 +82,9 @@ def pixel_space(dls):
 
 # --- sample ids ------------------------------------------------------------------------------------------------------
 def epoch_idxs(dl):
-    "The order in which `dl` walks its dataset this epoch (positions in `dl.dataset`), None where no such order exists"
-    return getattr(dl, '_DataLoader__idxs', None)   # private to fastai, kept in the main process for any number of workers
+    "The order in which `dl` walks its dataset this epoch, as positions; None where no such order exists"
+    # private to fastai; kept in the main process for any number of workers
+    return getattr(dl, '_DataLoader__idxs', None)
 
 def batch_idxs(dl, i, n, idxs=None):
     "Positions in `dl.dataset` of the `n` items of batch `i`; `idxs`: the epoch's order captured at batch 0"

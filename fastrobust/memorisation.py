@@ -169,6 +169,7 @@ def plot_memorisation(
 ):
     "Memorisation curves beside validation accuracy; `axes` returned"
     import matplotlib.pyplot as plt
+    from matplotlib.patheffects import withStroke
     if ax is None: _,ax = plt.subplots(figsize=figsize, layout='constrained')
     x,n = range(1, len(table)+1),len(table)
     dot = dict(marker='.') if n == 1 else {}
@@ -180,8 +181,12 @@ def plot_memorisation(
         what = dict(accuracy='validation accuracy', acc_true='validation accuracy (true labels)').get(metric, metric)
         ax.plot(x, v, color='black', lw=2.5, label=what, **dot)
         mark = dict(ls='', color='black', mec='white', zorder=5, clip_on=False)
-        ax.plot(best+1, v[best], marker='*', ms=14, label=f'best epoch (oracle): {v[best]:.3f}', **mark)
-        ax.plot(n, v[-1], marker='o', ms=8, label=f'last epoch: {v[-1]:.3f}', **mark)
+        ax.plot(best+1, v[best], marker='*', ms=14, label='best epoch (known to an oracle only)', **mark)
+        ax.plot(n, v[-1], marker='o', ms=8, label='last epoch', **mark)
+        for i in {best, n-1}:
+            t = ax.annotate(f'{v[i]:.3f}', (i+1, v[i]), (0, 10), textcoords='offset points', fontweight='bold',
+                            ha='right' if i == n-1 and n > 1 else 'center', zorder=6)
+            t.set_path_effects([withStroke(linewidth=3, foreground='white')])
     ax.set(xlim=(1, n) if n > 1 else (.5, 1.5), ylim=(0, 1), xlabel='epoch', ylabel='share of images',
            title=title or 'What became of the wrong labels')
     ax.set_xticks(range(1, n+1, max(1, math.ceil(n/10))))

@@ -8,12 +8,12 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.torch_core import rank_distrib
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
-from fastrobust.losses import RobustLoss
+from fastrobust.checks import check, check_batch
 from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
 from fastrobust.recording import ColumnsCallback, fit_starts
 from fastrobust.stages import Batch, Objective, Stages, main_logits, mean_of, own, take_rows
 
-__all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective', 'check']
+__all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective']
 
 class ObjectiveCallback(Callback):
     "The only callback that touches rows, prediction and loss on the techniques' behalf; `learn.objective`"
@@ -64,7 +64,7 @@ class ObjectiveCallback(Callback):
         if self.iter == 0: self.idxs = epoch_idxs(self.dl)   # a later iteration over the same loader would replace it
         n = len(self.xb[0])
         b = self.loss_obj.batch = Batch(batch_idxs(self.dl, self.iter, n, self.idxs), n)
-        if self.first: self.first = False; _check_batch(self.loss_obj, self.xb, self.yb)
+        if self.first: self.first = False; check_batch(self.loss_obj, self.xb, self.yb)
         b.parts,x,k = {},self.xb[0],n
         extra = []
         for t in self.loss_obj.stages:
@@ -73,7 +73,7 @@ class ObjectiveCallback(Callback):
             if r is None: continue
             if r.shape[1:] != x.shape[1:]:
                 raise ValueError(f"rows of {t.name}: expected images of shape {tuple(x.shape[1:])} like the batch, got "
-                                 f"{tuple(r.shape[1:])}. Resize or convert them to the training images' size and channels.")
+                                 f"{tuple(r.shape[1:])}. Resize or convert them to the training images.")
             extra.append(r.to(x)); b.parts[t] = (k, k+len(r)); k += len(r)
         if k > 5*n and not getattr(self, 'warned_rows', False):
             self.warned_rows = True
@@ -149,8 +149,16 @@ class Technique(Stages, Callback):
     def weight_now(self): return weight_at(self.weight, self.learn.pct_train)
 
     def __repr__(self):
-        keep = {k:v for k,v in self.__dict__.items() if k[0] != '_' and k != 'run' and (callable(v) or isinstance(v, (int, float, str, tuple)))}
+        shown = lambda v: callable(v) or isinstance(v, (int, float, str, tuple))
+        keep = {k:v for k,v in self.__dict__.items() if k[0] != '_' and k != 'run' and shown(v)}
         return f"{type(self).__name__}({', '.join(f'{k}={_short(v)}' for k,v in keep.items())})"
+
+    def clone(self):
+        "A copy with the same settings that belongs to no learner"
+        state = {k: copy.deepcopy(v) for k,v in self.__dict__.items() if k != '_learn'}
+        new = copy.copy(self)
+        new.__dict__.clear(); new.__dict__.update(state)
+        return new
 
     def columns(self):
         "More numbers for the progress table"
@@ -168,10 +176,11 @@ class Technique(Stages, Callback):
         if learn is None: return self._uninstall(old)
         if old is learn: return
         if old is not None:
-            raise ValueError(f"this {type(self).__name__} already belongs to a learner. Make a new one for each learner, "
-                             "or remove it there first with `remove_cb`.")
+            raise ValueError(f"this {type(self).__name__} already belongs to a learner. Make a new one for each "
+                             "learner (`clone()`), or remove it there first with `remove_cb`.")
         twin = [t for t in learn.cbs if isinstance(t, Technique) and t.name == self.name]
-        if twin: raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or change its settings.")
+        if twin:
+            raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or change its settings.")
         self.__dict__['_learn'] = learn
         try:
             ensure_objective(learn)
@@ -216,34 +225,3 @@ def _remove_objective(learn):
     for cb in cbs:
         if isinstance(cb, ObjectiveCallback): cb.heal(); learn.loss_func = cb.original
         learn.remove_cb(cb)
-
-def check(
-    learn   # A Learner with techniques
-):
-    "Raise or warn about combinations of techniques that do not work or do nothing"
-    ts = [t for t in learn.cbs if isinstance(t, Technique)]
-    names = lambda stage: [t.name for t in ts if own(t, stage)]
-    for stage,what in (('heads', 'train two networks'), ('base', 'bring their own base loss')):
-        if len(names(stage)) > 1:
-            raise ValueError(f"{' and '.join(names(stage))} both {what}: keep one, remove the other with `remove_cb`.")
-    if len(names('logits')) > 1:
-        robust_warn(f"{' and '.join(names('logits'))} both change the logits; the later one undoes the earlier.")
-    mix = [cb for cb in learn.cbs if isinstance(cb, MixHandler)]
-    picky = [t.name for t in ts if t.remembers or own(t, 'weights') or own(t, 'sample_loss')]
-    if mix and picky:
-        raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives every image two: remove one.")
-    if names('targets') and not isinstance(learn.objective.loss_obj.base, RobustLoss):
-        raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which {learn.objective.loss_obj.base} "
-                         "does not take. Use a loss of fastrobust.losses, such as CrossEntropy().")
-    for t in ts: t.check(learn)
-
-def _check_batch(obj, xb, yb):
-    "The first batch of a fit: is it what the techniques are defined for?"
-    for t in obj.stages:
-        if own(t, 'rows') and len(xb) != 1:
-            raise ValueError(f"{t.name} adds images to the batch and expects one input, got {len(xb)}. Use it on single-input dls.")
-        y = yb[0] if len(yb) == 1 else None
-        if t.tasks and (y is None or y.is_floating_point() or y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1)):
-            got = [tuple(o.shape) for o in yb]
-            raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one integer label an item), "
-                             f"got targets of shape {got}. Remove it, or use a CategoryBlock.")

@@ -1,4 +1,4 @@
-"Numbers of a callback as extra columns of fastai's Recorder: progress table, CSVLogger, ShowGraph, W&B and trackers see them"
+"Numbers of a callback as columns of fastai's Recorder, where the progress table, CSVLogger, W&B and trackers look"
 from fastcore.foundation import L
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
@@ -11,7 +11,8 @@ def fit_starts(learn):
 
 class ColumnsCallback(Callback):
     "A callback whose `columns()` are recorded once an epoch, after the metrics and before the time"
-    remove_on_fetch,order = True,Recorder.order+1    # after the Recorder wrote its own names and values, before Progress and trackers read them
+    # after the Recorder wrote its own names and values, before Progress and trackers read them
+    remove_on_fetch,order = True,Recorder.order+1
 
     def columns(self):
         "Name -> number; the names must be the same from before_fit to after_fit"

@@ -43,7 +43,8 @@ def own(t, name):
 def take_rows(o, a, b):
     "Rows a:b of a prediction: a tensor, or tuples of them (two networks, auxiliary heads)"
     if isinstance(o, torch.Tensor): return o[a:b]
-    return type(o)(*(take_rows(p, a, b) for p in o)) if hasattr(o, '_fields') else type(o)(take_rows(p, a, b) for p in o)
+    parts = (take_rows(p, a, b) for p in o)
+    return type(o)(*parts) if hasattr(o, '_fields') else type(o)(parts)
 
 def main_logits(head): return as_f32(head.main if isinstance(head, AuxOut) else head)
 def mean_of(xs): return xs[0] if len(xs) == 1 else torch.stack(list(xs)).mean(0)
@@ -51,8 +52,8 @@ def mean_of(xs): return xs[0] if len(xs) == 1 else torch.stack(list(xs)).mean(0)
 def _class_weights(base, y, n):
     "torch's v_i: the class weight of each label, 0 for an ignored one, None where the mean is the plain one"
     f = getattr(base, 'func', base)
-    if not (isinstance(f, (nn.CrossEntropyLoss, nn.NLLLoss)) or getattr(f, 'torch_mean', False)) or y.is_floating_point():
-        return None
+    torch_mean = isinstance(f, (nn.CrossEntropyLoss, nn.NLLLoss)) or getattr(f, 'torch_mean', False)
+    if not torch_mean or y.is_floating_point(): return None
     y = y.reshape(-1).as_subclass(torch.Tensor)
     keep = y != getattr(f, 'ignore_index', -100)
     w = getattr(f, 'weight', None)

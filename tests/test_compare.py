@@ -45,7 +45,8 @@ def maker(dls, **fixed):
 
 quiet = dict(verbose=False)
 ROWS = {'plain': None, 'clip': LogitClip(1.), 'both': [LogitClip(1.)], 'smooth': LabelSmoothingCrossEntropyFlat(),
-        'recipe': 'gce', 'dict': dict(loss_func=GCELoss(), epochs=1, lr=1e-2), 'mix': MixUp(), 'made': lambda: [LogitClip(1.)]}
+        'recipe': 'gce', 'dict': dict(loss_func=GCELoss(), epochs=1, lr=1e-2), 'mix': MixUp(),
+        'made': lambda: [LogitClip(1.)]}
 
 @pytest.fixture(scope='module', autouse=True)
 def quick_gc():
@@ -57,7 +58,7 @@ def quick_gc():
 @pytest.fixture(scope='module')
 def rep(): return compare(maker(noisy()), ROWS, 3, seeds=2, last_k=2, **quiet)
 
-# --- what comes out ----------------------------------------------------------------------------------------------------
+# --- what comes out --------------------------------------------------------------------------------------------------
 def test_twice_the_same_whatever_the_random_state_and_the_loader_were(rep):
     dls = noisy()
     dls.train.one_batch(); torch.rand(7); random.random()
@@ -101,20 +102,25 @@ def test_means_errors_and_differences_against_numpy(rep):
         assert t.difference_se == pytest.approx(np.std(last-base, ddof=1)/2**.5)
 
 def test_table_of_known_runs():
-    def run(row, seed, vals, **kw):
-        r = dict(row=row, seed=seed, epochs=len(vals), seconds=2., acts='', metric='accuracy', peak_MB=5., given=None, **kw)
+    def run(row, seed, vals):
+        r = dict(row=row, seed=seed, epochs=len(vals), seconds=2., acts='', metric='accuracy', peak_MB=5., given=None)
         return r, pd.DataFrame(dict(accuracy=vals, row=row, seed=seed, epoch=range(1, len(vals)+1)))
-    data = [run('a', 0, [.5, .9, .6, .5]), run('a', 1, [.4, .7, .7, .7]), run('b', 0, [.6, .8]), run('b', 1, [.7, .9]), run('a', 2, [1., 1.])]
+    data = [run('a', 0, [.5, .9, .6, .5]), run('a', 1, [.4, .7, .7, .7]), run('b', 0, [.6, .8]),
+            run('b', 1, [.7, .9]), run('a', 2, [1., 1.])]
     t = Comparison(*zip(*data), baseline='a').table
     assert t['last'].tolist() == pytest.approx([2.2/3, .85]) and t.oracle_best.tolist() == pytest.approx([2.6/3, .85])
-    assert t.difference['b'] == pytest.approx((.3+.2)/2) and t.difference_se['b'] == pytest.approx(.05)   # seed 2 has no partner
+    assert t.difference['b'] == pytest.approx((.3+.2)/2)    # seed 2 has no partner
+    assert t.difference_se['b'] == pytest.approx(.05)
     assert t.seeds.tolist() == [3, 2]
 
 def test_epochs_memorised_seconds_memory_and_what_acts(rep):
-    assert rep.table.epochs.tolist() == [3, 3, 3, 3, 3, 1, 3, 3] and (rep.table.seconds > 0).all() and (rep.table.peak_MB > 0).all()
+    assert rep.table.epochs.tolist() == [3, 3, 3, 3, 3, 1, 3, 3]
+    assert (rep.table.seconds > 0).all() and (rep.table.peak_MB > 0).all()
     assert rep.table.memorised.between(0, 1).all() and 'clean_fit' in rep.curves
-    assert 'LogitClip' in rep.runs.query("row == 'clip'").acts.iloc[0] and 'GCE' in rep.runs.query("row == 'recipe'").acts.iloc[0]
-    assert rep.summary.realised_rate == pytest.approx(.4, abs=.01) and rep.summary.nominal_rate == .4 and rep.summary.baseline == 'plain'
+    acts = rep.runs.drop_duplicates('row').set_index('row').acts
+    assert 'LogitClip' in acts['clip'] and 'GCE' in acts['recipe'] and 'Clip' not in acts['plain']
+    assert rep.summary.realised_rate == pytest.approx(.4, abs=.01) and rep.summary.nominal_rate == .4
+    assert rep.summary.baseline == 'plain'
     assert rep.curve('dict', 0).epoch.tolist() == [1]
 
 def test_memorised_share_is_that_of_the_trained_model():
@@ -126,12 +132,14 @@ def test_memorised_share_is_that_of_the_trained_model():
 
 def test_text_html_picture_and_files(rep, tmp_path):
     for text in (repr(rep), rep._repr_html_()):
-        assert all(o in text for o in ('oracle best', 'chosen on the very images', 'nominal rate 0.4', '2 seeds', 'plain'))
+        for o in ('oracle best', 'chosen on the very images', 'nominal rate 0.4', '2 seeds', 'plain'): assert o in text
     ax = rep.plot()
-    assert len(ax[0].get_legend().get_texts()) == len(ROWS) and [o.get_text() for o in ax[1].get_yticklabels()] == list(ROWS)
+    assert len(ax[0].get_legend().get_texts()) == len(ROWS)
+    assert [o.get_text() for o in ax[1].get_yticklabels()] == list(ROWS)
     plt.close('all')
     out = rep.save(tmp_path/'r')
-    assert {o.name for o in out} == {'compare.csv', 'compare_summary.csv', 'compare_runs.csv', 'compare_curves.csv', 'compare.png'}
+    assert [o.name for o in out] == ['compare.csv', 'compare_summary.csv', 'compare_runs.csv', 'compare_curves.csv',
+                                     'compare.png']
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path/'r'/'compare.csv', index_col=0), rep.table)
 
 def test_one_seed_has_no_errors_and_says_so():
@@ -151,8 +159,8 @@ def test_clean_data_other_metric_low_is_good_own_fit_and_seed_for_the_maker():
     def make(seed, **kw):
         got.append((seed, torch.initial_seed()))
         return maker(array_dls(*images(), valid=images(60, 1), bs=32))(**kw)
-    r = compare(make, {'a': None, 'b': dict(fit=lambda learn, n: learn.fit(n, 1e-3))}, 2, seeds=[3, 8], metrics=error_rate,
-                baseline='b', **quiet)
+    rows = {'a': None, 'b': dict(fit=lambda learn, n: learn.fit(n, 1e-3))}
+    r = compare(make, rows, 2, seeds=[3, 8], metrics=error_rate, baseline='b', **quiet)
     assert got == [(3, 3), (3, 3), (8, 8), (8, 8)] and r.metric == 'error_rate' and 'memorised' not in r.table
     assert (r.table.oracle_best <= r.table['last']).all() and np.isnan(r.table.difference['b'])
     r.plot(); plt.close('all')
@@ -172,7 +180,7 @@ def test_prints_one_line_a_run(capsys):
     compare(maker(noisy()), {'a': None}, 1, seeds=1, **quiet)
     assert capsys.readouterr().out == ''
 
-# --- what goes wrong ---------------------------------------------------------------------------------------------------
+# --- what goes wrong -------------------------------------------------------------------------------------------------
 class Break(Callback):
     def __init__(self, e, seed=None): self.e,self.seed = e,seed
     def after_pred(self):
@@ -180,7 +188,8 @@ class Break(Callback):
 
 def test_a_failing_row_is_named_and_the_others_stay():
     rows = {'a': None, 'bad': dict(cbs=Break(ArithmeticError('boom'), 1)), 'c': None}
-    with pytest.warns(RobustWarning, match="row 'bad', seed 1 failed.*boom"): r = compare(maker(noisy()), rows, 1, seeds=3, **quiet)
+    with pytest.warns(RobustWarning, match="row 'bad', seed 1 failed.*boom"):
+        r = compare(maker(noisy()), rows, 1, seeds=3, **quiet)
     assert r.table.seeds.to_dict() == {'a': 3, 'bad': 1, 'c': 3} and "'bad' failed" in repr(r)
     assert r.table.difference.to_dict()['c'] == 0
 
@@ -196,9 +205,11 @@ def test_nothing_trained_raises_with_the_cause():
 
 def test_ctrl_c_keeps_the_finished_runs():
     rows = {'a': None, 'b': dict(cbs=Break(KeyboardInterrupt(), 1))}
-    with pytest.warns(RobustWarning, match='Interrupted.*3 finished runs of 6'): r = compare(maker(noisy()), rows, 1, **quiet)
+    with pytest.warns(RobustWarning, match='Interrupted.*3 finished runs of 6'):
+        r = compare(maker(noisy()), rows, 1, **quiet)
     assert r.table.seeds.to_dict() == {'a': 2, 'b': 1} and 'Interrupted' in repr(r)
-    with pytest.raises(KeyboardInterrupt): compare(maker(noisy()), {'b': dict(cbs=Break(KeyboardInterrupt()))}, 1, **quiet)
+    with pytest.raises(KeyboardInterrupt):
+        compare(maker(noisy()), {'b': dict(cbs=Break(KeyboardInterrupt()))}, 1, **quiet)
 
 def test_a_model_built_once_is_refused():
     dls,model = noisy(),net()
@@ -206,9 +217,12 @@ def test_a_model_built_once_is_refused():
         compare(lambda: Learner(dls, model, metrics=accuracy), {'a': None}, 1, seeds=2, **quiet)
 
 @pytest.mark.parametrize('rows,kw,typ,match', [
-    ({'a': None}, {}, ValueError, "row 'a': expected `epochs`"), ({'a': dict(epochs=0)}, dict(epochs=3), ValueError, 'got 0'),
-    ({'a': 3}, dict(epochs=1), TypeError, "row 'a': expected None, a technique"), ([1], dict(epochs=1), TypeError, 'expected rows'),
-    ({}, dict(epochs=1), TypeError, 'expected rows'), ({'a': None}, dict(epochs=1, seeds=0), ValueError, 'at least one seed'),
+    ({'a': None}, {}, ValueError, "row 'a': expected `epochs`"),
+    ({'a': dict(epochs=0)}, dict(epochs=3), ValueError, 'got 0'),
+    ({'a': 3}, dict(epochs=1), TypeError, "row 'a': expected None, a technique"),
+    ([1], dict(epochs=1), TypeError, 'expected rows'),
+    ({}, dict(epochs=1), TypeError, 'expected rows'),
+    ({'a': None}, dict(epochs=1, seeds=0), ValueError, 'at least one seed'),
     ({'a': None}, dict(epochs=1, seeds=[1, 1]), ValueError, 'none twice'),
     ({'plain': None}, dict(epochs=1, baseline='plane'), ValueError, "Did you mean 'plain'"),
     ({'a': [LogitClip(1.), 5]}, dict(epochs=1), TypeError, "row 'a'")])

@@ -1,4 +1,4 @@
-"Memorisation: the counts against hand and loops, the callback on plain learners of every kind, and that it disturbs nothing"
+"Memorisation: the counts against hand and loops, the callback on plain learners, and that it disturbs nothing"
 import pickle
 import matplotlib
 matplotlib.use('Agg')
@@ -51,7 +51,8 @@ def test_counts_of_batches_add_up_where_their_ratios_would_not():
 def test_logits_and_arrays_are_taken_and_lengths_checked():
     z = torch.eye(3)[[0, 2, 1]]
     assert memorisation(z, np.array([0, 2, 0]), [0, 1, 1]) == (1, .5, .5, 0)
-    with pytest.raises(ValueError, match='Select all three alike'): memorisation(torch.zeros(3), torch.zeros(2), torch.zeros(3))
+    with pytest.raises(ValueError, match='Select all three alike'):
+        memorisation(torch.zeros(3), torch.zeros(2), torch.zeros(3))
 
 # --- the callback ----------------------------------------------------------------------------------------------------
 class Lookup(nn.Module):
@@ -93,8 +94,8 @@ def test_exact_on_a_shuffled_loader_of_a_plain_learner(source, workers):
     learn,ans = lookup_learner(dls, cbs=Memorisation(source))
     with learn.no_bar(), learn.no_logging(): learn.fit(2)
     w = want(dls, ans)
-    assert list(learn.recorder.metric_names) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'clean_fit', 'memorised',
-                                                 'recovered', 'time']
+    cols = 'epoch train_loss valid_loss accuracy clean_fit memorised recovered time'
+    assert list(learn.recorder.metric_names) == cols.split()
     for k in ('clean_fit', 'memorised', 'recovered'): assert col(learn, k) == pytest.approx([getattr(w, k)]*2)
     assert measure_memorisation(learn) == w and 0 < w.memorised < 1
 
@@ -114,8 +115,8 @@ def test_drop_last_counts_what_was_trained_on():
 
 def small(dls, *cbs):
     set_seed(3)
-    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(.3), nn.AdaptiveAvgPool2d(1),
-                        nn.Flatten(), nn.Linear(6, 4))
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(.3),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
     return Learner(dls, net, metrics=accuracy, cbs=list(cbs))
 
 @pytest.mark.parametrize('source', ['train', 'eval'])
@@ -172,7 +173,8 @@ def test_rate_zero_gives_nan_and_open_images_are_left_out():
     learn,ans = lookup_learner(dls, cbs=Memorisation())
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     h = learn.memorisation.history[0]
-    assert np.isnan(h['memorised']) and np.isnan(h['recovered']) and h['clean_fit'] == pytest.approx(want(dls, ans).clean_fit)
+    assert np.isnan(h['memorised']) and np.isnan(h['recovered'])
+    assert h['clean_fit'] == pytest.approx(want(dls, ans).clean_fit)
     dls.noise.is_open[:50] = True
     assert measure_memorisation(learn) == pytest.approx(want(dls, ans, np.arange(50, 150)), nan_ok=True)
 
@@ -214,11 +216,12 @@ def test_segmentation_like_predictions_are_refused():
 
 # --- the picture -----------------------------------------------------------------------------------------------------
 def test_plot_marks_best_and_last():
-    t = pd.DataFrame(dict(clean_fit=[.5, .8, .9], memorised=[.1, .2, .6], recovered=[.4, .6, .3], accuracy=[.5, .8, .6]))
-    ax = plot_memorisation(t)
+    t = dict(clean_fit=[.5, .8, .9], memorised=[.1, .2, .6], recovered=[.4, .6, .3], accuracy=[.5, .8, .6])
+    ax = plot_memorisation(pd.DataFrame(t))
     lines = {ln.get_label(): ln for ln in ax.get_lines()}
-    assert lines['best epoch (oracle): 0.800'].get_xydata().tolist() == [[2, .8]]
-    assert lines['last epoch: 0.600'].get_xydata().tolist() == [[3, .6]]
+    assert lines['best epoch (known to an oracle only)'].get_xydata().tolist() == [[2, .8]]
+    assert lines['last epoch'].get_xydata().tolist() == [[3, .6]]
+    assert {t.get_text() for t in ax.texts} == {'0.800', '0.600'}
     assert lines['wrong labels memorised'].get_ydata() == pytest.approx([.1, .2, .6])
     assert ax.get_title() and ax.get_xlabel() == 'epoch' and ax.get_ylabel()
     plt.close('all')
@@ -246,7 +249,8 @@ def test_report_saves_tables_and_picture(tmp_path):
     out = r.save(tmp_path/'new'/'dir')
     assert [o.name for o in out] == ['mine.csv', 'mine_summary.csv', 'mine.png'] and all(o.stat().st_size for o in out)
     assert pd.read_csv(out[0], index_col=0).equals(frame()) and out[2].read_bytes()[:4] == b'\x89PNG'
-    assert 'A &lt;title&gt;' in r._repr_html_() and 'a note' in r._repr_html_() and 'a note' in repr(r) and 'x' in repr(r)
+    assert 'A &lt;title&gt;' in r._repr_html_() and 'a note' in r._repr_html_()
+    assert 'a note' in repr(r) and 'x' in repr(r)
     assert not plt.get_fignums() and r.summary['n'] == 2
 
 def test_report_errors(tmp_path):

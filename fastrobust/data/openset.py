@@ -36,10 +36,12 @@ def aux_images(
     seed:int=0      # Of the generator; torch's global stream is left alone
 ):
     "`n` generated open-set images, uint8 (n,h,w) or (n,h,w,channels), for users who have none of their own"
-    if kind not in AUX_KINDS: raise ValueError(f"expected `kind` to be a known sort of images, got {kind!r}. {nearest(kind, AUX_KINDS)}")
+    if kind not in AUX_KINDS:
+        raise ValueError(f"expected `kind` to be a known sort of images, got {kind!r}. {nearest(kind, AUX_KINDS)}")
     h,w = (size, size) if isinstance(size, int) else size
     if n < 1 or h < 2 or w < 2 or channels not in (1, 3):
-        raise ValueError(f"expected n >= 1, sides >= 2 and 1 or 3 channels, got n={n}, size={size}, channels={channels}.")
+        raise ValueError(f"expected n >= 1, sides >= 2, 1 or 3 channels, got n={n}, size={size}, channels={channels}. "
+                         "Give the training images' size and channels.")
     g = torch.Generator().manual_seed(seed)
     if kind == 'gaussian':     x = torch.randn(n, channels, h, w, generator=g)*.5
     elif kind == 'rademacher': x = torch.randint(0, 2, (n, channels, h, w), generator=g)*2.-1
@@ -56,13 +58,16 @@ def _as_uint8(x):
     if x.ndim == 3: x = x[:, None]
     elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3): x = x.permute(0, 3, 1, 2)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
-        raise ValueError(f"expected auxiliary images (n,h,w), (n,h,w,c) or (n,c,h,w), n >= 1, 1 or 3 channels, got shape {tuple(x.shape)}.")
+        raise ValueError("expected auxiliary images (n,h,w), (n,h,w,c) or (n,c,h,w), n >= 1, of 1 or 3 channels, got "
+                         f"shape {tuple(x.shape)}. Stack them in one array.")
     if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise TypeError(f"expected auxiliary images as uint8 or float in [0,1], got {x.dtype}.")
+    if not x.is_floating_point():
+        raise TypeError(f"expected auxiliary images as uint8 or float in [0,1], got {x.dtype}. "
+                        "Convert them with `.astype('uint8')`.")
     lo,hi = x.min().item(),x.max().item()
     if not (0 <= lo and hi <= 1):
-        raise ValueError(f"expected float auxiliary images in [0,1], got [{lo:.3g}, {hi:.3g}]. Do not normalise them: they pass "
-                         "the training loader's own batch transforms. Divide by 255 if they are pixels.")
+        raise ValueError(f"expected float auxiliary images in [0,1], got [{lo:.3g}, {hi:.3g}]. Do not normalise them: "
+                         "they pass the training loader's own batch transforms. Divide by 255 if they are pixels.")
     return (x*255).round().to(torch.uint8)
 
 class AuxRows:
@@ -72,9 +77,10 @@ class AuxRows:
     ):
         loaders = aux if isinstance(aux, (list, tuple)) else [aux] if isinstance(aux, DataLoader) else []
         if isinstance(aux, (list, tuple)) and not (aux and all(isinstance(o, DataLoader) for o in aux)):
-            raise TypeError(f"expected auxiliary images as an array or as fastai DataLoaders, got a {type(aux).__name__} of "
-                            f"{type(aux[0]).__name__ if aux else 'nothing'}. Stack images with np.stack.")
-        if any(not len(o.dataset) for o in loaders): raise ValueError("expected auxiliary loaders with images, got an empty one.")
+            raise TypeError(f"expected auxiliary images as an array or as fastai DataLoaders, got a "
+                            f"{type(aux).__name__} of {type(aux[0]).__name__ if aux else 'nothing'}. Stack images with np.stack.")
+        if any(not len(o.dataset) for o in loaders):
+            raise ValueError("expected auxiliary loaders with images, got an empty one. Look how its files were found.")
         self.imgs = None if loaders else _as_uint8(aux)
         # the images before any batch transform: those of the training loader follow, so that both kinds pass the same
         self.loaders = [o.new(after_batch=[], shuffle=True, drop_last=False) for o in loaders]

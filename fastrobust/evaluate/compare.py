@@ -198,6 +198,9 @@ def compare(
         robust_warn(stop)
     finally: set_random_states(**states)
     if not runs:
-        raise RuntimeError(f"no row could be trained; the first error was that of row {next(iter(failed))!r}, above") from cause
+        raise RuntimeError("expected at least one row to train, got none. The first to fail was "
+                           f"{next(iter(failed))!r}, with the error above: mend that one and run again.") from cause
     notes = [f"Row {o!r} failed ({why}); finished seeds are kept." for o,why in failed.items()]
-    return Comparison(runs, curves, baseline, last_k, notes + ([stop] if stop else []))
+    res = Comparison(runs, curves, baseline, last_k, notes + ([stop] if stop else []))
+    res.stopped = stop
+    return res

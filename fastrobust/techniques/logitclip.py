@@ -1,6 +1,6 @@
 "LogitClip: bound the norm of the logits, so that no label, right or wrong, pulls without limit"
 # Paper: Wei et al., Mitigating Memorization of Noisy Labels by Clipping the Model Prediction, arxiv.org/abs/2212.04055
-# Stage: logits. Combines with every base loss, AugMix, ODNL, two networks; not with LogitNorm (the later undoes the earlier).
+# Stage: logits. Combines with every base loss, AugMix, ODNL, two networks; not with LogitNorm, which undoes it.
 import math
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ def clip_logits(
     tau:float,  # Bound on the norm, > 0
     p:float=2.  # Which norm, 1 to inf; the paper's default is 2
 ):
-    "Scale rows of `z` whose `p`-norm exceeds `tau` back onto the ball: z min(1, tau/||z||_p) (arXiv 2212.04055, sec. 3)"
+    "Scale rows of `z` whose `p`-norm exceeds `tau` back onto the ball: z min(1, tau/||z||_p) (arXiv 2212.04055)"
     _check(tau, p)
     z = as_f32(z)
     n = torch.linalg.vector_norm(z, ord=p, dim=1, keepdim=True)
@@ -50,5 +50,5 @@ class LogitClip(Technique):
     def check(self, learn):
         bounded = getattr(learn.objective.loss_obj.base, 'bounded', False)
         if bounded and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learn.model.modules()):
-            robust_warn(f"LogitClip on the bounded {learn.objective.loss_obj.base} with batch norm: the loss forgives already, and "
-                        "clipping can bring the memorisation back. Compare with and without (`compare`).")
+            robust_warn(f"LogitClip on the bounded {learn.objective.loss_obj.base} with batch norm: the loss forgives "
+                        "already, and clipping can bring the memorisation back. Compare with and without (`compare`).")

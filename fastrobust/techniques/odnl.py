@@ -14,11 +14,12 @@ class ODNL(Technique):
     "Add eta CE(f(x_aux), u), u uniform and fresh each step (https://arxiv.org/abs/2106.10891, Algorithm 1)"
     def __init__(self,
         aux,            # Open-set images: DataLoader(s), or array (n,h,w[,c]) / (n,c,h,w), uint8 or float in [0,1]
-        eta:float=2.5,  # Weight > 0, or a schedule of pct_train; the paper tunes it in .1 .. 5, 2.5 for CIFAR-10 at 20 and 50 %
+        eta:float=2.5,  # Weight > 0, or a schedule of pct_train; tuned in .1 .. 5, 2.5 for CIFAR-10 at 20 and 50 %
         bs:int=None     # Open-set images a step; the batch's own size, as in the paper
     ):
         self.eta = check_weight('eta', eta)
-        if bs is not None and bs < 1: raise ValueError(f"`bs` must be at least 1, got {bs}. None takes as many as the batch has.")
+        if bs is not None and bs < 1:
+            raise ValueError(f"`bs` must be at least 1, got {bs}. None takes as many as the batch has.")
         self.aux,self.bs = aux if isinstance(aux, AuxRows) else AuxRows(aux),bs
 
     @property
@@ -33,12 +34,12 @@ class ODNL(Technique):
         if x.ndim != 4: raise ValueError(f"ODNL adds images and expects batches (bs,c,h,w), got {tuple(x.shape)}.")
         imgs = self.aux.next(self.bs or len(x))
         if imgs.shape[1] != x.shape[1]:
-            raise ValueError(f"ODNL expected auxiliary images of {x.shape[1]} channel(s) like the training images, got {imgs.shape[1]}. "
-                             "Convert them (grey: mean over channels; colour: repeat).")
+            raise ValueError(f"ODNL expected auxiliary images of {x.shape[1]} channel(s) like the training images, got "
+                             f"{imgs.shape[1]}. Convert them (grey: mean over channels; colour: repeat).")
         r = through_pipeline(imgs, self.learn.dls.train, x.device)
         if r.shape[2:] != x.shape[2:]:
-            raise ValueError(f"ODNL expected auxiliary images of size {tuple(x.shape[2:])} like the training images, got "
-                             f"{tuple(r.shape[2:])}. Resize them (item_tfms=Resize in their DataBlock, or F.interpolate).")
+            raise ValueError(f"ODNL expected auxiliary images of size {tuple(x.shape[2:])} like the training images, "
+                             f"got {tuple(r.shape[2:])}. Resize them (Resize in their DataBlock, or F.interpolate).")
         return r
 
     def penalty(self, z, part):

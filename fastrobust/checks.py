@@ -1,0 +1,41 @@
+"Which techniques go together, and what data they are defined for"
+from fastai.callback.mixup import MixHandler
+from fastrobust.basics import robust_warn
+from fastrobust.losses import RobustLoss
+from fastrobust.stages import Stages, own
+
+__all__ = []
+
+def check(
+    learn   # A Learner with techniques
+):
+    "Raise or warn about combinations of techniques that do not work or do nothing"
+    ts = [t for t in learn.cbs if isinstance(t, Stages)]
+    names = lambda stage: [t.name for t in ts if own(t, stage)]
+    for stage,what in (('heads', 'train two networks'), ('base', 'bring their own base loss')):
+        if len(names(stage)) > 1:
+            raise ValueError(f"{' and '.join(names(stage))} both {what}: keep one, remove the other with `remove_cb`.")
+    if len(names('logits')) > 1:
+        robust_warn(f"{' and '.join(names('logits'))} both change the logits; the later one undoes the earlier.")
+    mix = [cb for cb in learn.cbs if isinstance(cb, MixHandler)]
+    picky = [t.name for t in ts if t.remembers or own(t, 'weights') or own(t, 'sample_loss')]
+    if mix and picky:
+        raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives every image two. "
+                         "Remove one of them.")
+    base = learn.objective.loss_obj.base
+    if names('targets') and not isinstance(base, RobustLoss):
+        raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which {base} does not take. "
+                         "Use a loss of fastrobust.losses, such as CrossEntropy().")
+    for t in ts: t.check(learn)
+
+def check_batch(obj, xb, yb):
+    "The first batch of a fit: is it what the techniques are defined for?"
+    for t in obj.stages:
+        if own(t, 'rows') and len(xb) != 1:
+            raise ValueError(f"{t.name} adds images to the batch and expects one input, got {len(xb)}. "
+                             "Use it on single-input dls.")
+        y = yb[0] if len(yb) == 1 else None
+        if t.tasks and (y is None or y.is_floating_point() or y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1)):
+            got = [tuple(o.shape) for o in yb]
+            raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one integer label an item)"
+                             f", got targets of shape {got}. Remove it, or use a CategoryBlock.")

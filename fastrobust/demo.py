@@ -1,0 +1,192 @@
+"The demo: plain and robust training on really wrong labels, side by side, told in a table, four pictures and a page"
+import platform
+from pathlib import Path
+import numpy as np
+import fastai, torch
+from fastai.callback.mixup import MixUp
+from fastai.losses import LabelSmoothingCrossEntropyFlat
+from fastai.metrics import accuracy
+from fastrobust import __version__, webpage as html
+from fastrobust.data.noise import NoisyLabels
+from fastrobust.data.openset import aux_images
+from fastrobust.data.samples import sample_data, sample_dls
+from fastrobust.evaluate.compare import compare
+from fastrobust.learner import robust_learner
+from fastrobust.losses import GCELoss
+from fastrobust.memorisation import plot_memorisation
+from fastrobust.models import small_cnn
+from fastrobust.pictures import show_augmix
+from fastrobust.recipes import noisy_labels
+from fastrobust.report import save_figure, saving
+from fastrobust.techniques.augloss import AugLoss
+from fastrobust.techniques.logitclip import LogitClip
+from fastrobust.techniques.odnl import ODNL
+
+__all__ = []
+
+SHORT,LR = 5,3e-3                   # Epochs of the short row where there are 20 of the long one; learning rate
+RECIPE = noisy_labels.epochs        # Epochs the recipe suggests
+_WRONG,_RIGHT,_SLATE = '#D55E00','#9aa3ab','#55606b'
+
+# --- what is compared ------------------------------------------------------------------------------------------------
+def _rows(epochs, everything, seed):
+    "Row names and settings; the first three are the story"
+    short,rec = min(SHORT, max(1, epochs//4)),min(RECIPE, epochs)
+    name = lambda what, n: f"{what}, {n} epoch{'s' if n > 1 else ''}"
+    rows = {name('plain fastai', epochs): dict(epochs=epochs),
+            name('plain, stopped early', short): dict(epochs=short),
+            name("recipe 'noisy_labels'", rec): dict(recipe='noisy_labels', epochs=rec)}
+    story = list(rows)
+    if everything:
+        more = {'label smoothing': dict(loss_func=LabelSmoothingCrossEntropyFlat()),
+                'MixUp': dict(cbs=MixUp()),
+                'LogitClip': dict(techniques=LogitClip(1.)),
+                'GCE': dict(loss_func=GCELoss()),
+                'AugLoss (GCE)': dict(techniques=AugLoss(GCELoss())),
+                'ODNL': dict(techniques=ODNL(aux_images('gaussian', 2000, 28, channels=1, seed=seed)))}
+        rows.update({name(k, epochs): dict(v, epochs=epochs) for k,v in more.items()})
+    return rows,story
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+def _samples(rec, seed, n=21):
+    "Training images with their labels; the wrong ones framed"
+    import matplotlib.pyplot as plt
+    X,*_,vocab = sample_data('fashion')
+    idxs = np.random.RandomState([seed, 1]).permutation(len(X))[:n]     # not the stream that chose the wrong ones
+    fig,axs = plt.subplots(3, 7, figsize=(11, 6.1), layout='constrained')
+    for ax,i in zip(axs.flat, idxs):
+        wrong = bool(rec.is_noisy[i])
+        ax.imshow(X[i], cmap='gray_r', vmin=0, vmax=255)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(color=_WRONG if wrong else _RIGHT, linewidth=4 if wrong else 1)
+        ax.set_title(('✗ ' if wrong else '')+vocab[rec.y_noisy[i]], fontsize=11, color=_WRONG if wrong else 'black',
+                     fontweight='bold' if wrong else 'normal')
+        ax.set_xlabel(f'is: {vocab[rec.y_clean[i]]}' if wrong else ' ', fontsize=9.5, color=_SLATE)
+    wrong = int(rec.is_noisy[idxs].sum())
+    fig.suptitle(f'Labels as the network is given them: {wrong} of these {n} are wrong (framed)')
+    return axs
+
+def _memorisation(rep, names):
+    "The first and the last of `names` beside each other"
+    import matplotlib.pyplot as plt
+    fig,axs = plt.subplots(1, len(names), figsize=(6*len(names), 5.2), sharey=True, layout='constrained', squeeze=False)
+    for ax,o in zip(axs[0], names):
+        plot_memorisation(rep.curve(o, rep.runs.seed.iloc[0]), rep.metric, ax, title=o, legend=False)
+    for ax in axs[0, 1:]: ax.set_ylabel('')
+    fig.legend(*axs[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
+    return axs
+
+def _figures(rep, rec, names, out, seed):
+    "Draw everything into `out`"
+    import matplotlib.pyplot as plt
+    img = sample_data('fashion')[0][7]
+    with plt.rc_context({'font.size': 11}), saving(out):
+        save_figure(_samples(rec, seed), out/'samples.png', 110)
+        save_figure(_memorisation(rep, names), out/'memorisation.png', 110)
+        save_figure(show_augmix(img, generator=torch.Generator().manual_seed(seed)), out/'augmix.png', 110)
+
+# --- words -----------------------------------------------------------------------------------------------------------
+def _early(rep, story):
+    "The sentence on stopping early, as the numbers have it"
+    if not {story[0], story[1]} <= set(rep.table.index): return ''
+    a,b = (rep.table.loc[o] for o in story[:2])
+    s = f"{b.epochs:.0f} epochs of plain fastai end at {b['last']:.3f}, {a.epochs:.0f} at {a['last']:.3f}."
+    how = ':' if b['last'] > a['last'] else ', though not in this run:'
+    return f'Stopping early is the first robust method{how} {s}'
+
+def _verdict(rep, name):
+    "What happened to one row, in a sentence"
+    r = rep.table.loc[name]
+    mem = '' if np.isnan(r.memorised) else f", and repeats {r.memorised:.0%} of the wrong training labels"
+    return f"{name}: is right on {r['last']:.1%} of the test images{mem}."
+
+def _what(acts):
+    "Loss and techniques of a run, without fastai's wrapping"
+    return acts.replace('FlattenedLoss of CrossEntropyLoss()', 'cross-entropy').replace(", reduction='mean'", '')
+
+_NEXT = '''from fastai.vision.all import *
+from fastrobust.all import *
+
+dls   = ImageDataLoaders.from_folder('my_images', valid_pct=.2, item_tfms=Resize(224))
+learn = robust_learner(dls, resnet18, recipe='noisy_labels', metrics=accuracy)
+learn.fine_tune(5)'''
+
+_COMPARE = '''make = lambda **kw: robust_learner(dls, resnet18, metrics=accuracy, **kw)
+rows = {'plain': None, 'recipe': 'noisy_labels', 'clip': LogitClip(1.)}
+compare(make, rows, epochs=5, seeds=3, fit=lambda learn, n: learn.fine_tune(n)).plot()'''
+
+def _page(rep, rec, story, out, settings):
+    "The report as HTML"
+    t,n,wrong = rep.table,len(rec),int(rec.is_noisy.sum())
+    have = [o for o in story if o in t.index]
+    acts = rep.runs.drop_duplicates('row').set_index('row').acts
+    lead = (f"{rec.realised_rate:.0%} of the {n:,} labels a network is trained on here are wrong, on purpose. It first "
+            "learns what the right labels have in common; trained on, it learns the wrong ones by heart. See it "
+            "happen, and see what helps.")
+    pics = {k: html.figure(out/f'{k}.png', *v) for k,v in dict(
+        samples=(f"{rec.kind.capitalize()} noise: a share of the labels is replaced by another class, each with the "
+                 f"same chance. Nominal rate {rec.nominal_rate:.3f}, realised {rec.realised_rate:.4f}: {wrong:,} of "
+                 f"{n:,} labels. The test images keep their true labels.",
+                 'Images of clothes with the labels given to the network, wrong ones framed'),
+        compare=("Left: accuracy on the test images, whose labels are true, after each epoch. Right: where each row "
+                 "ends. Nothing is left out: rows that do not help are shown as they are.",
+                 'Accuracy by epoch and at the end'),
+        memorisation=("Orange: the share of wrongly labelled training images for which the network repeats the "
+                      "wrong label. Green: the share it sees through, answering what they truly show. Both are counted "
+                      "in the training batches as they go by. Watch test accuracy (black) as orange rises. The star "
+                      "marks the best epoch, which nobody could have chosen without true test labels.",
+                      'Memorisation curves of plain fastai and of the recipe'),
+        augmix=("Wrong labels are one trouble; blur, fog and odd cameras are another. AugMix mixes chains of harmless "
+                "distortions, and the network must answer all versions of an image alike. It combines with what you "
+                "saw above: AugLoss is AugMix with a robust loss.",
+                'AugMix on one image, chain by chain')).items()}
+    colors = dict(zip(story, ('#000000', '#E69F00', '#0072B2')))        # those of the rows in compare.png
+    parts = [html.para(lead, 'lead'),
+             html.tiles([(f"{t['last'][o]:.1%}", f"of the test images right: {o}", colors[o]) for o in have]),
+             html.heading('What the network is told'), pics['samples'],
+             html.heading('Side by side'), html.table(rep.formatted()), html.para(_early(rep, story)), pics['compare'],
+             html.heading('What became of the wrong labels'), pics['memorisation'],
+             html.bullets([_verdict(rep, o) for o in have]),
+             html.heading('When the images themselves change'), pics['augmix'],
+             html.heading('Try it on your own images'), html.code(_NEXT),
+             html.para('Do not believe one run, nor tables made on data that is not yours. A comparison is one call:'),
+             html.code(_COMPARE),
+             html.heading('How this was measured'),
+             html.bullets([settings, *rep.notes, *(f'{o}: {_what(a)}.' for o,a in acts.items())])]
+    foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, Python '
+            f'{platform.python_version()}. Images: Fashion-MNIST, Zalando Research, MIT licence.')
+    return html.page('Wrong labels, and what to do about them', parts, foot)
+
+# --- the demo --------------------------------------------------------------------------------------------------------
+def run_demo(
+    out='./fastrobust-demo',# Folder for report.html, pictures and CSV files
+    epochs:int=20,          # Of the long rows; the short ones never get more
+    seed:int=0,             # Of noise, networks and batches
+    noise:float=.4,         # Rate of symmetric noise on the training labels
+    everything:bool=False   # More rows
+):
+    "Train, print the table, write the page; returns the `Comparison`"
+    out = Path(out)
+    dls = sample_dls(noise=NoisyLabels('symmetric', noise, seed=seed))
+    rec,(rows,story) = dls.noise,_rows(epochs, everything, seed)
+    settings = ('Network: four convolutions of width 32 with batch norm; Adam, one-cycle schedule, learning rate '
+                f"{LR:g},\nbatches of {dls.bs}, seed {seed}, {torch.get_num_threads()} CPU threads, device "
+                f"{dls.device}.")
+    print(f"fastrobust {__version__}: what wrong labels do to a network, and what helps\n\n"
+          f"{len(rec):,} images of clothes (Fashion-MNIST) to learn from, {len(dls.valid_ds):,} to test on.\n"
+          f"Symmetric label noise: nominal rate {rec.nominal_rate:.3f}, realised {rec.realised_rate:.4f}, so "
+          f"{int(rec.is_noisy.sum()):,} training labels are wrong; the test labels are true.\n{settings}\n", flush=True)
+    make = lambda **kw: robust_learner(dls, small_cnn(10), metrics=accuracy, lr=LR, **kw)
+    rep = compare(make, rows, seeds=[seed])
+    table = rep.formatted()[['last', 'oracle best', 'memorised', 'epochs', 'seconds']].rename_axis(None)
+    print(f"\n{table.to_string()}\n\nlast: accuracy on the test images after the last epoch. oracle best: after the "
+          "best epoch, chosen on the test images.\nmemorised: share of the wrong training labels that the trained "
+          "network repeats.\n")
+    if s := _early(rep, story): print(s)
+    names = [o for o in (story[0], story[2]) if o in rep.table.index] or list(rep.table.index[:1])
+    _figures(rep, rec, names, out, seed)
+    rep.save(out)
+    with saving(out): (out/'report.html').write_text(_page(rep, rec, story, out, settings), encoding='utf-8')
+    print(f"\nThe whole story with pictures: {out/'report.html'}   (open it in a browser)")
+    if not everything: print('More techniques: python -m fastrobust --all')
+    return rep

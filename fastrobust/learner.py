@@ -1,0 +1,94 @@
+"`robust_learner`: a loss and techniques on a standard fastai learner, in one call that you could write in four lines"
+import copy, inspect, random
+import numpy as np
+import torch
+from torch import nn
+from fastcore.meta import delegates
+from fastai.callback.core import Callback
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastai.vision.learner import model_meta, vision_learner, _default_meta
+from fastrobust.basics import nearest, robust_warn
+from fastrobust.checks import check
+from fastrobust.objective import Technique
+from fastrobust.recipes import get_recipe
+
+__all__ = ['robust_learner']
+
+def _channels(dls):
+    "Channels of the images, None for other inputs; looking leaves every random stream as it was"
+    state = random.getstate(),np.random.get_state(),torch.get_rng_state()
+    try: b = dls.valid.one_batch() if len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train.one_batch()
+    finally: random.setstate(state[0]); np.random.set_state(state[1]); torch.set_rng_state(state[2])
+    x = b[0] if isinstance(b, (list, tuple)) else b
+    return x.shape[1] if isinstance(x, torch.Tensor) and x.ndim == 4 else None
+
+def _known(cls=Technique): return sorted({n for c in cls.__subclasses__() for n in {c.__name__, *_known(c)}})
+
+def _as_list(techniques):
+    ts = list(techniques) if isinstance(techniques, (list, tuple)) else [] if techniques is None else [techniques]
+    for t in ts:
+        if isinstance(t, Callback): continue
+        if isinstance(t, type) and issubclass(t, Callback):
+            raise TypeError(f"expected techniques with their settings, got the class {t.__name__}. "
+                            f"Write {t.__name__}(...).")
+        raise TypeError(f"expected techniques such as AugMix() or LogitClip(1.), got {t!r}. "
+                        + (nearest(t, _known()) if isinstance(t, str) else ''))
+    return ts
+
+def _grey_stats(dls, arch, n_in):
+    "A pretrained net for colour on `n_in` channels: fastai adds no Normalize then, we add the averaged statistics"
+    stats = model_meta.get(arch, _default_meta).get('stats') if not isinstance(arch, str) else None
+    have = any(isinstance(t, Normalize) for t in dls.train.after_batch.fs)
+    if stats is None or have or n_in == len(stats[0]): return
+    m,s = (sum(o)/len(o) for o in stats)
+    dls.add_tfms([Normalize.from_stats([m]*n_in, [s]*n_in, cuda=False)], 'after_batch')
+    robust_warn(f"pretrained on colour images, used on {n_in} channel(s): added Normalize with the averaged statistics "
+                f"({m:.3f}, {s:.3f}).")
+
+@delegates(vision_learner)
+def robust_learner(
+    dls,                    # DataLoaders
+    arch=None,              # torchvision function, timm name, or an nn.Module (then a plain Learner)
+    techniques=None,        # A Technique or a list of them, added to the recipe's
+    recipe=None,            # Name in RECIPES, or a function (dls, **kw) -> (loss, techniques)
+    loss_func=None,         # Loss; beats the recipe's. None: the recipe's, else that of the dls
+    aux=None,               # Open-set images for recipes that want them
+    learner_func=vision_learner, # What makes the learner: vision_learner, tabular_learner, Learner, ...
+    **kwargs
+) -> Learner:
+    "A fastai Learner with a recipe's or your own loss and techniques"
+    loss,ts = None,[]
+    if recipe is not None:
+        recipe = get_recipe(recipe)
+        takes = inspect.signature(recipe).parameters
+        if aux is not None and 'aux' not in takes:
+            raise ValueError(f"the recipe {recipe.__name__} takes no `aux` images, got some. "
+                             "Give them to a technique: ODNL(aux).")
+        loss,ts = recipe(dls, **({} if aux is None else dict(aux=aux)))
+    elif aux is not None:
+        raise ValueError("`aux` images are for recipes, got no recipe. Give them to a technique: ODNL(aux).")
+    ts = _as_list(ts) + _as_list(techniques)
+    twice = sorted({type(t).__name__ for t in ts if sum(type(o) is type(t) for o in ts) > 1})
+    if twice:
+        raise ValueError(f"expected each technique once in recipe and `techniques` together, got {', '.join(twice)} twice. "
+                         "Leave one out.")
+    loss = copy.copy(loss) if loss_func is None else loss_func
+    if isinstance(arch, nn.Module):
+        unknown = [k for k in kwargs if k not in inspect.signature(Learner.__init__).parameters]
+        if unknown:
+            raise ValueError(f"a plain Learner on your {type(arch).__name__} does not take {', '.join(unknown)}: these are "
+                             "for architectures that vision_learner builds. Leave them out.")
+        learn = Learner(dls, arch, loss_func=loss, **kwargs)
+    else:
+        takes = inspect.signature(learner_func).parameters
+        if 'n_in' in takes and kwargs.get('n_in') is None:
+            n = _channels(dls)
+            if n is not None and n != 3:
+                kwargs['n_in'] = n
+                if kwargs.get('pretrained', True) and kwargs.get('normalize', True): _grey_stats(dls, arch, n)
+        learn = learner_func(dls, *([] if arch is None else [arch]), loss_func=loss, **kwargs)
+    noise = getattr(dls, 'noise', None)
+    learn.add_cbs(ts + (noise.cbs() if hasattr(noise, 'cbs') else []))
+    if any(isinstance(t, Technique) for t in learn.cbs): check(learn)
+    return learn

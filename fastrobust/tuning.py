@@ -1,0 +1,74 @@
+"Settings a paper tunes per data set, found on held-out noisy labels"
+import copy
+import pandas as pd
+from fastai.learner import Learner
+from fastai.metrics import accuracy
+from fastai.torch_core import set_seed
+from fastrobust.basics import robust_warn
+from fastrobust.data.holdout import hold_out
+from fastrobust.objective import Technique
+from fastrobust.techniques.logitclip import LogitClip
+
+__all__ = ['find_tau', 'plot_tau']
+
+GRID = tuple(1/t for t in (.1, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))   # 1/tau as the paper tunes it
+
+def plot_tau(
+    curve,      # DataFrame with `tau` and `accuracy`, as `find_tau` keeps it in `find_tau.curve`
+    ax=None     # matplotlib Axes; None makes a new figure
+):
+    "Accuracy on held-out noisy labels against tau, the best marked"
+    import matplotlib.pyplot as plt
+    ax = plt.subplots(figsize=(5, 3.2))[1] if ax is None else ax
+    c = curve.sort_values('tau')
+    best = curve.loc[curve.accuracy.idxmax()]
+    ax.semilogx(c.tau, c.accuracy, 'o-', color='#0072B2')
+    ax.plot(best.tau, best.accuracy, 'D', ms=9, color='#D55E00', label=f'tau = {best.tau:.3g}')
+    ax.set(xlabel="tau (bound on the logits' norm)", ylabel='accuracy on held-out\nnoisy labels',
+           title='LogitClip: finding tau')
+    ax.legend(); ax.grid(alpha=.3)
+    return ax
+
+def _trial(learn, dls, tau):
+    "A learner like `learn`, from the same weights, on `dls`"
+    others = [t.clone() for t in learn.cbs if isinstance(t, Technique) and not isinstance(t, LogitClip)]
+    loss = getattr(learn.loss_func, 'base', learn.loss_func)
+    new = Learner(dls, copy.deepcopy(learn.model), loss_func=copy.deepcopy(loss), opt_func=learn.opt_func, lr=learn.lr,
+                  path=learn.path, splitter=learn.splitter, metrics=accuracy, wd=learn.wd, moms=learn.moms,
+                  cbs=[LogitClip(tau), *others])
+    new.remove_cb(new.progress)
+    return new
+
+def find_tau(
+    learn,          # An untrained learner, with or without LogitClip; it is left as it is
+    grid=None,      # Values of tau to try; None: the paper's grid, 1/tau in 0.1, 0.5, 1, 1.5, .. 5
+    epochs=None,    # Epochs for each value; None: 10
+    pct:float=.1,   # Share of the training items held out with their given labels, as in the paper
+    seed:int=0,     # Of the split and of every trial
+    fit=None,       # Function (learner, epochs) that trains a trial; None: `fit_one_cycle` at the learner's `lr`
+    plot:bool=True  # Draw the curve
+):
+    "LogitClip's tau by accuracy on held-out *noisy* labels (arXiv 2212.04055, sec. 4); the curve is in `find_tau.curve`"
+    grid = sorted(GRID if grid is None else grid)
+    if not grid or not all(t > 0 for t in grid):
+        raise ValueError(f"expected positive values of tau in `grid`, got {list(grid)}. None takes the paper's.")
+    epochs = 10 if epochs is None else epochs
+    if epochs < 1: raise ValueError(f"expected at least one epoch, got {epochs}.")
+    if any(t.surgery for t in learn.cbs if isinstance(t, Technique)):
+        raise ValueError("expected a learner with one unchanged network, got one under surgery. "
+                         "Find tau before you add that technique.")
+    if getattr(getattr(learn, 'recorder', None), 'values', None):
+        robust_warn("the learner is trained already, so every tau starts from its weights. Find tau before training.")
+    fit = fit or (lambda o, n: o.fit_one_cycle(n, o.lr))
+    dls = hold_out(learn.dls, pct, seed)
+    rows = []
+    for tau in grid:
+        set_seed(seed)
+        trial = _trial(learn, dls, tau)
+        with trial.no_logging(): fit(trial, epochs)
+        accs = [float(v[2]) for v in trial.recorder.values]
+        rows.append(dict(tau=tau, accuracy=accs[-1], best=max(accs)))
+        print(f"tau {tau:7.3f}   accuracy on held-out noisy labels {accs[-1]:.4f}")
+    find_tau.curve = pd.DataFrame(rows)
+    if plot: plot_tau(find_tau.curve)
+    return float(find_tau.curve.tau[find_tau.curve.accuracy.idxmax()])

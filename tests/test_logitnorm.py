@@ -1,0 +1,90 @@
+"LogitNorm against the numbers of its specification"
+import math, warnings
+import pytest
+import torch
+from torch import tensor
+from torch.nn import functional as F
+from conftest import tiny_dls, tiny_learner
+from fastrobust.basics import RobustWarning
+from fastrobust.techniques.logitclip import clip_logits
+from fastrobust.techniques.logitnorm import LogitNorm, norm_floor, normalize_logits
+
+V = tensor([[2., -1., .5]], dtype=torch.float64)
+Z = tensor([[2, -1, .5, 0], [.1, .2, -.1, .05], [8, 0, -8, 4]], dtype=torch.float64)
+ce = lambda z, y: F.cross_entropy(z, tensor([y])).item()
+
+@pytest.mark.parametrize('tau,y,want,tol', [(1, 0, .5820084, 1e-6), (1, 1, 1.8913156, 1e-6), (.04, 0, 7.80e-8, 1e-9),
+                                            (.04, 1, 32.7326822, 2e-5), (.01, 1, 130.9307284, 2e-5)])
+def test_values(tau, y, want, tol): assert ce(normalize_logits(V, tau), y) == pytest.approx(want, abs=tol)
+
+@pytest.mark.parametrize('tau,want', [(1., [.7918060, 1.5243881, 2.2470390]), (.1, [.0015977, 6.0205848, 13.3696152])])
+def test_fixed_batch(tau, want):
+    l = F.cross_entropy(normalize_logits(Z, tau), tensor([0, 3, 2]), reduction='none')
+    assert l.tolist() == pytest.approx(want, abs=1e-5)
+    inside = F.cross_entropy(clip_logits(Z, tau), tensor([0, 3, 2]), reduction='none')[1].item()
+    assert tau < 1 or abs(inside-1.40457949) < 1e-7 and abs(inside-want[1]) > .1      # the clip leaves row 2 alone
+
+def test_every_row_gets_the_same_norm_by_a_loop():
+    for row,got in zip(Z.tolist(), normalize_logits(Z, .5).tolist()):
+        n = math.sqrt(sum(v*v for v in row)) + 1e-7
+        assert got == pytest.approx([v/(.5*n) for v in row], rel=1e-12)
+
+def test_gradient():
+    z = V.clone().requires_grad_()
+    F.cross_entropy(normalize_logits(z, 1.), tensor([1])).backward()
+    assert z.grad[0].tolist() == pytest.approx([-.1072498, -.1950297, .0389401], abs=1e-6)
+    assert abs((V*z.grad).sum()) < 1e-6
+    z = V.clone().requires_grad_()
+    F.cross_entropy(normalize_logits(z, 1., eps=0), tensor([1])).backward()
+    assert abs((V*z.grad).sum()) < 1e-12
+    assert z.grad.norm() <= math.sqrt(2)/V.norm()
+    assert torch.autograd.gradcheck(lambda z: normalize_logits(z, .3), (V.clone().requires_grad_(),))
+
+def test_scale_does_not_matter_but_sign_does():
+    assert abs(ce(normalize_logits(V*1e3, .5), 1) - ce(normalize_logits(V, .5), 1)) < 1e-5
+    assert ce(normalize_logits(-V, .04), 1) == pytest.approx(7.80e-8, abs=1e-9)
+
+def test_zero_logits():
+    "Loss ln K; the gradient is finite, of the size the paper's code has"
+    for dtype in (torch.float32, torch.float64):
+        z = torch.zeros(1, 10, dtype=dtype, requires_grad=True)
+        l = F.cross_entropy(normalize_logits(z, .04), tensor([0]))
+        l.backward()
+        assert l.item() == pytest.approx(math.log(10), abs=1e-6) and torch.isfinite(z.grad).all()
+        assert z.grad[0].tolist() == pytest.approx([-2.25e8] + [2.5e7]*9, rel=1e-5)
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    z = normalize_logits(torch.full((1, 10), 300., dtype=dtype), .04)
+    assert z.dtype == torch.float32 and z.norm().item() == pytest.approx(25, rel=1e-5)
+
+@pytest.mark.parametrize('K,tau,want', [(10, 1., 1.419869), (10, .1, 2.37862e-4), (8, 1., 1.224761), (10, .04, 3.2328e-11), (100, .04, 1.2122e-9)])
+def test_floor(K, tau, want):
+    assert norm_floor(K, tau) == pytest.approx(want, rel=1e-4)
+    best = torch.full((1, K), -1., dtype=torch.float64); best[0, 0] = K-1       # of all directions the one that favours class 0
+    assert ce(normalize_logits(best, tau), 0) == pytest.approx(want, rel=1e-3)
+    if tau < .1: return
+    l = F.cross_entropy(normalize_logits(torch.randn(5000, K, dtype=torch.float64), tau), torch.randint(K, (5000,)), reduction='none')
+    assert l.min() >= want
+
+def test_warns_where_it_cannot_fit():
+    def warned(tau, c):
+        learn = tiny_learner(LogitNorm(tau), dls=tiny_dls(c=c))
+        with warnings.catch_warnings(record=True) as w:
+            warnings.simplefilter('always')
+            learn.fit(1)
+        return [str(o.message) for o in w if issubclass(o.category, RobustWarning)]
+    assert 'with 3 classes cannot bring the loss below 0.462' in warned(1., 3)[0]       # log(1 + 2 exp(-sqrt(3/2)))
+    assert not warned(.04, 3)
+
+def test_trains_normalised_and_predicts_raw():
+    learn = tiny_learner(LogitNorm(1.))
+    with pytest.warns(RobustWarning): learn.fit(2, 1e-2)
+    assert all(v[0] >= norm_floor(3, 1.) for v in learn.recorder.values)
+    z = torch.cat([learn.model.eval()(b[0]) for b in learn.dls.valid]).detach().as_subclass(torch.Tensor)
+    assert torch.allclose(learn.get_preds()[0], z.softmax(1), atol=1e-6) and (z.norm(dim=1)-1).abs().max() > .05
+
+@pytest.mark.parametrize('tau', [0, -1, float('nan')])
+def test_bad_tau(tau):
+    with pytest.raises(ValueError, match='`tau` must be positive, got'): LogitNorm(tau)
+    with pytest.raises(ValueError, match='`tau` must be positive, got'): normalize_logits(V, tau)
