@@ -1,4 +1,5 @@
 "Which techniques go together, and what data they are defined for"
+from torch import nn
 from fastai.callback.mixup import MixHandler
 from fastrobust.basics import robust_warn
 from fastrobust.losses import RobustLoss
@@ -23,6 +24,8 @@ def check(
         raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives every image two. "
                          "Remove one of them.")
     base = learn.objective.loss_obj.base
+    if isinstance(base, nn.Module) and any(p.requires_grad for p in base.parameters()):
+        robust_warn(f"{base} has parameters of its own, which no optimizer trains. Move them into the model.")
     if names('targets') and not isinstance(base, RobustLoss):
         raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which {base} does not take. "
                          "Use a loss of fastrobust.losses, such as CrossEntropy().")
@@ -37,5 +40,5 @@ def check_batch(obj, xb, yb):
         y = yb[0] if len(yb) == 1 else None
         if t.tasks and (y is None or y.is_floating_point() or y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1)):
             got = [tuple(o.shape) for o in yb]
-            raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one integer label an item)"
-                             f", got targets of shape {got}. Remove it, or use a CategoryBlock.")
+            raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one integer label an "
+                             f"item), got targets of shape {got}. Remove it, or use a CategoryBlock.")

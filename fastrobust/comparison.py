@@ -128,5 +128,6 @@ def _draw(rep, figsize=None):
     for ax in (a, b):
         ax.spines[['top', 'right']].set_visible(False)
         ax.grid(axis='y' if ax is a else 'x', alpha=.25)
-    a.legend(frameon=False, fontsize=9)
+    if len(names) <= 6: a.legend(frameon=False, fontsize=9)     # the bars name the colours anyway
+    for bar,i in zip(b.patches, range(len(names))): bar.set_hatch('/'*(i//8)*2)     # dashed on the left
     return np.array([a, b])

@@ -90,15 +90,15 @@ def _early(rep, story):
     "The sentence on stopping early, as the numbers have it"
     if not {story[0], story[1]} <= set(rep.table.index): return ''
     a,b = (rep.table.loc[o] for o in story[:2])
-    s = f"{b.epochs:.0f} epochs of plain fastai end at {b['last']:.3f}, {a.epochs:.0f} at {a['last']:.3f}."
+    s = f"plain fastai ends at {b['last']:.3f} with a schedule of {b.epochs:.0f}, at {a['last']:.3f} with {a.epochs:.0f}."
     how = ':' if b['last'] > a['last'] else ', though not in this run:'
     return f'Stopping early is the first robust method{how} {s}'
 
 def _verdict(rep, name):
     "What happened to one row, in a sentence"
     r = rep.table.loc[name]
-    mem = '' if np.isnan(r.memorised) else f", and repeats {r.memorised:.0%} of the wrong training labels"
-    return f"{name}: is right on {r['last']:.1%} of the test images{mem}."
+    mem = '' if np.isnan(r.memorised) else f", repeats {r.memorised:.0%} of the wrong training labels"
+    return f"{name}: right on {r['last']:.1%} of the test images{mem}."
 
 def _what(acts):
     "Loss and techniques of a run, without fastai's wrapping"
@@ -120,7 +120,8 @@ def _page(rep, rec, story, out, settings):
     t,n,wrong = rep.table,len(rec),int(rec.is_noisy.sum())
     have = [o for o in story if o in t.index]
     acts = rep.runs.drop_duplicates('row').set_index('row').acts
-    lead = (f"{rec.realised_rate:.0%} of the {n:,} labels a network is trained on here are wrong, on purpose. It first "
+    lead = 'All labels are right here: the control to compare with.' if not wrong else (
+            f"{rec.realised_rate:.0%} of the {n:,} labels a network is trained on here are wrong, on purpose. It first "
             "learns what the right labels have in common; trained on, it learns the wrong ones by heart. See it "
             "happen, and see what helps.")
     pics = {k: html.figure(out/f'{k}.png', *v) for k,v in dict(
@@ -170,8 +171,8 @@ def run_demo(
     dls = sample_dls(noise=NoisyLabels('symmetric', noise, seed=seed))
     rec,(rows,story) = dls.noise,_rows(epochs, everything, seed)
     settings = ('Network: four convolutions of width 32 with batch norm; Adam, one-cycle schedule, learning rate '
-                f"{LR:g},\nbatches of {dls.bs}, seed {seed}, {torch.get_num_threads()} CPU threads, device "
-                f"{dls.device}.")
+                f"{LR:g},\nbatches of {dls.bs}, seed {seed}, device {dls.device}, torch threads: "
+                f"{torch.get_num_threads()}.")
     print(f"fastrobust {__version__}: what wrong labels do to a network, and what helps\n\n"
           f"{len(rec):,} images of clothes (Fashion-MNIST) to learn from, {len(dls.valid_ds):,} to test on.\n"
           f"Symmetric label noise: nominal rate {rec.nominal_rate:.3f}, realised {rec.realised_rate:.4f}, so "

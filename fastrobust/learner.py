@@ -71,14 +71,14 @@ def robust_learner(
     ts = _as_list(ts) + _as_list(techniques)
     twice = sorted({type(t).__name__ for t in ts if sum(type(o) is type(t) for o in ts) > 1})
     if twice:
-        raise ValueError(f"expected each technique once in recipe and `techniques` together, got {', '.join(twice)} twice. "
-                         "Leave one out.")
+        raise ValueError(f"expected each technique once in recipe and `techniques` together, got "
+                         f"{', '.join(twice)} twice. Leave one out.")
     loss = copy.copy(loss) if loss_func is None else loss_func
     if isinstance(arch, nn.Module):
         unknown = [k for k in kwargs if k not in inspect.signature(Learner.__init__).parameters]
         if unknown:
-            raise ValueError(f"a plain Learner on your {type(arch).__name__} does not take {', '.join(unknown)}: these are "
-                             "for architectures that vision_learner builds. Leave them out.")
+            raise ValueError(f"a plain Learner on your {type(arch).__name__} does not take {', '.join(unknown)}: these "
+                             "are for architectures that vision_learner builds. Leave them out.")
         learn = Learner(dls, arch, loss_func=loss, **kwargs)
     else:
         takes = inspect.signature(learner_func).parameters

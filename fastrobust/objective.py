@@ -5,7 +5,6 @@ from fastcore.basics import noop
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import Learner
 from fastai.torch_core import rank_distrib
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.checks import check, check_batch
@@ -127,6 +126,10 @@ class TechniqueColumns(ColumnsCallback):
         return cols
 
 
+# what fastai keeps on a learner during a fit
+_taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 'epoch', 'n_iter', 'train_iter', 'pct_train',
+          'final_record'}
+
 def _short(v): return getattr(v, '__name__', None) or repr(v)
 
 class Technique(Stages, Callback):
@@ -181,6 +184,9 @@ class Technique(Stages, Callback):
         twin = [t for t in learn.cbs if isinstance(t, Technique) and t.name == self.name]
         if twin:
             raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or change its settings.")
+        if hasattr(type(learn), self.name) or self.name in vars(learn) or self.name in _taken:
+            raise ValueError(f"a technique is kept as an attribute of the learner, and `learn.{self.name}` is taken. Rename "
+                             f"{type(self).__name__}, or give it another `name`.")
         self.__dict__['_learn'] = learn
         try:
             ensure_objective(learn)

@@ -10,6 +10,7 @@ __all__ = ['Stages', 'Objective', 'Batch']
 
 class Stages:
     "What a technique can do to a training batch; it overrides only what its paper needs"
+    base_loss = None    # The loss object behind `base`, if there is one: its class weights count in the mean
     def rows(self, x):
         "Extra inputs (k,C,H,W) for the forward pass of the normalised batch `x`, or None"
     def heads(self, pred):
@@ -123,7 +124,7 @@ class Objective(nn.Module):
         if w is None and by is None and not targets and not any(own(t, 'sample_loss') for t in self.stages):
             return mean_of([self.base(z, *yb) for z in zs])
         if b is not None: b.l,b.w = [l.detach() for l in ls],w
-        v = None if by is not None or targets else _class_weights(self.base, yb[0], len(ls[0]))
+        v = None if targets else _class_weights(self.base if by is None else by.base_loss, yb[0], len(ls[0]))
         return mean_of([self._reduce(l, w[i] if isinstance(w, list) else w, v, norm) for i,l in enumerate(ls)])
 
     def _per_sample(self, by, targets, z, *yb):

@@ -48,7 +48,7 @@ def strip(
     "A new plain Learner with the trained network, fastai and torch classes only; its export loads without fastrobust"
     if which not in ('a', 'b'):
         raise ValueError(f"expected `which` to be 'a' or 'b', one network, got {which!r}. What predicts with several "
-                         "(an ensemble, main and auxiliary heads) is saved with `learn.export()` and loads with fastrobust.")
+                         "(an ensemble, main and auxiliary heads) is saved with `learn.export()` and needs fastrobust.")
     if which == 'b' and not any(hasattr(m, 'nets') for m in learn.model.modules() if isinstance(m, Surgery)):
         raise ValueError("expected two networks for which='b', got one. Use which='a'.")
     heal = getattr(getattr(learn, 'objective', None), 'heal', None)

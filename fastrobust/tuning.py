@@ -48,7 +48,7 @@ def find_tau(
     fit=None,       # Function (learner, epochs) that trains a trial; None: `fit_one_cycle` at the learner's `lr`
     plot:bool=True  # Draw the curve
 ):
-    "LogitClip's tau by accuracy on held-out *noisy* labels (arXiv 2212.04055, sec. 4); the curve is in `find_tau.curve`"
+    "LogitClip's tau by accuracy on held-out *noisy* labels (arXiv 2212.04055); the curve is in `find_tau.curve`"
     grid = sorted(GRID if grid is None else grid)
     if not grid or not all(t > 0 for t in grid):
         raise ValueError(f"expected positive values of tau in `grid`, got {list(grid)}. None takes the paper's.")

@@ -19,8 +19,9 @@ p, li { max-width: 46rem; }
 .tile b { display: block; font-size: 2rem; line-height: 1.2; }
 .tile span { color: #55606b; font-size: .92rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .95rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .8rem; text-align: right; border-bottom: 1px solid #e3e7eb; white-space: nowrap; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .55rem; text-align: right; border-bottom: 1px solid #e3e7eb; }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; font-weight: 600; }
 thead th { border-bottom: 2px solid #1d2329; vertical-align: bottom; }
 figure { margin: 1.4rem 0; }

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 matplotlib.use('Agg')
-torch.set_num_threads(2)
+torch.set_num_threads(1)    # two threads only get in each other's way on tensors this small
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException  # noqa: E402
@@ -90,7 +90,8 @@ class MiniAux(Technique):
         x = learn.dls.train.dataset.items.x
         learn.model = wrap_each(learn.model, lambda net: AuxNet(net, x[0].numel(), len(learn.dls.vocab)))
     def penalty(self, z, part):
-        return torch.stack([nn.functional.cross_entropy(a, self.learn.y.long()) for a in self.objective.batch.aux]).mean()
+        y = self.learn.y.long()
+        return torch.stack([nn.functional.cross_entropy(a, y) for a in self.objective.batch.aux]).mean()
 
 CANCELS = [CancelFitException, CancelEpochException, CancelTrainException]
 

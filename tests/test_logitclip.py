@@ -176,7 +176,7 @@ def test_bounds_are_attained_for_inf_and_the_tight_ones_for_2():
     for sign in (1, -1):
         w = torch.randn(16, 10, dtype=torch.float64, requires_grad=True)
         opt = torch.optim.Adam([w], lr=.1)
-        for _ in range(300):
+        for _ in range(150):
             l = F.cross_entropy(clip_logits(w*20, 1.), torch.full((16,), 3), reduction='none')
             opt.zero_grad(); (-sign*l.sum()).backward(); opt.step()
         got.append((l*sign).max().item()*sign)
@@ -217,7 +217,7 @@ def test_trains_on_clipped_logits_and_predicts_raw_ones():
     z = torch.cat([learn.model.eval()(b[0]) for b in learn.dls.valid]).detach().as_subclass(torch.Tensor)
     y = torch.cat([b[1] for b in learn.dls.valid]).as_subclass(torch.Tensor).long()
     assert z.norm(dim=1).min() > .1
-    assert learn.validate()[0] == pytest.approx(F.cross_entropy(z, y).item(), abs=1e-5)
+    assert learn.validate()[0] == pytest.approx(F.cross_entropy(z, y).item(), rel=1e-5)
     assert torch.allclose(learn.get_preds()[0], z.softmax(1), atol=1e-6)
 
 def digits():

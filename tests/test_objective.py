@@ -30,7 +30,8 @@ class Half(Technique):
 
 class Rows(Technique):
     "Appends `k` copies of the first image times `scale`, and remembers what came back"
-    def __init__(self, k=4, scale=2., lam=1., name='rows1'): self.k,self.scale,self.lam,self._name,self.seen = k,scale,lam,name,[]
+    def __init__(self, k=4, scale=2., lam=1., name='rows1'):
+        self.k,self.scale,self.lam,self._name,self.seen = k,scale,lam,name,[]
     @property
     def name(self): return self._name
     def rows(self, x): return x[:1].repeat(self.k, 1, 1, 1)*self.scale
@@ -40,8 +41,8 @@ class Rows(Technique):
 
 LOSSES = dict(ce=lambda: CrossEntropyLossFlat(), weight=lambda: CrossEntropyLossFlat(weight=torch.tensor([1., 5., .2])),
               ignore=lambda: CrossEntropyLossFlat(ignore_index=1), smooth=lambda: LabelSmoothingCrossEntropyFlat(),
-              torch=lambda: nn.CrossEntropyLoss(weight=torch.tensor([1., 5., .2])), own=lambda: CrossEntropy(), gce=lambda: GCELoss(),
-              func=lambda: F.cross_entropy)
+              torch=lambda: nn.CrossEntropyLoss(weight=torch.tensor([1., 5., .2])), own=lambda: CrossEntropy(),
+              gce=lambda: GCELoss(), func=lambda: F.cross_entropy)
 
 @pytest.mark.parametrize('t', [Nothing, NoWeights])
 @pytest.mark.parametrize('loss', LOSSES)
@@ -173,7 +174,8 @@ def test_gradient_accumulation_divides_penalties_T8():
 def test_ctrl_c_with_and_without_mixup_T1(event, mix):
     learn = tiny_learner(Rows())
     obj = learn.loss_func
-    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=[Raise(KeyboardInterrupt(), event), *([mix()] if mix else [])])
+    cbs = [Raise(KeyboardInterrupt(), event), *([mix()] if mix else [])]
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=cbs)
     p,_ = learn.get_preds()
     assert learn.loss_func is obj and torch.allclose(p.sum(1), torch.ones(24), atol=1e-5)
     learn.fit(1)
@@ -248,7 +250,7 @@ def test_a_prediction_never_stays_behind():
     new = copy.deepcopy(learn)
     new.fit(1)
     learn2 = tiny_learner(Rows())
-    with pytest.raises(KeyboardInterrupt): learn2.fit(1, cbs=Raise(KeyboardInterrupt(), 'after_loss'))
+    with pytest.raises(KeyboardInterrupt): learn2.fit(1, cbs=Raise(KeyboardInterrupt(), 'after_pred'))
     assert learn2.loss_func.batch.heads[0].requires_grad
     assert copy.deepcopy(learn2.loss_func).batch is None        # (fastai's own learn.pred stays until the next fit)
 
@@ -305,6 +307,29 @@ def test_one_technique_one_learner():
     a.remove_cb(t)
     b = tiny_learner(t)
     assert b.nothing is t and not hasattr(a, 'nothing')
+
+def test_names_of_the_learner_are_not_overwritten_T12():
+    class Loss(Technique): pass
+    class Model(Technique): pass
+    class Fit(Technique): pass
+    for t in (Loss, Model, Fit):
+        learn = tiny_learner()
+        with pytest.raises(ValueError, match='is taken'): learn.add_cb(t())
+        assert not hasattr(learn, 'objective')
+    with pytest.warns(RobustWarning, match='parameters of its own'):                                   # T14
+        class Scaled(CrossEntropy):
+            def __init__(self): super().__init__(); self.s = nn.Parameter(torch.ones(1))
+        tiny_learner(Nothing(), loss_func=Scaled()).fit(1)
+
+def test_class_weights_of_a_base_a_technique_brings():
+    v = torch.tensor([1., 5., .2])
+    class Weighted(Technique):
+        base_loss = CrossEntropy(weight=v)
+        def base(self, z, y): return F.cross_entropy(z, y, weight=v, reduction='none')
+    obj = tiny_learner(Weighted()).loss_func.train()
+    obj.stages = (Weighted(),)
+    z,y = torch.randn(9, 3),torch.randint(0, 3, (9,))
+    assert torch.isclose(obj(z, y), F.cross_entropy(z, y, weight=v))
 
 def test_failed_preparation_leaves_the_learner_as_it_was():
     class Fails(Technique):
@@ -421,20 +446,23 @@ def test_penalties_reach_both_networks_C14(mk):
         def after_loss(self):
             if self.training and self.iter == 0:
                 pen = self.loss_grad - self.learn.loss_func(self.pred, *self.yb).detach()
-                grads['g'] = torch.autograd.grad(pen, list(self.model.parameters()), retain_graph=True, allow_unused=True)
+                ps = list(self.model.parameters())
+                grads['g'] = torch.autograd.grad(pen, ps, retain_graph=True, allow_unused=True)
                 grads['n'] = [k for k,_ in self.model.named_parameters()]
     base = tiny_learner(MiniTwin())
     class SpyBase(Callback):
         order = 45
         def after_loss(self):
             if self.training and self.iter == 0:
-                grads['b'] = torch.autograd.grad(self.loss_grad, list(self.model.parameters()), retain_graph=True, allow_unused=True)
+                ps = list(self.model.parameters())
+                grads['b'] = torch.autograd.grad(self.loss_grad, ps, retain_graph=True, allow_unused=True)
     set_seed(1); base.fit(1, cbs=SpyBase())
     set_seed(1); learn.fit(1, cbs=Spy())
     plain = dict(zip([k for k,_ in base.model.named_parameters()], grads['b']))
     for i in (0, 1):
         own = [(k, g) for k,g in zip(grads['n'], grads['g']) if k.startswith(f'nets.{i}.')]
-        assert any(g is not None and (k not in plain or not torch.allclose(g, plain[k], atol=1e-7)) and g.abs().sum() > 0 for k,g in own)
+        new = lambda k, g: k not in plain or not torch.allclose(g, plain[k], atol=1e-7)
+        assert any(g is not None and new(k, g) and g.abs().sum() > 0 for k,g in own)
 
 def test_two_twins_and_two_bases_raise():
     class Twin2(MiniTwin): pass

@@ -78,7 +78,8 @@ class AuxRows:
         loaders = aux if isinstance(aux, (list, tuple)) else [aux] if isinstance(aux, DataLoader) else []
         if isinstance(aux, (list, tuple)) and not (aux and all(isinstance(o, DataLoader) for o in aux)):
             raise TypeError(f"expected auxiliary images as an array or as fastai DataLoaders, got a "
-                            f"{type(aux).__name__} of {type(aux[0]).__name__ if aux else 'nothing'}. Stack images with np.stack.")
+                            f"{type(aux).__name__} of {type(aux[0]).__name__ if aux else 'nothing'}. "
+                            "Stack images with np.stack.")
         if any(not len(o.dataset) for o in loaders):
             raise ValueError("expected auxiliary loaders with images, got an empty one. Look how its files were found.")
         self.imgs = None if loaders else _as_uint8(aux)

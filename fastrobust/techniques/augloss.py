@@ -17,14 +17,14 @@ class AugLoss(AugMix):
             raise TypeError(f"`base` must be a loss object with a `reduction`, got {base!r}. Pass one of "
                             "fastrobust.losses, such as `GCELoss()`, or wrap your function in `FuncLoss`.")
         super().__init__(**kwargs)
-        self.robust = base
+        self.base_loss = base
 
     def before_train(self):
-        if hasattr(self.robust, 'to'): self.robust.to(self.dls.device) # class weights, for example
+        if hasattr(self.base_loss, 'to'): self.base_loss.to(self.dls.device) # class weights, for example
 
     def base(self, z, y):
-        old = self.robust.reduction
+        old = self.base_loss.reduction
         try:
-            self.robust.reduction = 'none'
-            return self.robust(z, y)
-        finally: self.robust.reduction = old
+            self.base_loss.reduction = 'none'
+            return self.base_loss(z, y)
+        finally: self.base_loss.reduction = old
