@@ -1,5 +1,5 @@
 "The demo: plain and robust training on really wrong labels, side by side, told in a table, four pictures and a page"
-import platform
+import platform, textwrap
 from pathlib import Path
 import numpy as np
 import fastai, torch
@@ -90,9 +90,9 @@ def _early(rep, story):
     "The sentence on stopping early, as the numbers have it"
     if not {story[0], story[1]} <= set(rep.table.index): return ''
     a,b = (rep.table.loc[o] for o in story[:2])
-    s = f"plain fastai ends at {b['last']:.3f} with a schedule of {b.epochs:.0f}, at {a['last']:.3f} with {a.epochs:.0f}."
     how = ':' if b['last'] > a['last'] else ', though not in this run:'
-    return f'Stopping early is the first robust method{how} {s}'
+    return (f"Stopping early is the first robust method{how} plain fastai ends at {b['last']:.3f} on a schedule of "
+            f"{b.epochs:.0f}, at {a['last']:.3f} on one of {a.epochs:.0f} epochs.")
 
 def _verdict(rep, name):
     "What happened to one row, in a sentence"
@@ -183,7 +183,7 @@ def run_demo(
     print(f"\n{table.to_string()}\n\nlast: accuracy on the test images after the last epoch. oracle best: after the "
           "best epoch, chosen on the test images.\nmemorised: share of the wrong training labels that the trained "
           "network repeats.\n")
-    if s := _early(rep, story): print(s)
+    if s := _early(rep, story): print(textwrap.fill(s, 118))
     names = [o for o in (story[0], story[2]) if o in rep.table.index] or list(rep.table.index[:1])
     _figures(rep, rec, names, out, seed)
     rep.save(out)

@@ -10,7 +10,7 @@ from fastai.learner import Learner
 from fastai.vision.learner import model_meta, vision_learner, _default_meta
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.checks import check
-from fastrobust.objective import Technique
+from fastrobust.objective import Technique, ensure_objective
 from fastrobust.recipes import get_recipe
 
 __all__ = ['robust_learner']
@@ -90,5 +90,6 @@ def robust_learner(
         learn = learner_func(dls, *([] if arch is None else [arch]), loss_func=loss, **kwargs)
     noise = getattr(dls, 'noise', None)
     learn.add_cbs(ts + (noise.cbs() if hasattr(noise, 'cbs') else []))
+    if recipe is not None: ensure_objective(learn)     # a recipe says at every fit what it does, be it a loss alone
     if any(isinstance(t, Technique) for t in learn.cbs): check(learn)
     return learn

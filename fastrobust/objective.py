@@ -1,10 +1,11 @@
 "The callback that owns rows, prediction and loss for all techniques, their base class, and how they are installed"
 import copy
 import torch
-from fastcore.basics import noop
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.callback.training import GradientAccumulation
+from fastai.imports import noop
+from fastai.losses import BaseLoss
 from fastai.torch_core import rank_distrib
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.checks import check, check_batch
@@ -13,6 +14,8 @@ from fastrobust.recording import ColumnsCallback, fit_starts
 from fastrobust.stages import Batch, Objective, Stages, main_logits, mean_of, own, take_rows
 
 __all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective']
+
+def _loss_name(loss): return type(loss).__name__ if isinstance(loss, BaseLoss) else repr(loss)
 
 class ObjectiveCallback(Callback):
     "The only callback that touches rows, prediction and loss on the techniques' behalf; `learn.objective`"
@@ -49,7 +52,7 @@ class ObjectiveCallback(Callback):
             self.kept = {t: dict(t.__dict__) for t in self.loss_obj.stages}
             for t in self.kept: t.__dict__.update({k: copy.deepcopy(v) for k,v in t.__dict__.items() if k != '_learn'})
         elif self.learn.logger is not noop and not rank_distrib():
-            print('fastrobust: ' + ' + '.join(map(repr, self.loss_obj.stages)))
+            print('fastrobust: ' + ' + '.join([_loss_name(self.loss_obj.base), *map(repr, self.loss_obj.stages)]))
 
     def before_train(self):
         self.loss_obj.train()
@@ -127,8 +130,8 @@ class TechniqueColumns(ColumnsCallback):
 
 
 # what fastai keeps on a learner during a fit
-_taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 'epoch', 'n_iter', 'train_iter', 'pct_train',
-          'final_record'}
+_taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 'epoch', 'n_iter', 'train_iter',
+          'pct_train', 'final_record'}
 
 def _short(v): return getattr(v, '__name__', None) or repr(v)
 
@@ -185,8 +188,8 @@ class Technique(Stages, Callback):
         if twin:
             raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or change its settings.")
         if hasattr(type(learn), self.name) or self.name in vars(learn) or self.name in _taken:
-            raise ValueError(f"a technique is kept as an attribute of the learner, and `learn.{self.name}` is taken. Rename "
-                             f"{type(self).__name__}, or give it another `name`.")
+            raise ValueError(f"a technique is kept as an attribute of the learner, and `learn.{self.name}` is taken. "
+                             f"Rename {type(self).__name__}, or give it another `name`.")
         self.__dict__['_learn'] = learn
         try:
             ensure_objective(learn)

@@ -1,9 +1,10 @@
 "Settings a paper tunes per data set, found on held-out noisy labels"
-import copy
+import copy, random
 import pandas as pd
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai.torch_core import set_seed
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import get_random_states, set_random_states, set_seed
 from fastrobust.basics import robust_warn
 from fastrobust.data.holdout import hold_out
 from fastrobust.objective import Technique
@@ -35,12 +36,15 @@ def _trial(learn, dls, tau):
     loss = getattr(learn.loss_func, 'base', learn.loss_func)
     new = Learner(dls, copy.deepcopy(learn.model), loss_func=copy.deepcopy(loss), opt_func=learn.opt_func, lr=learn.lr,
                   path=learn.path, splitter=learn.splitter, metrics=accuracy, wd=learn.wd, moms=learn.moms,
-                  cbs=[LogitClip(tau), *others])
+                  wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=[LogitClip(tau), *others])
     new.remove_cb(new.progress)
+    frozen = getattr(learn.opt, 'frozen_idx', 0)
+    if frozen > 0: new.freeze_to(frozen)
     return new
 
 def find_tau(
-    learn,          # An untrained learner, with or without LogitClip; it is left as it is
+    learn,          # An untrained learner, with or without LogitClip; it and all random streams are left as they are.
+                    # Trials have its network, loss, optimizer and other techniques, not its other callbacks: see `fit`
     grid=None,      # Values of tau to try; None: the paper's grid, 1/tau in 0.1, 0.5, 1, 1.5, .. 5
     epochs=None,    # Epochs for each value; None: 10
     pct:float=.1,   # Share of the training items held out with their given labels, as in the paper
@@ -57,18 +61,24 @@ def find_tau(
     if any(t.surgery for t in learn.cbs if isinstance(t, Technique)):
         raise ValueError("expected a learner with one unchanged network, got one under surgery. "
                          "Find tau before you add that technique.")
+    if isinstance(learn.opt_func, OptimWrapper):
+        raise ValueError("expected `opt_func` as a function that makes an optimizer, got one made for this network alone. "
+                         "Give the Learner e.g. partial(OptimWrapper, opt=torch.optim.SGD).")
     if getattr(getattr(learn, 'recorder', None), 'values', None):
         robust_warn("the learner is trained already, so every tau starts from its weights. Find tau before training.")
     fit = fit or (lambda o, n: o.fit_one_cycle(n, o.lr))
-    dls = hold_out(learn.dls, pct, seed)
-    rows = []
-    for tau in grid:
-        set_seed(seed)
-        trial = _trial(learn, dls, tau)
-        with trial.no_logging(): fit(trial, epochs)
-        accs = [float(v[2]) for v in trial.recorder.values]
-        rows.append(dict(tau=tau, accuracy=accs[-1], best=max(accs)))
-        print(f"tau {tau:7.3f}   accuracy on held-out noisy labels {accs[-1]:.4f}")
+    rows,states = [],get_random_states()
+    try:
+        dls = hold_out(learn.dls, pct, seed)
+        for tau in grid:
+            set_seed(seed)
+            for dl in dls.loaders: dl.rng = random.Random(seed)     # fastai's loaders shuffle by a stream of their own
+            trial = _trial(learn, dls, tau)
+            with trial.no_logging(): fit(trial, epochs)
+            accs = [float(v[2]) for v in trial.recorder.values]
+            rows.append(dict(tau=tau, accuracy=accs[-1], best=max(accs)))
+            print(f"tau {tau:7.3f}   accuracy on held-out noisy labels {accs[-1]:.4f}")
+    finally: set_random_states(**states)
     find_tau.curve = pd.DataFrame(rows)
     if plot: plot_tau(find_tau.curve)
     return float(find_tau.curve.tau[find_tau.curve.accuracy.idxmax()])

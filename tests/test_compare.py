@@ -199,7 +199,7 @@ def test_a_failing_baseline_leaves_differences_empty():
     assert list(r.table.index) == ['c'] and np.isnan(r.table.difference['c']) and r.summary.baseline == 'a'
 
 def test_nothing_trained_raises_with_the_cause():
-    with pytest.warns(RobustWarning), pytest.raises(RuntimeError, match="row 'a'") as e:
+    with pytest.warns(RobustWarning), pytest.raises(RuntimeError, match="to fail was 'a'") as e:
         compare(maker(noisy()), {'a': dict(cbs=Break(ArithmeticError('boom')))}, 1, **quiet)
     assert 'boom' in str(e.value.__cause__)
 

@@ -27,7 +27,7 @@ def test_runs_clean_and_prints_the_table(small):
     assert 'Stopping early is the first robust method' in r.stdout and 'fastrobust-demo' in r.stdout
     for o in ('oracle best', 'memorised', 'seconds', 'plain fastai, 1 epoch', "recipe 'noisy_labels', 1 epoch"):
         assert o in r.stdout
-    assert max(map(len, r.stdout.splitlines())) <= 130
+    assert max(map(len, r.stdout.splitlines())) <= 122
 
 def test_writes_figures_tables_and_a_page_that_needs_nothing_else(small):
     out = small[1]/'fastrobust-demo'
