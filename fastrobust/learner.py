@@ -62,8 +62,8 @@ def robust_learner(
     if recipe is not None:
         recipe = get_recipe(recipe)
         takes = inspect.signature(recipe).parameters
-        if aux is not None and 'aux' not in takes:
-            raise ValueError(f"the recipe {recipe.__name__} takes no `aux` images, got some. "
+        if aux is not None and 'aux' not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            raise ValueError(f"the recipe {getattr(recipe, '__name__', recipe)} takes no `aux` images, got some. "
                              "Give them to a technique: ODNL(aux).")
         loss,ts = recipe(dls, **({} if aux is None else dict(aux=aux)))
     elif aux is not None:

@@ -1,6 +1,7 @@
 "Settings a paper tunes per data set, found on held-out noisy labels"
 import copy, random
 import pandas as pd
+from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_cycle)
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
@@ -20,14 +21,16 @@ def plot_tau(
 ):
     "Accuracy on held-out noisy labels against tau, the best marked"
     import matplotlib.pyplot as plt
-    ax = plt.subplots(figsize=(5, 3.2))[1] if ax is None else ax
+    ax = plt.subplots(figsize=(5, 3.2), layout='constrained')[1] if ax is None else ax
     c = curve.sort_values('tau')
     best = curve.loc[curve.accuracy.idxmax()]
     ax.semilogx(c.tau, c.accuracy, 'o-', color='#0072B2')
     ax.plot(best.tau, best.accuracy, 'D', ms=9, color='#D55E00', label=f'tau = {best.tau:.3g}')
     ax.set(xlabel="tau (bound on the logits' norm)", ylabel='accuracy on held-out\nnoisy labels',
            title='LogitClip: finding tau')
-    ax.legend(); ax.grid(alpha=.3)
+    ticks = [t for t in (a*10.**k for k in range(-3, 4) for a in (1, 2, 5)) if c.tau.min()*.99 < t < c.tau.max()*1.01]
+    ax.set_xticks(ticks, [f'{t:g}' for t in ticks])
+    ax.minorticks_off(); ax.legend(); ax.grid(alpha=.3)
     return ax
 
 def _trial(learn, dls, tau):
@@ -62,7 +65,7 @@ def find_tau(
         raise ValueError("expected a learner with one unchanged network, got one under surgery. "
                          "Find tau before you add that technique.")
     if isinstance(learn.opt_func, OptimWrapper):
-        raise ValueError("expected `opt_func` as a function that makes an optimizer, got one made for this network alone. "
+        raise ValueError("expected `opt_func` as a function that makes an optimizer, got one made for this network. "
                          "Give the Learner e.g. partial(OptimWrapper, opt=torch.optim.SGD).")
     if getattr(getattr(learn, 'recorder', None), 'values', None):
         robust_warn("the learner is trained already, so every tau starts from its weights. Find tau before training.")

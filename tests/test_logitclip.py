@@ -39,7 +39,8 @@ def clip_loop(z, tau, p):
     return tensor(out, dtype=torch.float64)
 
 # --- values ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('p,want,ce', [(2, [.6, .8, 0], 1.01892472), (1, [3/7, 4/7, 0], 1.03140498), (INF, [.75, 1, 0], 1.01392257)])
+@pytest.mark.parametrize('p,want,ce', [(2, [.6, .8, 0], 1.01892472), (1, [3/7, 4/7, 0], 1.03140498),
+                                       (INF, [.75, 1, 0], 1.01392257)])
 def test_three_four_zero(p, want, ce):
     z = clip_logits(tensor([[3., 4., 0.]], dtype=torch.float64), 1., p)
     assert torch.allclose(z, tensor([want], dtype=torch.float64), atol=1e-12)
@@ -52,8 +53,10 @@ def test_other_bounds(tau, ce):
     assert F.cross_entropy(clip_logits(z, tau), tensor([0])).item() == pytest.approx(ce, abs=1e-8)
     assert tau < 5 or torch.equal(clip_logits(z, tau), z)
 
-TABLE = {(None, 2): [.34234958, 1.40457949, 16.01847941, 1.38629436], (1., 2): [.79180595, 1.40457949, 2.24703895, 1.38629436],
-         (2/3, 2): [.96428583, 1.40457949, 1.93727051, 1.38629436], (1., 1): [.97097966, 1.40457949, 1.87785833, 1.38629436],
+TABLE = {(None, 2): [.34234958, 1.40457949, 16.01847941, 1.38629436],
+         (1., 2):   [.79180595, 1.40457949, 2.24703895, 1.38629436],
+         (2/3, 2):  [.96428583, 1.40457949, 1.93727051, 1.38629436],
+         (1., 1):   [.97097966, 1.40457949, 1.87785833, 1.38629436],
          (1., INF): [.72434355, 1.40457949, 2.74656727, 1.38629436]}
 @pytest.mark.parametrize('tau,p', TABLE, ids=str)
 def test_fixed_batch(tau, p):
@@ -149,8 +152,10 @@ def test_gradient_inside_the_ball_and_at_zero():
     assert torch.equal(grad(Z[1:2], Y[1:2], 1.), grad(Z[1:2], Y[1:2]))
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('K,tau,lo,hi', [(2, 1, .126928, 2.126928), (10, .2, 1.950596, 2.669061), (10, .5, 1.461150, 3.237287),
-    (10, 2/3, 1.215617, 3.559426), (10, 1, .796614, 4.212150), (10, 2, .152584, 6.199258), (100, 1, 2.667103, 6.596486), (100, 2, 1.034340, 8.595305)])
+@pytest.mark.parametrize('K,tau,lo,hi', [
+    (2, 1, .126928, 2.126928), (10, .2, 1.950596, 2.669061), (10, .5, 1.461150, 3.237287),
+    (10, 2/3, 1.215617, 3.559426), (10, 1, .796614, 4.212150), (10, 2, .152584, 6.199258),
+    (100, 1, 2.667103, 6.596486), (100, 2, 1.034340, 8.595305)])
 def test_bounds_table(K, tau, lo, hi):
     assert clip_bounds(K, tau) == pytest.approx((lo, hi), abs=1e-6)
     assert clip_bounds(K, tau) == pytest.approx([math.log(1+(K-1)*math.exp(s*2*tau)) for s in (-1, 1)], rel=1e-12)
@@ -171,7 +176,8 @@ def test_no_loss_leaves_the_bounds(p):
 def test_bounds_are_attained_for_inf_and_the_tight_ones_for_2():
     z = torch.full((1, 10), 50., dtype=torch.float64); z[0, 3] = -50
     ce = lambda z, p: F.cross_entropy(clip_logits(z, 1., p), tensor([3])).item()
-    assert ce(z, INF) == pytest.approx(clip_bounds(10, 1.)[1], abs=1e-12) and ce(-z, INF) == pytest.approx(clip_bounds(10, 1.)[0], abs=1e-12)
+    assert ce(z, INF) == pytest.approx(clip_bounds(10, 1.)[1], abs=1e-12)
+    assert ce(-z, INF) == pytest.approx(clip_bounds(10, 1.)[0], abs=1e-12)
     got = []
     for sign in (1, -1):
         w = torch.randn(16, 10, dtype=torch.float64, requires_grad=True)
@@ -183,7 +189,8 @@ def test_bounds_are_attained_for_inf_and_the_tight_ones_for_2():
     assert got == pytest.approx([3.289309, 1.419869], abs=2e-5)
 
 # --- what is refused -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('make', [lambda **kw: LogitClip(**kw), lambda **kw: clip_logits(Z, **kw)], ids=['technique', 'function'])
+@pytest.mark.parametrize('make', [lambda **kw: LogitClip(**kw), lambda **kw: clip_logits(Z, **kw)],
+                         ids=['technique', 'function'])
 def test_bad_settings(make):
     for tau in (0, -1., float('nan')):
         with pytest.raises(ValueError, match='`tau` must be positive, got'): make(tau=tau)
@@ -249,7 +256,8 @@ def test_a_learner_with_the_technique_is_the_protocol_in_plain_torch():
             opt.zero_grad(); F.cross_entropy(clip_logits(b(xb), .5), yb).backward(); opt.step()
     def train(net, cbs):
         dl = DataLoader(batches, bs=None)
-        learn = Learner(DataLoaders(dl, dl, device='cpu'), net, loss_func=CrossEntropyLossFlat(), cbs=cbs, wd=5e-4, wd_bn_bias=True, train_bn=True,
+        learn = Learner(DataLoaders(dl, dl, device='cpu'), net, loss_func=CrossEntropyLossFlat(), cbs=cbs, wd=5e-4,
+                        wd_bn_bias=True, train_bn=True,
                         opt_func=partial(SGD, mom=.9, decouple_wd=False))
         with learn.no_bar(), learn.no_logging(): learn.fit(4, .1)
     train(a, LogitClip(.5)); train(c, None)
@@ -269,7 +277,8 @@ def protocol(rate, seed, transform):
             with torch.no_grad(): accs.append((net(xv).argmax(1) == yv).float().mean().item())
     with torch.no_grad(): return np.mean(accs), transform(net(x)).norm(dim=1).max().item()
 
-WAYS = dict(ce=lambda z: z, clip1=lambda z: clip_logits(z, 1.), clip05=lambda z: clip_logits(z, .5), norm=lambda z: normalize_logits(z, 1.))
+WAYS = dict(ce=lambda z: z, clip1=lambda z: clip_logits(z, 1.), clip05=lambda z: clip_logits(z, .5),
+            norm=lambda z: normalize_logits(z, 1.))
 
 @pytest.mark.slow
 def test_protocol_P():

@@ -58,13 +58,16 @@ def test_half_precision(dtype):
     z = normalize_logits(torch.full((1, 10), 300., dtype=dtype), .04)
     assert z.dtype == torch.float32 and z.norm().item() == pytest.approx(25, rel=1e-5)
 
-@pytest.mark.parametrize('K,tau,want', [(10, 1., 1.419869), (10, .1, 2.37862e-4), (8, 1., 1.224761), (10, .04, 3.2328e-11), (100, .04, 1.2122e-9)])
+@pytest.mark.parametrize('K,tau,want', [(10, 1., 1.419869), (10, .1, 2.37862e-4), (8, 1., 1.224761),
+                                        (10, .04, 3.2328e-11), (100, .04, 1.2122e-9)])
 def test_floor(K, tau, want):
     assert norm_floor(K, tau) == pytest.approx(want, rel=1e-4)
-    best = torch.full((1, K), -1., dtype=torch.float64); best[0, 0] = K-1       # of all directions the one that favours class 0
+    best = torch.full((1, K), -1., dtype=torch.float64)
+    best[0, 0] = K-1        # of all directions the one that favours class 0
     assert ce(normalize_logits(best, tau), 0) == pytest.approx(want, rel=1e-3)
     if tau < .1: return
-    l = F.cross_entropy(normalize_logits(torch.randn(5000, K, dtype=torch.float64), tau), torch.randint(K, (5000,)), reduction='none')
+    l = F.cross_entropy(normalize_logits(torch.randn(5000, K, dtype=torch.float64), tau), torch.randint(K, (5000,)),
+                        reduction='none')
     assert l.min() >= want
 
 def test_warns_where_it_cannot_fit():

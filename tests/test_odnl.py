@@ -108,7 +108,8 @@ def test_batch_norm_sees_images_and_open_set_together():
     learn = bn_learner(ODNL(constant(10, 12)))
     learn.fit(1, 0.)
     bn = learn.model[2]
-    assert bn.running_mean.item()*255 == pytest.approx(6, rel=1e-5) and bn.running_var.item()*255**2 == pytest.approx(104/3, rel=1e-4)
+    assert bn.running_mean.item()*255 == pytest.approx(6, rel=1e-5)
+    assert bn.running_var.item()*255**2 == pytest.approx(104/3, rel=1e-4)
     before = copy.deepcopy(learn.model.state_dict())
     learn.validate(); learn.get_preds()
     assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
@@ -157,7 +158,8 @@ def test_arrays_are_normalised_as_the_training_images():
 
 @pytest.mark.parametrize('form', ['float', 'nchw', 'nhwc', 'tensor', 'float64'])
 def test_every_form_gives_the_same_rows(form):
-    a = {'float': AUX.astype(np.float32)/255, 'nchw': AUX[:, None], 'nhwc': AUX[..., None], 'tensor': torch.from_numpy(AUX), 'float64': AUX/255}[form]
+    a = {'float': AUX.astype(np.float32)/255, 'nchw': AUX[:, None], 'nhwc': AUX[..., None],
+         'tensor': torch.from_numpy(AUX), 'float64': AUX/255}[form]
     got = []
     for aux in (AUX, a):
         learn = tiny_learner(ODNL(aux))
@@ -183,12 +185,15 @@ def test_a_loader_gives_its_images_without_labels_through_our_pipeline(folder):
     got = rows_of(learn, 2*n)
     levels = sorted(int(np.asarray(Image.open(f))[0, 0]) for f in aux.dataset.items)
     want = (tensor(levels).float()[:, None, None, None].expand(n, 1, 8, 8)/255 - norm.mean)/norm.std
-    for half in got.split(n): assert torch.allclose(half[half[:, 0, 0, 0].argsort()], want.as_subclass(torch.Tensor), atol=1e-6)
+    for half in got.split(n):
+        assert torch.allclose(half[half[:, 0, 0, 0].argsort()], want.as_subclass(torch.Tensor), atol=1e-6)
     assert first.min() < -5 and len(aux.after_batch.fs) == 2, 'the given loader stays as it was'
     learn.fit(1)
 
 def test_several_loaders_take_turns(folder):
-    dls = [array_dls(constant(*v), [0]*4+[1], valid=(constant(0), [0]), bs=2, drop_last=False, device='cpu').train for v in ([1]*5, [9]*5)]
+    kw = dict(valid=(constant(0), [0]), bs=2, drop_last=False, device='cpu')
+    make = lambda v: array_dls(constant(*[v]*5), [0]*4+[1], **kw)
+    dls = [make(v).train for v in (1, 9)]
     a = AuxRows(dls)
     assert len(a) == 10 and sorted(a.next(10)[:, 0, 0, 0].tolist()) == [1]*5+[9]*5
 
@@ -229,9 +234,11 @@ def test_images_are_no_part_of_an_export(tmp_path):
     assert (tmp_path/'export.pkl').stat().st_size < 100_000 and len(pickle.dumps(AuxRows(big))) < 1000
     back = load_learner(tmp_path/'export.pkl')
     x = tiny_arrays()[0][:3]
-    assert torch.allclose(back.get_preds(dl=back.dls.test_dl(x))[0], learn.get_preds(dl=learn.dls.test_dl(x))[0], atol=1e-6)
+    assert torch.allclose(back.get_preds(dl=back.dls.test_dl(x))[0], learn.get_preds(dl=learn.dls.test_dl(x))[0],
+                          atol=1e-6)
     back.dls = tiny_dls()
-    with pytest.raises(ValueError, match='not part of an exported learner'), back.no_bar(), back.no_logging(): back.fit(1)
+    with pytest.raises(ValueError, match='not part of an exported learner'), back.no_bar(), back.no_logging():
+        back.fit(1)
 
 def test_copies_share_images_and_have_their_own_order():
     a = AuxRows(AUX)
@@ -242,22 +249,26 @@ def test_copies_share_images_and_have_their_own_order():
 # --- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,err,msg', [
     (dict(eta=0), ValueError, '`eta` must be positive and finite, got 0. To switch it off, leave the technique out'),
-    (dict(eta=-1.), ValueError, '`eta` must be positive'), (dict(eta='2'), TypeError, '`eta` must be a positive number'),
-    (dict(bs=0), ValueError, '`bs` must be at least 1, got 0')])
+    (dict(eta=-1.), ValueError, '`eta` must be positive'), (dict(bs=0), ValueError, '`bs` must be at least 1, got 0'),
+    (dict(eta='2'), TypeError, '`eta` must be a positive number')])
 def test_bad_settings(kw, err, msg):
     with pytest.raises(err, match=msg): ODNL(AUX, **kw)
 
 @pytest.mark.parametrize('aux,err,msg', [
     (np.zeros((0, 8, 8), np.uint8), ValueError, r'n >= 1.*got shape \(0'), ([], TypeError, 'got a list of nothing'),
     (AUX.astype(np.float32), ValueError, r'expected float auxiliary images in \[0,1\], got \[0, 2\d\d\]'),
-    (AUX/127.5-1, ValueError, r'got \[-1, 0.\d+\].*Do not normalise them'), (AUX.astype(np.int64), TypeError, 'uint8 or float'),
-    (np.full((3, 8, 8), np.nan), ValueError, r'in \[0,1\], got \[nan'), (np.zeros((3, 8, 8, 2), np.uint8), ValueError, '1 or 3 channels'),
+    (AUX/127.5-1, ValueError, r'got \[-1, 0.\d+\].*Do not normalise them'),
+    (AUX.astype(np.int64), TypeError, 'uint8 or float'),
+    (np.full((3, 8, 8), np.nan), ValueError, r'in \[0,1\], got \[nan'),
+    (np.zeros((3, 8, 8, 2), np.uint8), ValueError, '1 or 3 channels'),
     ([AUX[0], AUX[1]], TypeError, 'np.stack'), (np.zeros((8, 8), np.uint8), ValueError, 'got shape')])
 def test_bad_images(aux, err, msg):
     with pytest.raises(err, match=msg): ODNL(aux)
 
-@pytest.mark.parametrize('aux,msg', [(aux_images('blob', 40, 8, 3), r'of 1 channel\(s\) like the training images, got 3'),
-                                     (aux_images('blob', 40, 9, 1), r'size \(8, 8\) like the training images, got \(9, 9\). Resize')])
+@pytest.mark.parametrize('aux,msg', [(aux_images('blob', 40, 8, 3),
+                                      r'of 1 channel\(s\) like the training images, got 3'),
+                                     (aux_images('blob', 40, 9, 1),
+                                      r'size \(8, 8\) like the training images, got \(9, 9\). Resize')])
 def test_images_that_do_not_match_are_refused_and_nothing_changes(aux, msg):
     learn = tiny_learner(ODNL(aux))
     before = params(learn)
@@ -314,7 +325,8 @@ def test_textures_have_a_falling_spectrum_and_differ_in_grain():
     ratio = np.log10(low/high)
     assert (ratio > 0).mean() > .9 and ratio.min() < .7 and ratio.max() > 3    # from grain to clouds
 
-@pytest.mark.parametrize('kw,msg', [(dict(kind='blobs'), "got 'blobs'. Did you mean 'blob'"), (dict(n=0), 'n >= 1'), (dict(size=1), 'sides >= 2'),
-                                    (dict(channels=2), '1 or 3 channels')])
+@pytest.mark.parametrize('kw,msg', [
+    (dict(kind='blobs'), "got 'blobs'. Did you mean 'blob'"), (dict(n=0), 'n >= 1'), (dict(size=1), 'sides >= 2'),
+    (dict(channels=2), '1 or 3 channels')])
 def test_bad_aux_images(kw, msg):
     with pytest.raises(ValueError, match=msg): aux_images(**{**dict(kind='blob', n=4, size=8, channels=1), **kw})

@@ -1,5 +1,5 @@
 "A validation set cut out of the training set, with the labels as they are given: what real users have"
-import copy
+import copy, random
 import numpy as np
 import pandas as pd
 from fastai.data.core import DataLoaders, Datasets
@@ -8,6 +8,7 @@ __all__ = ['hold_out']
 
 def _take(items, idx):
     if isinstance(items, pd.DataFrame): return items.iloc[idx]
+    if isinstance(items, (list, tuple)): return [items[i] for i in idx]
     return items[idx.tolist()]
 
 def hold_out(
@@ -28,6 +29,9 @@ def hold_out(
     parts = [np.sort(idx[k:]),np.sort(idx[:k])]
     new = [Datasets(tls=[tl._new(_take(items, o), split_idx=i) for tl in ds.tls], n_inp=ds.n_inp)
            for i,o in enumerate(parts)]
-    train = dls.train.new(new[0])
-    if train.drop_last and len(new[0]) < train.bs: train = train.new(new[0], drop_last=False)
-    return DataLoaders(train, dls.valid.new(new[1]), path=copy.copy(dls.path), device=dls.device)
+    state = random.getstate()   # a fastai loader draws the seed of its own stream when it is made
+    try:
+        train,valid = dls.train.new(new[0]),dls.valid.new(new[1])
+        if train.drop_last and len(new[0]) < train.bs: train = train.new(new[0], drop_last=False)
+    finally: random.setstate(state)
+    return DataLoaders(train, valid, path=copy.copy(dls.path), device=dls.device)

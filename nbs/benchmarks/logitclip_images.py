@@ -29,8 +29,8 @@ def maker(setup):
         "New noise for every seed, the same for all rows"
         dls = sample_dls(NoisyLabels('symmetric', RATE, seed=seed))
         wd = 5e-4 if setup == 'helps' else None
-        return Learner(dls, small_cnn(10, 1, norm=norm), loss_func=CrossEntropy(), opt_func=opt, lr=lr, wd=wd, metrics=accuracy,
-                       cbs=techniques, **kw)
+        return Learner(dls, small_cnn(10, 1, norm=norm), loss_func=CrossEntropy(), opt_func=opt, lr=lr, wd=wd,
+                       metrics=accuracy, cbs=techniques, **kw)
     return make
 
 def main():
@@ -58,6 +58,6 @@ def main():
         rep.save(out/setup)
         print(f'--- {setup}\n{rep.formatted().to_string()}', flush=True)
         last = rep.runs.pivot(index='seed', columns='row', values='last')
-        print((last.iloc[:, 1]-last.iloc[:, 0]).round(4).to_dict(), flush=True)
+        print('clip - plain by seed:', (last[list(rows)[1]]-last[list(rows)[0]]).round(3).to_dict(), flush=True)
 
 if __name__ == '__main__': main()

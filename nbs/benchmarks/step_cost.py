@@ -1,0 +1,91 @@
+"What a training step costs with the objective and each technique, as ratios to plain fastai in the same run"
+# python nbs/benchmarks/step_cost.py [--rounds 9] [--steps 8] [--threads 1]
+import argparse, sys, time
+from pathlib import Path
+import numpy as np
+import pandas as pd
+import torch
+from torchvision.models import resnet18
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import set_seed
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from fastrobust.data.arrays import array_dls                            # noqa: E402
+from fastrobust.data.openset import aux_images                          # noqa: E402
+from fastrobust.losses import GCELoss                                   # noqa: E402
+from fastrobust.models import small_cnn                                 # noqa: E402
+from fastrobust.objective import Technique                              # noqa: E402
+from fastrobust.techniques.augmix import AugMix                         # noqa: E402
+from fastrobust.techniques.logitclip import LogitClip                   # noqa: E402
+from fastrobust.techniques.odnl import ODNL                             # noqa: E402
+
+class Nothing(Technique):
+    "The objective at work for a technique that overrides no stage"
+
+class Timed(AugMix):
+    "AugMix that keeps how long making the views took"
+    took = 0.
+    def rows(self, x):
+        t = time.perf_counter()
+        r = super().rows(x)
+        if x.is_cuda: torch.cuda.synchronize()
+        self.took += time.perf_counter()-t
+        return r
+
+class Clock(Callback):
+    "Seconds from the first `before_batch` (all callbacks of the step come after) to the end of the last `after_batch`"
+    order = -100
+    def before_train(self): self.t = time.perf_counter()
+    def after_train(self):  self.seconds = time.perf_counter()-self.t
+
+def nets(): return dict(small_cnn=lambda: small_cnn(10, 1), resnet18=lambda: resnet18(num_classes=10))
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--rounds', type=int, default=9)
+    p.add_argument('--steps', type=int, default=0, help='steps a round; 0: 40 for small_cnn, 4 for resnet18')
+    p.add_argument('--bs', type=int, default=64)
+    p.add_argument('--size', type=int, default=32)
+    p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--nets', nargs='+', default=list(nets()))
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    print(f'torch {torch.__version__}, threads {a.threads}, bs {a.bs}, {a.size} px, {a.rounds} rounds', flush=True)
+    for name in a.nets:
+        c,steps = (1 if name == 'small_cnn' else 3),a.steps or dict(small_cnn=40, resnet18=4)[name]
+        aux = aux_images('textures', 512, a.size, c)
+        rng = np.random.default_rng(0)
+        shape = (a.bs*steps, a.size, a.size) + ((c,) if c > 1 else ())
+        X,y = rng.integers(0, 256, shape, dtype=np.uint8),rng.integers(0, 10, a.bs*steps)
+        ce = CrossEntropyLossFlat
+        rows = dict(plain=lambda: (ce(), None), again=lambda: (ce(), None), objective=lambda: (ce(), Nothing()),
+                    gce=lambda: (GCELoss(), None), clip_gce=lambda: (GCELoss(), LogitClip(1.)),
+                    augmix=lambda: (ce(), Timed()), odnl=lambda: (ce(), ODNL(aux)))
+        learns = {}
+        for k,make in rows.items():
+            set_seed(0)
+            dls = array_dls(X, y, valid=(X[:10], y[:10]), vocab=list(range(10)), bs=a.bs)
+            loss,t = make()
+            learn = learns[k] = Learner(dls, nets()[name](), loss_func=loss, cbs=[t, Clock()] if t else Clock())
+            learn.remove_cb(learn.progress)
+            learn.logger = lambda *a: None
+            learn.fit(1)        # warm: memory, optimizer, first shuffles
+        got,views = {k: [] for k in rows},[]
+        for _ in range(a.rounds):
+            for k in rng.permutation(list(rows)):
+                learn = learns[k]
+                if k == 'augmix': learn.timed.took = 0.
+                learn.fit(1)
+                got[k].append(learn.clock.seconds/steps*1e3)
+                if k == 'augmix': views.append(learn.timed.took/steps*1e3)
+        got['augmix_without_views'] = [t-v for t,v in zip(got['augmix'], views)]
+        got['views'] = views
+        ms = pd.DataFrame(got)
+        plain = ms[['plain', 'again']].mean(1)
+        # ratios within a round, so that load that comes and goes hits both; of the fastest rounds beside it
+        tab = pd.DataFrame(dict(ms=ms.median(), ratio=ms.div(plain, axis=0).median(),
+                                fastest=ms.min()/ms[['plain', 'again']].min().min()))
+        print(f'--- {name}, {steps} steps a round\n{tab.round(3).to_string()}', flush=True)
+
+if __name__ == '__main__': main()

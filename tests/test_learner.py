@@ -1,0 +1,316 @@
+"robust_learner, recipes and hold_out: what goes in, what is refused, what stays as it was"
+import copy, random, warnings
+from functools import partial
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+from torchvision.models import resnet18
+from fastai.callback.core import Callback
+from fastai.callback.schedule import fine_tune, fit_one_cycle  # noqa: F401 (patch Learner)
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.data.transforms import ColReader, Normalize, RandomSplitter, get_image_files, parent_label
+from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import SGD
+from fastai.vision.core import PILImageBW
+from fastai.vision.data import ImageBlock
+from fastai.vision.learner import vision_learner
+from conftest import tiny_arrays, tiny_dls
+from fastrobust.basics import RobustWarning
+from fastrobust.data.holdout import hold_out
+from fastrobust.data.noise import NoisyLabels
+from fastrobust.data.noisyblock import NoisyDataBlock, add_label_noise
+from fastrobust.data.openset import aux_images
+from fastrobust.learner import robust_learner
+from fastrobust.losses import CrossEntropy, GCELoss
+from fastrobust.models import small_cnn
+from fastrobust.objective import Technique
+from fastrobust.recipes import RECIPES, get_recipe, noisy_labels
+from fastrobust.stages import Objective
+from fastrobust.techniques.augmix import AugMix
+from fastrobust.techniques.logitclip import LogitClip
+from fastrobust.techniques.logitnorm import LogitNorm
+from fastrobust.techniques.odnl import ODNL
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+def net(): return small_cnn(3, 1, 8, 'bn', 2)
+def names(learn): return sorted(t.name for t in learn.cbs if isinstance(t, Technique))
+def quiet(learn, n=1):
+    with learn.no_bar(), learn.no_logging(): learn.fit(n)
+    return learn
+
+# --- what makes the learner ------------------------------------------------------------------------------------------
+def test_a_module_gets_a_plain_learner():
+    m,splitter = net(),lambda m: [list(m.parameters())]
+    learn = robust_learner(tiny_dls(), m, LogitClip(1.), metrics=accuracy, opt_func=SGD, lr=.3, wd=.01,
+                           splitter=splitter)
+    assert type(learn) is Learner and learn.model is m and learn.opt_func is SGD and (learn.lr, learn.wd) == (.3, .01)
+    assert names(learn) == ['logitclip'] and isinstance(learn.loss_func, Objective) and learn.splitter is splitter
+    assert np.isfinite(quiet(learn).recorder.values[0]).all()
+
+def test_without_recipe_and_techniques_it_is_plain_fastai():
+    dls = tiny_dls()
+    learn = robust_learner(dls, net(), metrics=accuracy)
+    assert not isinstance(learn.loss_func, Objective) and isinstance(learn.loss_func, CrossEntropyLossFlat)
+    assert len(learn.cbs) == len(Learner(dls, net()).cbs)
+
+def test_a_function_goes_to_vision_learner_with_the_channels_of_the_data():
+    learn = robust_learner(tiny_dls(), resnet18, pretrained=False)
+    first = next(m for m in learn.model.modules() if isinstance(m, nn.Conv2d))
+    assert first.in_channels == 1 and learn.model[-1][-1].out_features == 3 and names(learn) == []
+    quiet(learn)
+    colour = robust_learner(tiny_dls(channels=3), resnet18, pretrained=False)
+    assert next(m for m in colour.model.modules() if isinstance(m, nn.Conv2d)).in_channels == 3
+    given = robust_learner(tiny_dls(channels=3), resnet18, pretrained=False, n_in=3, lin_ftrs=[16], ps=.1)
+    assert [m.out_features for m in given.model.modules() if isinstance(m, nn.Linear)] == [16, 3]
+
+def test_another_maker():
+    got = []
+    def make(dls, arch, loss_func=None, wide=1):
+        got.append((arch, wide)); return Learner(dls, net(), loss_func=loss_func)
+    learn = robust_learner(tiny_dls(), 'some arch', LogitClip(1.), learner_func=make, wide=3)
+    assert got == [('some arch', 3)] and names(learn) == ['logitclip']
+    bare = robust_learner(tiny_dls(), learner_func=partial(Learner, model=net()), loss_func=GCELoss())
+    assert isinstance(bare.loss_func, GCELoss)
+
+def test_looking_at_the_channels_leaves_every_stream():
+    dls = tiny_dls()
+    state = random.getstate(),np.random.get_state()[1].copy(),torch.get_rng_state(),dls.train.rng.getstate()
+    got = {}
+    def make(dls, n_in=3, loss_func=None):
+        got.update(n_in=n_in, same=random.getstate() == state[0] and (np.random.get_state()[1] == state[1]).all()
+                   and torch.equal(torch.get_rng_state(), state[2]) and dls.train.rng.getstate() == state[3])
+        return Learner(dls, net(), loss_func=loss_func)
+    robust_learner(dls, learner_func=make)
+    assert got == dict(n_in=1, same=True)
+
+def weights_from_nowhere(monkeypatch):
+    sd = resnet18(weights=None).state_dict()
+    monkeypatch.setattr(torchvision.models._api, 'load_state_dict_from_url', lambda *a, **k: sd)
+
+@pytest.mark.parametrize('channels,own', [(1, False), (1, True), (3, False)])
+def test_pretrained_colour_weights_on_grey_images_get_averaged_statistics(monkeypatch, channels, own):
+    weights_from_nowhere(monkeypatch)
+    dls = tiny_dls(channels=channels, normalize=own)
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter('always')
+        learn = robust_learner(dls, resnet18)
+    said = [str(o.message) for o in w if issubclass(o.category, RobustWarning)]
+    norms = [t for t in learn.dls.train.after_batch.fs if isinstance(t, Normalize)]
+    assert len(norms) == 1 and bool(said) == (channels == 1 and not own)
+    mean = norms[0].mean.flatten().tolist()
+    if channels == 3: assert mean == pytest.approx([.485, .456, .406])          # fastai's own
+    elif own: assert mean != pytest.approx([(.485+.456+.406)/3], abs=1e-3)
+    else:
+        assert mean == pytest.approx([(.485+.456+.406)/3]) and norms[0].std.item() == pytest.approx((.229+.224+.225)/3)
+        assert 'used on 1 channel(s)' in said[0] and '(0.449, 0.226)' in said[0]
+    assert learn.opt.frozen_idx == 2
+    quiet(learn)
+    assert torch.allclose(learn.dls.train.one_batch()[0].mean(), torch.tensor(0.), atol=3)
+
+@pytest.mark.parametrize('kw', [dict(pretrained=False), dict(normalize=False)], ids=str)
+def test_no_statistics_where_none_are_wanted(monkeypatch, kw):
+    weights_from_nowhere(monkeypatch)
+    dls = tiny_dls(normalize=False)
+    robust_learner(dls, resnet18, **kw)
+    assert not [t for t in dls.train.after_batch.fs if isinstance(t, Normalize)]
+
+# --- loss and techniques ---------------------------------------------------------------------------------------------
+def test_one_technique_or_a_list_or_a_recipe_with_more():
+    dls = tiny_dls()
+    assert names(robust_learner(dls, net(), LogitClip(1.))) == ['logitclip']
+    assert names(robust_learner(dls, net(), (LogitClip(1.), AugMix()))) == ['augmix', 'logitclip']
+    mine = lambda dls: (GCELoss(.5), [AugMix(lam=3.)])
+    learn = robust_learner(dls, net(), LogitNorm(), recipe=mine)
+    assert names(learn) == ['augmix', 'logitnorm'] and learn.loss_func.base.q == .5 and learn.augmix.lam == 3.
+
+def test_a_callback_that_is_no_technique_is_added():
+    class Other(Callback): pass
+    assert robust_learner(tiny_dls(), net(), [Other()]).other
+
+def test_your_loss_beats_the_recipes():
+    learn = robust_learner(tiny_dls(), net(), recipe='noisy_labels', loss_func=CrossEntropy())
+    assert isinstance(getattr(learn.loss_func, 'base', learn.loss_func), CrossEntropy)
+
+def test_learners_do_not_share_a_loss_or_change_a_shared_one():
+    one = GCELoss(.3)
+    a,b = (robust_learner(tiny_dls(), net(), LogitClip(1.), recipe=lambda dls: (one, [])) for _ in range(2))
+    quiet(a); quiet(b)
+    assert a.loss_func.base is not b.loss_func.base and a.loss_func.base is not one
+
+def test_cbs_work_beside_techniques():
+    learn = robust_learner(tiny_dls(), net(), LogitClip(1.), cbs=AugMix())
+    assert names(learn) == ['augmix', 'logitclip']
+
+def test_aux_goes_to_a_recipe_that_takes_it():
+    aux,got = aux_images('blob', 20, 8, 1),[]
+    def open_set(dls, aux=None): got.append(aux); return None,[ODNL(aux)]
+    learn = robust_learner(tiny_dls(), net(), recipe=open_set, aux=aux)
+    assert got[0] is aux and names(learn) == ['odnl'] and isinstance(learn.loss_func.base, CrossEntropyLossFlat)
+    assert names(robust_learner(tiny_dls(), net(), recipe=lambda dls, **kw: (None, [ODNL(**kw)]), aux=aux)) == ['odnl']
+    with pytest.raises(ValueError, match='takes no `aux` images'):
+        robust_learner(tiny_dls(), net(), recipe=partial(noisy_labels, q=.5), aux=aux)
+
+def test_the_noise_of_the_data_adds_its_callbacks():
+    dls = add_label_noise(tiny_dls(), NoisyLabels('symmetric', .4, noisy_valid='both'))
+    learn = robust_learner(dls, net(), metrics=accuracy)
+    quiet(learn)
+    assert 'acc_true' in learn.recorder.metric_names
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings('ignore::fastrobust.basics.RobustWarning')
+def test_noisy_labels_trains_on_really_noisy_images_exports_and_predicts(tmp_path):
+    dls = add_label_noise(tiny_dls(), NoisyLabels('symmetric', .4))
+    learn = robust_learner(dls, net(), recipe='noisy_labels', metrics=accuracy, path=tmp_path)
+    quiet(learn, 2)
+    learn.export()
+    x = tiny_arrays()[0][:4]
+    back = load_learner(tmp_path/'export.pkl')
+    assert torch.allclose(back.get_preds(dl=back.dls.test_dl(x))[0], learn.get_preds(dl=learn.dls.test_dl(x))[0],
+                          atol=1e-6)
+    assert not hasattr(back.dls, 'noise') and back.predict(x[0])[0] in '012'
+
+def test_noisy_labels_is_a_function_you_could_have_written():
+    loss,ts = noisy_labels(tiny_dls())
+    assert all(isinstance(t, Technique) for t in ts) and len(ts) <= 1 and not any(isinstance(t, AugMix) for t in ts)
+    assert noisy_labels.epochs == int(noisy_labels.epochs) > 0 and RECIPES['noisy_labels'] is noisy_labels
+    a,b = noisy_labels(tiny_dls())[0],noisy_labels(tiny_dls())[0]
+    assert robust_learner(tiny_dls(), net(), recipe=partial(noisy_labels, q=.5)).loss_func.base.q == .5
+    assert a is not b and get_recipe(noisy_labels) is noisy_labels and get_recipe('noisy_labels') is noisy_labels
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('kw,err,msg', [
+    (dict(recipe='noisy_label'), ValueError, "expected a recipe, got 'noisy_label'. Did you mean 'noisy_labels'"),
+    (dict(recipe=3), ValueError, 'expected a recipe, got 3'),
+    (dict(techniques='logitclip'), TypeError, "got 'logitclip'. Did you mean 'LogitClip'"),
+    (dict(techniques=[LogitClip]), TypeError, r'got the class LogitClip. Write LogitClip\(...\)'),
+    (dict(techniques=GCELoss()), TypeError, 'expected techniques such as AugMix'),
+    (dict(techniques=5), TypeError, 'expected techniques such as AugMix.*got 5'),
+    (dict(techniques=[AugMix(), AugMix()]), ValueError, 'each technique once.* got AugMix twice'),
+    (dict(techniques=[AugMix()], recipe=lambda dls: (None, [AugMix()])), ValueError,
+     'each technique once.* got AugMix twice'),
+    (dict(aux=aux_images('blob', 4, 8, 1)), ValueError, r'`aux` images are for recipes, got no.*ODNL\(aux\)'),
+    (dict(aux=aux_images('blob', 4, 8, 1), recipe=lambda dls: (None, [])), ValueError, 'takes no `aux` images'),
+    (dict(pretrained=True, n_in=1), ValueError, 'plain Learner on your Sequential does not take pretrained, n_in'),
+    (dict(lin_ftrs=[4]), ValueError, 'does not take lin_ftrs.*Leave them out')])
+def test_refused_by_name_before_anything_is_built(kw, err, msg):
+    dls,m = tiny_dls(),net()
+    before,n = copy.deepcopy(m.state_dict()),len(dls.train.after_batch.fs)
+    with pytest.raises(err, match=msg): robust_learner(dls, m, **kw)
+    assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items()) and len(dls.train.after_batch.fs) == n
+
+def test_a_doubled_technique_between_cbs_and_techniques_is_refused():
+    with pytest.raises(ValueError, match='the learner already has AugMix'):
+        robust_learner(tiny_dls(), net(), AugMix(), cbs=AugMix())
+
+def test_odd_company_warns_when_the_learner_is_made():
+    with pytest.warns(RobustWarning, match='both change the logits'):
+        robust_learner(tiny_dls(), net(), [LogitClip(1.), LogitNorm()])
+
+def test_unknown_keywords_of_vision_learner():
+    with pytest.raises(TypeError, match='widht'): robust_learner(tiny_dls(), resnet18, pretrained=False, widht=3)
+
+def test_signature_and_docs_of_vision_learner_show_through():
+    import inspect
+    ps = inspect.signature(robust_learner).parameters
+    assert list(ps)[:7] == ['dls', 'arch', 'techniques', 'recipe', 'loss_func', 'aux', 'learner_func']
+    assert 'pretrained' in ps and 'wd' in ps
+    assert inspect.signature(vision_learner).parameters['pretrained'].default == ps['pretrained'].default
+
+# --- hold_out --------------------------------------------------------------------------------------------------------
+def pixels(ds): return [np.asarray(o[0]).tobytes() for o in ds]
+def labels(ds): return [int(o[1]) for o in ds]
+
+def check_split(dls, pct, seed, n, given=None):
+    "Disjoint, complete, labels as given, the original untouched"
+    before = pixels(dls.train_ds),labels(dls.train_ds),len(dls.valid_ds)
+    state = random.getstate(),np.random.get_state()[1].copy(),torch.get_rng_state()
+    new = hold_out(dls, pct, seed)
+    assert random.getstate() == state[0] and (np.random.get_state()[1] == state[1]).all()
+    assert torch.equal(torch.get_rng_state(), state[2])
+    a,b = pixels(new.train_ds),pixels(new.valid_ds)
+    assert len(b) == n and not set(a) & set(b) and sorted(a+b) == sorted(before[0])
+    want = dict(zip(before[0], before[1] if given is None else given))
+    assert all(want[p] == k for ds in (new.train_ds, new.valid_ds) for p,k in zip(pixels(ds), labels(ds)))
+    assert (pixels(dls.train_ds), labels(dls.train_ds), len(dls.valid_ds)) == before and dls.train is not new.train
+    assert new.train.bs == dls.train.bs and not new.valid.shuffle and new.train.shuffle
+    assert list(new.vocab) == list(dls.vocab)
+    return new
+
+def test_arrays():
+    dls = tiny_dls()
+    new = check_split(dls, .25, 0, 12)
+    assert type(new.train) is type(dls.train) and type(new.valid) is type(dls.valid)
+    same = lambda o: pixels(hold_out(dls, .25, o).valid_ds)
+    assert same(0) == same(0) != same(1)
+    quiet(Learner(new, net(), loss_func=CrossEntropyLossFlat()))
+
+def test_noisy_arrays_keep_their_given_labels():
+    dls = add_label_noise(tiny_dls(), NoisyLabels('symmetric', .5))
+    new = check_split(dls, .25, 3, 12, dls.noise.y_noisy)
+    assert set(labels(new.valid_ds)) <= {0, 1, 2}
+    for b in new.valid: assert sorted(b[1].tolist()) == sorted(labels(new.valid_ds))
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    p,g = tmp_path_factory.mktemp('imgs'),np.random.default_rng(0)
+    for i in range(40):
+        d = p/('abc'[i%3]); d.mkdir(exist_ok=True)
+        Image.fromarray(g.integers(0, 256, (8, 8), dtype=np.uint8)).save(d/f'{i}.png')
+    return p
+
+SPLIT = dict(get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(.25, seed=1))
+BLOCKS = ImageBlock(PILImageBW), CategoryBlock
+
+def test_image_folders(folder):
+    dls = DataBlock(BLOCKS, **SPLIT).dataloaders(folder, bs=4, num_workers=0, device='cpu')
+    new = check_split(dls, .2, 0, 6)
+    quiet(Learner(new, net(), loss_func=CrossEntropyLossFlat()))
+
+@pytest.mark.parametrize('how', ['add_label_noise', 'NoisyDataBlock'])
+def test_noisy_image_folders(folder, how):
+    law = NoisyLabels('symmetric', .5, seed=2)
+    if how == 'NoisyDataBlock':
+        dls = NoisyDataBlock(BLOCKS, noise=law, **SPLIT).dataloaders(folder, bs=4, num_workers=0, device='cpu')
+    else: dls = add_label_noise(DataBlock(BLOCKS, **SPLIT).dataloaders(folder, bs=4, num_workers=0, device='cpu'), law)
+    new = check_split(dls, .2, 0, 6, dls.noise.y_noisy)
+    true = {p: 'abc'.index(f.parent.name) for p,f in zip(pixels(dls.train_ds), dls.train_ds.tls[0].items)}
+    wrong = [true[p] != k for ds in (new.train_ds, new.valid_ds) for p,k in zip(pixels(ds), labels(ds))]
+    assert sum(wrong) == 15
+
+def test_data_frames(folder):
+    fs = get_image_files(folder)
+    df = pd.DataFrame(dict(f=[str(f) for f in fs], y=[f.parent.name for f in fs]))
+    block = DataBlock(BLOCKS, get_x=ColReader('f'), get_y=ColReader('y'), splitter=RandomSplitter(.25, seed=1))
+    dls = block.dataloaders(df, bs=4, num_workers=0, device='cpu')
+    check_split(dls, .2, 0, 6)
+    noisy = add_label_noise(dls, NoisyLabels('symmetric', .5))
+    check_split(noisy, .2, 0, 6, noisy.noise.y_noisy)
+
+def test_few_items_still_train():
+    dls = tiny_dls(n=18, bs=16)
+    new = hold_out(dls, .4)
+    assert len(new.train_ds) == 11 and sum(len(b[1]) for b in new.train) == 11 and dls.train.drop_last
+
+@pytest.mark.parametrize('pct', [0, 1, -.1, 1.5, .001, .999, float('nan')])
+def test_bad_share(pct):
+    msg = r'expected `pct` in \(0,1\) that leaves items on both sides, got .* of 48 items'
+    with pytest.raises(ValueError, match=msg): hold_out(tiny_dls(), pct)
+
+def test_other_loaders_are_refused():
+    dl = DataLoader([1, 2, 3], bs=1)
+    with pytest.raises(TypeError, match='expected dls over a fastai `Datasets`.*got list'):
+        hold_out(DataLoaders(dl, dl))
