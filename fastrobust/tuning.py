@@ -41,8 +41,6 @@ def _trial(learn, dls, tau):
                   path=learn.path, splitter=learn.splitter, metrics=accuracy, wd=learn.wd, moms=learn.moms,
                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=[LogitClip(tau), *others])
     new.remove_cb(new.progress)
-    frozen = getattr(learn.opt, 'frozen_idx', 0)
-    if frozen > 0: new.freeze_to(frozen)
     return new
 
 def find_tau(

@@ -1,5 +1,5 @@
 "Every notebook runs on the embedded data, is kept small, and runs without Jupyter too"
-import ast, contextlib, importlib.util, io, json, os, warnings
+import ast, contextlib, importlib.util, io, json, os, re, warnings
 from pathlib import Path
 import pytest
 import fastrobust
@@ -35,9 +35,11 @@ def run_jupyter(path):
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not (c.cell_type == 'code' and c.source.startswith('#| slow'))]
     here = str(Path(fastrobust.__file__).parents[1])
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(o for o in (here, os.environ.get('PYTHONPATH')) if o),
-           'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1')}     # threads that wait for each other cost minutes on a busy machine
-    NotebookClient(nb, timeout=250, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute(env=env)
+    path_env = os.pathsep.join(o for o in (here, os.environ.get('PYTHONPATH')) if o)
+    # on a busy machine, threads that wait for each other cost minutes
+    env = {**os.environ, 'PYTHONPATH': path_env, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1')}
+    where = {'metadata': {'path': str(path.parent)}}
+    NotebookClient(nb, timeout=250, kernel_name='python3', resources=where).execute(env=env)
     return nb
 
 def test_there_are_notebooks(): assert [o.name[:2] for o in NBS][:3] == ['00', '01', '02']
@@ -62,11 +64,13 @@ def test_is_small_and_was_run_without_error(nb):
 @each_notebook
 def test_form(nb):
     cells = read(nb)['cells']
-    assert cells[0]['cell_type'] == 'markdown' and source(cells[0]).startswith('# ') and '\n> ' in source(cells[0])
+    assert cells[0]['cell_type'] == 'markdown'
+    assert source(cells[0]).startswith('# ') and '\n> ' in source(cells[0])
     first = source(next(c for c in cells if c['cell_type'] == 'code')).splitlines()
     assert first[:2] == ['from fastai.vision.all import *', 'from fastrobust.all import *']
-    heads = ' '.join(l for c in cells if c['cell_type'] == 'markdown' for l in source(c).splitlines() if l.startswith('## '))
-    for word in ('Problem', 'Idea', 'ten numbers', 'same seed', 'combines', 'Exercise', 'Paper'): assert word in heads, word
+    lines = [l for c in cells if c['cell_type'] == 'markdown' for l in source(c).splitlines()]
+    heads = ' '.join(l for l in lines if l.startswith('## '))
+    for word in ('Problem', 'Idea', 'ten numbers', 'same seed', 'combines', 'Exercise', 'Paper'): assert word in heads
     for i,s in code_cells(read(nb)):
         ast.parse(s)        # no magics, no shell lines
         assert len(s.splitlines()) < 12, f'cell {i} is long:\n{s}'
@@ -74,7 +78,6 @@ def test_form(nb):
 
 @each_notebook
 def test_links_lead_somewhere(nb):
-    import re
     for c in read(nb)['cells']:
         for to in re.findall(r'\]\(([^)#]+\.ipynb)\)', source(c)): assert (nb.parent/to).exists(), to
 
@@ -87,4 +90,5 @@ def test_runner_keeps_one_namespace_and_skips_slow_cells():
     assert (env['a'], env['b']) == (1, 2)
 
 def test_runner_names_the_failing_cell():
-    with pytest.raises(AssertionError, match=r'demo, cell 1: ZeroDivisionError'): run_plain(dict(cells=[cell('a = 0'), cell('1/a')]), 'demo')
+    nb = dict(cells=[cell('a = 0'), cell('1/a')])
+    with pytest.raises(AssertionError, match='demo, cell 1: ZeroDivisionError'): run_plain(nb, 'demo')
