@@ -1,12 +1,13 @@
 "What a training step costs with the objective and each technique, as ratios to plain fastai in the same run"
 # python nbs/benchmarks/step_cost.py [--rounds 9] [--steps 8] [--threads 1]
-import argparse, sys, time
+import argparse, sys, time, warnings
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
 from torchvision.models import resnet18
 from fastai.callback.core import Callback
+from fastcore.basics import noop
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
@@ -20,6 +21,9 @@ from fastrobust.techniques.augmix import AugMix                         # noqa: 
 from fastrobust.techniques.logitclip import LogitClip                   # noqa: E402
 from fastrobust.techniques.odnl import ODNL                             # noqa: E402
 
+# processor time of this process: other programs on the machine take turns, they do not count (CPU, `--threads 1`)
+clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+
 class Nothing(Technique):
     "The objective at work for a technique that overrides no stage"
 
@@ -27,17 +31,17 @@ class Timed(AugMix):
     "AugMix that keeps how long making the views took"
     took = 0.
     def rows(self, x):
-        t = time.perf_counter()
+        t = clock()
         r = super().rows(x)
         if x.is_cuda: torch.cuda.synchronize()
-        self.took += time.perf_counter()-t
+        self.took += clock()-t
         return r
 
 class Clock(Callback):
-    "Seconds from the first `before_batch` (all callbacks of the step come after) to the end of the last `after_batch`"
+    "Seconds of the training loop of an epoch: batches, steps and all callbacks"
     order = -100
-    def before_train(self): self.t = time.perf_counter()
-    def after_train(self):  self.seconds = time.perf_counter()-self.t
+    def before_train(self): self.t = clock()
+    def after_train(self):  self.seconds = clock()-self.t
 
 def nets(): return dict(small_cnn=lambda: small_cnn(10, 1), resnet18=lambda: resnet18(num_classes=10))
 
@@ -51,25 +55,28 @@ def main():
     p.add_argument('--nets', nargs='+', default=list(nets()))
     a = p.parse_args()
     torch.set_num_threads(a.threads)
+    warnings.simplefilter('ignore')
     print(f'torch {torch.__version__}, threads {a.threads}, bs {a.bs}, {a.size} px, {a.rounds} rounds', flush=True)
     for name in a.nets:
         c,steps = (1 if name == 'small_cnn' else 3),a.steps or dict(small_cnn=40, resnet18=4)[name]
         aux = aux_images('textures', 512, a.size, c)
         rng = np.random.default_rng(0)
-        shape = (a.bs*steps, a.size, a.size) + ((c,) if c > 1 else ())
-        X,y = rng.integers(0, 256, shape, dtype=np.uint8),rng.integers(0, 10, a.bs*steps)
+        shape = (3*a.bs*steps, a.size, a.size) + ((c,) if c > 1 else ())
+        X,y = rng.integers(0, 256, shape, dtype=np.uint8),rng.integers(0, 10, shape[0])
         ce = CrossEntropyLossFlat
         rows = dict(plain=lambda: (ce(), None), again=lambda: (ce(), None), objective=lambda: (ce(), Nothing()),
+                    plain_2x=lambda: (ce(), None), plain_3x=lambda: (ce(), None),  # as many rows as ODNL, AugMix
                     gce=lambda: (GCELoss(), None), clip_gce=lambda: (GCELoss(), LogitClip(1.)),
                     augmix=lambda: (ce(), Timed()), odnl=lambda: (ce(), ODNL(aux)))
         learns = {}
         for k,make in rows.items():
             set_seed(0)
-            dls = array_dls(X, y, valid=(X[:10], y[:10]), vocab=list(range(10)), bs=a.bs)
+            bs = a.bs*dict(plain_2x=2, plain_3x=3).get(k, 1)
+            dls = array_dls(X[:bs*steps], y[:bs*steps], valid=(X[:10], y[:10]), vocab=list(range(10)), bs=bs)
             loss,t = make()
             learn = learns[k] = Learner(dls, nets()[name](), loss_func=loss, cbs=[t, Clock()] if t else Clock())
             learn.remove_cb(learn.progress)
-            learn.logger = lambda *a: None
+            learn.logger = noop     # and no line that says what acts
             learn.fit(1)        # warm: memory, optimizer, first shuffles
         got,views = {k: [] for k in rows},[]
         for _ in range(a.rounds):
@@ -82,7 +89,7 @@ def main():
         got['augmix_without_views'] = [t-v for t,v in zip(got['augmix'], views)]
         got['views'] = views
         ms = pd.DataFrame(got)
-        plain = ms[['plain', 'again']].mean(1)
+        plain = ms[['plain', 'again']].to_numpy().mean(1)
         # ratios within a round, so that load that comes and goes hits both; of the fastest rounds beside it
         tab = pd.DataFrame(dict(ms=ms.median(), ratio=ms.div(plain, axis=0).median(),
                                 fastest=ms.min()/ms[['plain', 'again']].min().min()))
