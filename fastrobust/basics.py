@@ -1,5 +1,6 @@
 "What every part of fastrobust leans on: warnings, checks, pixel space, sample ids"
 import difflib, warnings
+from numbers import Real
 import torch
 
 __all__ = ['RobustWarning', 'PixelSpace', 'pixel_space', 'epoch_idxs', 'batch_idxs']
@@ -15,11 +16,15 @@ def nearest(name, names):
     hint = f"Did you mean {' or '.join(repr(o) for o in near)}? " if near else ''
     return f"{hint}Known: {', '.join(map(str, names))}."
 
+def need_number(name, v):
+    "Refuse what is no number, before a comparison fails obscurely"
+    if isinstance(v, bool) or not isinstance(v, Real):
+        raise TypeError(f"`{name}` must be a number, got {v!r}. Give one such as 1.")
+
 def check_weight(name, v, off='leave the technique out'):
     "`v`, a positive number or a schedule of `pct_train`; a plain 0 would be a silent no-op and is refused"
     if callable(v): return v
-    if isinstance(v, bool) or not isinstance(v, (int, float)):
-        raise TypeError(f"`{name}` must be a positive number or a function of pct_train, got {v!r}.")
+    need_number(name, v)
     if not 0 < v < float('inf'):
         raise ValueError(f"`{name}` must be positive and finite, got {v}. To switch it off, {off}.")
     return v
@@ -82,9 +87,10 @@ def pixel_space(dls):
 
 # --- sample ids ------------------------------------------------------------------------------------------------------
 def epoch_idxs(dl):
-    "The order in which `dl` walks its dataset this epoch, as positions; None where no such order exists"
+    "The order in which `dl` walks its dataset this epoch, as positions; None where no such list exists"
     # private to fastai; kept in the main process for any number of workers
-    return getattr(dl, '_DataLoader__idxs', None)
+    idxs = getattr(dl, '_DataLoader__idxs', None)
+    return idxs if hasattr(idxs, '__len__') and hasattr(idxs, '__getitem__') else None    # SortedDL has an iterator
 
 def batch_idxs(dl, i, n, idxs=None):
     "Positions in `dl.dataset` of the `n` items of batch `i`; `idxs`: the epoch's order captured at batch 0"
@@ -102,5 +108,7 @@ def n_classes(dls):
     c = getattr(dls, 'c', None)
     if isinstance(c, int) and c > 1: return c
     vocab = getattr(dls, 'vocab', None)
-    if vocab is None: raise ValueError("expected single-label classification dls with a vocab, got dls without one.")
+    if vocab is None:
+        raise ValueError("expected single-label classification dls with a vocab, got dls without one. Build them with "
+                         "a CategoryBlock, or set `dls.c` to the number of classes.")
     return len(vocab[-1] if isinstance(vocab[0], (list, tuple)) else vocab)

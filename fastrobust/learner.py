@@ -65,7 +65,11 @@ def robust_learner(
         if aux is not None and 'aux' not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
             raise ValueError(f"the recipe {getattr(recipe, '__name__', recipe)} takes no `aux` images, got some. "
                              "Give them to a technique: ODNL(aux).")
-        loss,ts = recipe(dls, **({} if aux is None else dict(aux=aux)))
+        made = recipe(dls, **({} if aux is None else dict(aux=aux)))
+        if not (isinstance(made, (tuple, list)) and len(made) == 2):
+            raise TypeError(f"expected a recipe to return (loss, techniques), got {made!r}. "
+                            "Return (loss, []) for a loss alone.")
+        loss,ts = made
     elif aux is not None:
         raise ValueError("`aux` images are for recipes, got no recipe. Give them to a technique: ODNL(aux).")
     ts = _as_list(ts) + _as_list(techniques)
@@ -74,6 +78,14 @@ def robust_learner(
         raise ValueError(f"expected each technique once in recipe and `techniques` together, got "
                          f"{', '.join(twice)} twice. Leave one out.")
     loss = copy.copy(loss) if loss_func is None else loss_func
+    for o,what in ((loss, 'loss'), (arch, 'network')):
+        if isinstance(o, type):
+            raise TypeError(f"expected a {what}, got the class {o.__name__}. Write {o.__name__}(...).")
+    if arch is None and learner_func is vision_learner:
+        raise TypeError("expected an architecture such as resnet18, a timm name or an nn.Module, got none.")
+    if inspect.isfunction(arch) and 'n_out' in inspect.signature(arch).parameters:
+        raise TypeError(f"expected a network or a torchvision architecture, got the function {arch.__name__}. "
+                        f"Write {arch.__name__}({getattr(dls, 'c', 10)}).")
     if isinstance(arch, nn.Module):
         unknown = [k for k in kwargs if k not in inspect.signature(Learner.__init__).parameters]
         if unknown:
@@ -89,7 +101,8 @@ def robust_learner(
                 if kwargs.get('pretrained', True) and kwargs.get('normalize', True): _grey_stats(dls, arch, n)
         learn = learner_func(dls, *([] if arch is None else [arch]), loss_func=loss, **kwargs)
     noise = getattr(dls, 'noise', None)
-    learn.add_cbs(ts + (noise.cbs() if hasattr(noise, 'cbs') else []))
+    learn.add_cbs(ts + [cb for cb in (noise.cbs() if hasattr(noise, 'cbs') else [])
+                        if not any(isinstance(o, type(cb)) for o in learn.cbs)])
     if recipe is not None: ensure_objective(learn)     # a recipe says at every fit what it does, be it a loss alone
     if any(isinstance(t, Technique) for t in learn.cbs): check(learn)
     return learn

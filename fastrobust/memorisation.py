@@ -101,10 +101,10 @@ class Memorisation(ColumnsCallback):
                         "memorisation is measured by one more pass over the training set each epoch instead. "
                         "`Memorisation('eval')` asks for that itself, without this warning.", 4)
 
-    def before_train(self): self.counts = None
+    def before_train(self): self.counts,self.idxs = None,None
 
     def before_batch(self):
-        if self.active and self.training and self.iter == 0: self.idxs = epoch_idxs(self.dl)
+        if self.active and self.training and self.idxs is None: self.idxs = epoch_idxs(self.dl)
 
     def after_pred(self):
         if not (self.active and self.training and self.from_train): return

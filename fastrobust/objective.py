@@ -5,8 +5,8 @@ from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.callback.training import GradientAccumulation
 from fastai.imports import noop
+from fastai.torch_core import find_bs, rank_distrib
 from fastai.losses import BaseLoss
-from fastai.torch_core import rank_distrib
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.checks import check, check_batch
 from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
@@ -23,7 +23,7 @@ class ObjectiveCallback(Callback):
     order = GradientAccumulation.order-1
     name = 'objective'
 
-    def __init__(self, loss, original): self.loss_obj,self.original,self.sums,self.kept = loss,original,{},{}
+    def __init__(self, loss, original): self.loss_obj,self.original,self.sums,self.trial = loss,original,{},None
 
     @property
     def batch(self): return self.loss_obj.batch
@@ -33,39 +33,38 @@ class ObjectiveCallback(Callback):
     def heal(self):
         "Undo what a Ctrl-C under MixUp leaves behind, and adopt a loss the user assigned meanwhile"
         lf = self.learn.loss_func
-        if isinstance(getattr(lf, '__self__', None), MixHandler): lf = lf.__self__.old_lf
+        owner = getattr(lf, '__self__', None)
+        if isinstance(owner, MixHandler): lf = owner.old_lf
+        elif isinstance(owner, Callback): return    # a callback's own wrapper, which calls what it found here
         if lf is not self.loss_obj: self.loss_obj.adopt(lf); self.original = lf
         self.learn.loss_func = self.loss_obj
 
-    def put_back(self):
-        "The techniques' state from before lr_find, which worked on copies"
-        for t,state in self.kept.items(): t.__dict__.clear(); t.__dict__.update(state)
-        self.kept = {}
-
     def before_fit(self):
-        self.put_back()     # a Ctrl-C in lr_find skips after_fit
         self.heal()
-        self.loss_obj.stages = tuple(self.techniques())
+        self.trial,self.loss_obj.stages = None,tuple(self.techniques())
         if not fit_starts(self.learn): return
         check(self.learn)
-        if hasattr(self.learn, 'lr_finder'):
-            self.kept = {t: dict(t.__dict__) for t in self.loss_obj.stages}
-            for t in self.kept: t.__dict__.update({k: copy.deepcopy(v) for k,v in t.__dict__.items() if k != '_learn'})
+        if hasattr(self.learn, 'lr_finder'):        # works on copies: the techniques and their state stay as they are
+            self.trial = tuple(t.clone() for t in self.techniques())
+            for t in self.trial: t.__dict__['_learn'] = self.learn
         elif self.learn.logger is not noop and not rank_distrib():
-            print('fastrobust: ' + ' + '.join([_loss_name(self.loss_obj.base), *map(repr, self.loss_obj.stages)]))
+            ts = self.techniques()
+            loss = [] if any(own(t, 'base') for t in ts) else [_loss_name(self.loss_obj.base)]
+            print('fastrobust: ' + ' + '.join([*loss, *map(repr, ts)]))
 
     def before_train(self):
         self.loss_obj.train()
-        self.loss_obj.stages,self.sums,self.first = tuple(self.techniques()),{},True
+        self.loss_obj.stages = self.trial or tuple(self.techniques())
+        self.sums,self.first,self.idxs = {},True,None
 
     def before_validate(self): self.loss_obj.eval(); self.loss_obj.batch = None
-    def after_fit(self):       self.put_back(); self.loss_obj.eval(); self.loss_obj.batch = None
+    def after_fit(self):       self.trial = None; self.loss_obj.eval(); self.loss_obj.batch = None
 
     def before_batch(self):
         if not self.training: return
-        if self.iter == 0: self.idxs = epoch_idxs(self.dl)   # a later iteration over the same loader would replace it
-        n = len(self.xb[0])
-        b = self.loss_obj.batch = Batch(batch_idxs(self.dl, self.iter, n, self.idxs), n)
+        if self.idxs is None: self.idxs = epoch_idxs(self.dl)   # a later iteration over the same loader replaces it
+        n,dl,i,idxs = find_bs(self.yb) if len(self.yb) else find_bs(self.xb),self.dl,self.iter,self.idxs
+        b = self.loss_obj.batch = Batch(n, lambda: None if idxs is None else batch_idxs(dl, i, n, idxs))
         if self.first: self.first = False; check_batch(self.loss_obj, self.xb, self.yb)
         b.parts,x,k = {},self.xb[0],n
         extra = []
@@ -87,7 +86,11 @@ class ObjectiveCallback(Callback):
         b,pred = self.batch,self.pred
         twin = next((t for t in self.loss_obj.stages if own(t, 'heads')), None)
         split = (lambda p: list(twin.heads(p))) if twin else (lambda p: [p])
-        b.heads = split(take_rows(pred, 0, b.n))
+        if twin is None and not isinstance(pred, (torch.Tensor, AuxOut)):
+            if not self.loss_obj.stages: return
+            raise ValueError(f"techniques expected logits (bs,c) from the model, got a {type(pred).__name__}. Let a "
+                             "callback at order < 5 reduce `learn.pred` in after_pred, as fastai's RNNCallback does.")
+        b.heads = split(take_rows(pred, 0, b.n) if b.parts else pred)
         b.extra = {t: [main_logits(h) for h in split(take_rows(pred, *ab))] for t,ab in b.parts.items()}
         b.live = True
         plain = len(b.heads) == 1 and not isinstance(b.heads[0], AuxOut)
@@ -96,6 +99,7 @@ class ObjectiveCallback(Callback):
     def after_loss(self):
         if not self.training or not len(self.yb): return
         b = self.batch
+        b.live = False
         for t in self.loss_obj.stages:
             w = weight_at(t.weight, self.pct_train)
             if not own(t, 'penalty') or not w: continue
@@ -105,15 +109,16 @@ class ObjectiveCallback(Callback):
                 if p is not None: ps.append(p)
             if not ps: continue
             p = mean_of(ps)
+            if p.ndim:
+                raise ValueError(f"{t.name}: expected a scalar penalty, got shape {tuple(p.shape)}. Take its mean.")
             self.learn.loss_grad = self.learn.loss_grad + w*p
             self.learn.loss = self.learn.loss + w*p.detach()
             s,k = self.sums.get(t, (0., 0))
             self.sums[t] = s + p.detach(), k+1
-        b.live = False
         for t in self.loss_obj.stages: t.update(b)
         b.heads,b.extra,b.parts = [],{},{}
 
-    def __getstate__(self): return {**super().__getstate__(), 'kept': {}, 'sums': {}, 'idxs': None}
+    def __getstate__(self): return {**super().__getstate__(), 'trial': None, 'sums': {}, 'idxs': None}
 
 class TechniqueColumns(ColumnsCallback):
     "Records each penalty (unweighted mean of the epoch, all heads) beside its floor, and the techniques' own columns"
@@ -223,6 +228,7 @@ def ensure_objective(
     "The learner's `Objective`, installed around its loss if it has none"
     if any(isinstance(cb, ObjectiveCallback) for cb in learn.cbs): return learn.objective.loss_obj
     loss = learn.loss_func
+    while isinstance(loss, Objective): loss = loss.base     # another learner's: its techniques stay there
     shared = loss is getattr(learn.dls.train_ds, 'loss_func', None)   # fastai's default loss: one object for everybody
     obj = Objective(copy.deepcopy(loss) if shared else loss)
     learn.loss_func = obj

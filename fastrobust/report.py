@@ -29,7 +29,8 @@ class Report:
 
     def formatted(self):
         "`table` with numbers as a reader wants them"
-        return self.table.map(lambda v: f'{v:.4g}' if isinstance(v, float) else v)
+        show = lambda v: f'{v:.4g}' if isinstance(v, float) else v
+        return self.table.apply(lambda col: col.map(show))      # DataFrame.map is younger than fastai's pandas
 
     def files(self):
         "Name -> DataFrame that `save` writes as CSV"

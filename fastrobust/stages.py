@@ -63,7 +63,16 @@ def _class_weights(base, y, n):
 
 class Batch:
     "Everything of one training batch; nothing of it outlives the batch or enters a pickle"
-    def __init__(self, ids, n): self.ids,self.n,self.live,self.heads,self.w,self.l,self.h = ids,n,False,[],None,None,0
+    def __init__(self, n, ids=None):
+        self.n,self._ids,self.live,self.heads,self.w,self.l,self.h = n,ids,False,[],None,None,0
+    @property
+    def ids(self):
+        "Positions of the batch's items in `train_ds`"
+        ids = self._ids() if self._ids else None
+        if ids is None:
+            raise ValueError("expected a loader that says which items a batch has, got one that does not (an iterable "
+                             "dataset, or one sorted on the fly). Use an ordinary shuffling loader.")
+        return ids
     @property
     def aux(self):
         "Auxiliary logits (main rows) of the head a penalty is being asked about"
@@ -82,6 +91,9 @@ class Objective(nn.Module):
     def adopt(self, base):
         "Make `base` the loss inside"
         self._modules.pop('base', None)
+        while isinstance(base, Objective): base = base.base     # another learner's: its techniques stay there
+        if isinstance(base, type):
+            raise TypeError(f"expected a loss, got the class {base.__name__}. Write {base.__name__}().")
         self.base = base if hasattr(base, 'reduction') else FuncLoss(base)
 
     @property
@@ -93,6 +105,11 @@ class Objective(nn.Module):
     def __getattr__(self, k):
         if k in ('activation', 'decodes', 'axis'): return getattr(self.base, k)
         return super().__getattr__(k)
+
+    def train(self, mode=True):
+        "Training mode of the stages; the loss inside may be another learner's too and is left alone"
+        self.training = mode
+        return self
 
     def to(self, *args, **kwargs):
         if isinstance(self.base, BaseLoss): self.base.to(*args, **kwargs)
@@ -107,14 +124,13 @@ class Objective(nn.Module):
         return z
 
     def forward(self, pred, *yb):
-        if not self.training or not self.stages: return self.base(pred, *yb)
         b = self.batch
-        multi = b is not None and b.live and (len(b.heads) > 1 or isinstance(b.heads[0], AuxOut))
+        if not self.training or not self.stages or b is None or not b.live: return self.base(pred, *yb)
+        multi = len(b.heads) > 1 or isinstance(b.heads[0], AuxOut)
         zs = [self.map(z) for z in (map(main_logits, b.heads) if multi else [as_f32(pred)])]
         by = next((t for t in self.stages if own(t, 'base')), None)
         targets = [t for t in self.stages if own(t, 'targets')]
         if by is None and not targets and not any(own(t, 'weights') or own(t, 'sample_loss') for t in self.stages):
-            if b is not None: b.l = None
             return mean_of([self.base(z, *yb) for z in zs])       # bitwise torch's and fastai's own loss
         ls = [self._per_sample(by, targets, z, *yb) for z in zs]
         for t in self.stages:
@@ -123,7 +139,7 @@ class Objective(nn.Module):
         w,norm = self._weights(ls, zs, *yb)
         if w is None and by is None and not targets and not any(own(t, 'sample_loss') for t in self.stages):
             return mean_of([self.base(z, *yb) for z in zs])
-        if b is not None: b.l,b.w = [l.detach() for l in ls],w
+        b.l,b.w = [l.detach() for l in ls],w
         v = None if targets else _class_weights(self.base if by is None else by.base_loss, yb[0], len(ls[0]))
         return mean_of([self._reduce(l, w[i] if isinstance(w, list) else w, v, norm) for i,l in enumerate(ls)])
 

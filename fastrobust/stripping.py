@@ -1,6 +1,6 @@
 "A plain fastai Learner out of one with techniques: it loads where fastrobust is not installed"
 import copy
-from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastrobust.basics import robust_warn
@@ -26,18 +26,29 @@ def _plain_net(model, i):
                          "Save this model with `learn.export()`: it loads where fastrobust is installed.")
     return model
 
+def _plain_labels(tl):
+    "A list of given labels as plain fastai: the labels become its items"
+    names = [tl.vocab[int(tl[i])] for i in range(len(tl))]
+    return TfmdLists(names, [tl.tfms.fs[-1]], do_setup=False, use_list=None, split_idx=tl.split_idx, types=tl.types)
+
 def _plain_dl(dl):
-    "The loader `dl` as a `TfmdDL` over plain `Datasets`, without fastrobust's batch transforms (they only train)"
+    "The loader `dl` without anything of fastrobust: given labels as items, none of our batch transforms"
+    if not isinstance(dl, TfmdDL) or not isinstance(dl.dataset, Datasets):
+        if _ours(dl) or _ours(getattr(dl, 'dataset', None)):
+            raise ValueError(f"strip expected loaders of a DataBlock or array_dls, got a {type(dl).__name__}. Save the "
+                             "learner with `learn.export()`.")
+        return dl
     ds = dl.dataset
-    if _ours(ds) or any(_ours(t) for t in getattr(ds, 'tls', [])):
-        ds = Datasets(tls=[tl._new(tl.items, split_idx=tl.split_idx) if _ours(tl) else tl for tl in ds.tls])
-    parts = {k: [t for t in getattr(getattr(dl, k, None), 'fs', []) or [] if not _ours(t)]
-             for k in ('after_item', 'before_batch', 'after_batch')}
-    new = TfmdDL(ds, bs=dl.bs, shuffle=getattr(dl, 'shuffle', False), drop_last=dl.drop_last, num_workers=0,
-                 device=dl.device, n_inp=getattr(dl, 'n_inp', None), do_setup=False)
-    for k,fs in parts.items():
-        pipe = copy.copy(getattr(dl, k)) if hasattr(getattr(dl, k, None), 'fs') else getattr(new, k)
-        if hasattr(pipe, 'fs'): pipe.fs = type(pipe.fs)(fs)
+    if _ours(ds) or any(map(_ours, ds.tls)):
+        ds = Datasets(tls=[tl if not _ours(tl) else _plain_labels(tl) for tl in ds.tls], n_inp=ds.n_inp)
+    if _ours(dl):
+        new = TfmdDL(ds, bs=dl.bs, shuffle=dl.shuffle, drop_last=dl.drop_last, num_workers=0, device=dl.device,
+                     n_inp=dl.n_inp, do_setup=False)
+        if hasattr(dl, 'wgts'): robust_warn("the sample weights stay behind: the plain learner draws all items alike.")
+    else: new = dl.new(ds)
+    for k in ('after_item', 'before_batch', 'after_batch'):
+        pipe = copy.copy(getattr(dl, k))
+        if hasattr(pipe, 'fs'): pipe.fs = type(pipe.fs)([t for t in pipe.fs if not _ours(t)])
         setattr(new, k, pipe)
     return new
 
@@ -46,6 +57,8 @@ def strip(
     which:str='a'   # 'a' or 'b': which of two networks to keep; without two, 'a'
 ):
     "A new plain Learner with the trained network, fastai and torch classes only; its export loads without fastrobust"
+    if not isinstance(learn, Learner):
+        raise TypeError(f"expected a Learner, got {type(learn).__name__}. Pass the learner.")
     if which not in ('a', 'b'):
         raise ValueError(f"expected `which` to be 'a' or 'b', one network, got {which!r}. What predicts with several "
                          "(an ensemble, main and auxiliary heads) is saved with `learn.export()` and needs fastrobust.")
@@ -62,8 +75,10 @@ def strip(
         robust_warn("the splitter is fastrobust's; the plain learner has one parameter group.")
         splitter = None
     metrics = [m for m in learn.metrics if not _ours(m) and not (isinstance(m, AvgMetric) and _ours(m.func))]
-    dls = DataLoaders(*(_plain_dl(dl) for dl in learn.dls.loaders), path=learn.dls.path, device=learn.dls.device)
+    dls = DataLoaders(*(_plain_dl(dl) for dl in learn.dls.loaders), path=learn.dls.path,
+                      device=getattr(learn.dls, 'device', None))
     kw = {} if splitter is None else dict(splitter=splitter)
     return Learner(dls, _plain_net(learn.model, 0 if which == 'a' else 1), loss_func=loss, opt_func=learn.opt_func,
                    lr=learn.lr, metrics=metrics, path=learn.path, model_dir=learn.model_dir, wd=learn.wd,
-                   moms=learn.moms, **kw)
+                   moms=learn.moms,
+                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, **kw)

@@ -1,7 +1,8 @@
 "Settings a paper tunes per data set, found on held-out noisy labels"
 import copy, random
+from numbers import Real
 import pandas as pd
-from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_cycle)
+from fastai.callback import progress, schedule   # noqa: F401 (give Learner no_bar and fit_one_cycle)
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
@@ -40,7 +41,6 @@ def _trial(learn, dls, tau):
     new = Learner(dls, copy.deepcopy(learn.model), loss_func=copy.deepcopy(loss), opt_func=learn.opt_func, lr=learn.lr,
                   path=learn.path, splitter=learn.splitter, metrics=accuracy, wd=learn.wd, moms=learn.moms,
                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=[LogitClip(tau), *others])
-    new.remove_cb(new.progress)
     return new
 
 def find_tau(
@@ -54,6 +54,8 @@ def find_tau(
     plot:bool=True  # Draw the curve
 ):
     "LogitClip's tau by accuracy on held-out *noisy* labels (arXiv 2212.04055); the curve is in `find_tau.curve`"
+    if isinstance(grid, Real):
+        raise TypeError(f"expected `grid` as a list of values of tau, got {grid}. Write [{grid}].")
     grid = sorted(GRID if grid is None else grid)
     if not grid or not all(t > 0 for t in grid):
         raise ValueError(f"expected positive values of tau in `grid`, got {list(grid)}. None takes the paper's.")
@@ -75,7 +77,7 @@ def find_tau(
             set_seed(seed)
             for dl in dls.loaders: dl.rng = random.Random(seed)     # fastai's loaders shuffle by a stream of their own
             trial = _trial(learn, dls, tau)
-            with trial.no_logging(): fit(trial, epochs)
+            with trial.no_logging(), trial.no_bar(): fit(trial, epochs)
             accs = [float(v[2]) for v in trial.recorder.values]
             rows.append(dict(tau=tau, accuracy=accs[-1], best=max(accs)))
             print(f"tau {tau:7.3f}   accuracy on held-out noisy labels {accs[-1]:.4f}")

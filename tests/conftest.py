@@ -18,6 +18,7 @@ from fastai.torch_core import set_seed  # noqa: E402
 from fastrobust.data.arrays import array_dls  # noqa: E402
 from fastrobust.models import AuxOut, Surgery, small_cnn, wrap_each  # noqa: E402
 from fastrobust.objective import Technique  # noqa: E402
+from fastrobust.stages import Batch  # noqa: E402
 
 def tiny_arrays(n=48, c=3, size=8, channels=1, seed=0):
     g = np.random.default_rng(seed)
@@ -44,6 +45,12 @@ def tiny_learner(cbs=None, dls=None, norm=None, seed=3, loss_func=None, path=Non
     return learn
 
 def params(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+
+def live(obj, *techniques):
+    "`obj` as it is between prediction and loss of a training batch with these techniques"
+    obj.stages,obj.batch = techniques,Batch(1)
+    obj.batch.live,obj.batch.heads = True,[None]
+    return obj.train()
 
 class Raise(Callback):
     "Raises `ex` in training batch 1, at `event`"

@@ -290,7 +290,7 @@ def test_on_fastais_own_loader(T):
 @pytest.mark.parametrize('A,B', list(itertools.combinations(ALL, 2)), ids=lambda t: t.__name__)
 def test_pairs_train_or_say_why(A, B, recwarn):
     warned = {frozenset((fr.LogitClip, fr.LogitNorm))}
-    refused = {}
+    refused = {frozenset((fr.AugMix, fr.AugLoss)): 'both add the term `jsd`'}
     learn = tiny_learner([make(A), make(B)])
     if frozenset((A, B)) in refused:
         with pytest.raises(ValueError, match=refused[frozenset((A, B))]): learn.fit(1)

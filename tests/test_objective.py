@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import fine_tune, fit_one_cycle, lr_find  # noqa: F401  (patch Learner)
 from fastai.callback.training import GradientAccumulation
@@ -13,14 +13,15 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
-from conftest import CANCELS, AuxNet, MiniAux, MiniTwin, Raise, TwinNet, params, tiny_dls, tiny_learner
+from conftest import CANCELS, AuxNet, MiniAux, MiniTwin, Raise, TwinNet, live, params, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.losses import CrossEntropy, FuncLoss, GCELoss
 from fastrobust.models import Surgery, SurgeonSplit
 from fastrobust.objective import ObjectiveCallback, Technique, TechniqueColumns, ensure_objective
 from fastrobust.stages import Objective
 
-class Nothing(Technique): pass
+class Nothing(Technique):
+    def update(self, batch): pass
 class NoWeights(Technique):
     def weights(self, ls, zs, *yb): return None
 
@@ -59,9 +60,8 @@ class Ones(Technique):
 def test_weights_of_one_give_torchs_own_mean(loss):
     z,y = torch.randn(32, 3),torch.randint(0, 3, (32,))
     learn = tiny_learner(Ones(), loss_func=LOSSES[loss]())
-    obj = learn.loss_func
-    obj.stages = (learn.ones,)
-    assert torch.allclose(obj.train()(z, y), obj.eval()(z, y), atol=1e-6)
+    obj = live(learn.loss_func, learn.ones)
+    assert torch.allclose(obj(z, y), obj.eval()(z, y), atol=1e-6)
 
 def test_weighted_mean_by_hand_with_class_weights():
     v = torch.tensor([1., 5., .2])
@@ -69,8 +69,7 @@ def test_weighted_mean_by_hand_with_class_weights():
     class W(Technique):
         def weights(self, ls, zs, *yb): return w
     learn = tiny_learner(W(), loss_func=CrossEntropyLossFlat(weight=v))
-    learn.loss_func.stages = (learn.w,)
-    got = learn.loss_func.train()(z, y)
+    got = live(learn.loss_func, learn.w)(z, y)
     num = sum(float(w[i]*v[y[i]])*-float(z[i].double().log_softmax(0)[y[i]]) for i in range(6))
     assert abs(got.item() - num/sum(float(w[i]*v[y[i]]) for i in range(6))) < 1e-5
 
@@ -79,8 +78,7 @@ def test_zero_weights_give_zero_and_silence_infinite_losses():
         w = torch.zeros(3)
         def weights(self, ls, zs, *yb): return self.w
     learn = tiny_learner(W())
-    obj = learn.loss_func.train()
-    obj.stages = (learn.w,)
+    obj = live(learn.loss_func, learn.w)
     z = torch.randn(3, 3, requires_grad=True)
     l = obj(z, torch.tensor([0, 1, 2])); l.backward()
     assert l == 0 and torch.equal(z.grad, torch.zeros_like(z))
@@ -95,7 +93,7 @@ def test_weights_multiply_and_are_normalised_once():
     class B(Technique):
         def weights(self, ls, zs, *yb): return ws[1]
     learn = tiny_learner([A(), B()])
-    obj = learn.loss_func.train(); obj.stages = tuple(learn.objective.techniques())
+    obj = live(learn.loss_func, *learn.objective.techniques())
     z,y = torch.randn(4, 3),torch.tensor([0, 1, 2, 0])
     l = F.cross_entropy(z, y, reduction='none')
     assert torch.isclose(obj(z, y), (l*torch.tensor([3., 2, 0, 0])).sum()/5)
@@ -104,7 +102,7 @@ def test_own_normaliser():
     class Floor(Half):
         def norm(self, w): return torch.clamp(w.sum(), min=100.)
     learn = tiny_learner(Floor())
-    obj = learn.loss_func.train(); obj.stages = (learn.floor,)
+    obj = live(learn.loss_func, learn.floor)
     z,y = torch.randn(8, 3),torch.randint(0, 3, (8,))
     assert torch.isclose(obj(z, y), F.cross_entropy(z, y, reduction='none')[::2].sum()/100)
 
@@ -326,8 +324,7 @@ def test_class_weights_of_a_base_a_technique_brings():
     class Weighted(Technique):
         base_loss = CrossEntropy(weight=v)
         def base(self, z, y): return F.cross_entropy(z, y, weight=v, reduction='none')
-    obj = tiny_learner(Weighted()).loss_func.train()
-    obj.stages = (Weighted(),)
+    obj = live(tiny_learner(Weighted()).loss_func, Weighted())
     z,y = torch.randn(9, 3),torch.randint(0, 3, (9,))
     assert torch.isclose(obj(z, y), F.cross_entropy(z, y, weight=v))
 
@@ -486,7 +483,7 @@ def test_targets_stage_needs_a_loss_that_takes_probabilities():
     with pytest.raises(ValueError, match='turn labels into probabilities'): tiny_learner(Smooth()).fit(1)
     learn = tiny_learner(Smooth(), loss_func=CrossEntropy())
     learn.fit(1)
-    obj = learn.loss_func.train(); obj.stages = (learn.smooth,)
+    obj = live(learn.loss_func, learn.smooth)
     z,y = torch.randn(5, 3),torch.tensor([0, 1, 2, 0, 1])
     assert torch.isclose(obj(z, y), F.cross_entropy(z, y, label_smoothing=.1), atol=1e-6)
 
@@ -496,6 +493,95 @@ def test_other_tasks_are_refused_early():
         order = -1
         def before_batch(self): self.learn.yb = (F.one_hot(self.y.long(), 3).float(),)
     with pytest.raises(ValueError, match='single-label classification'): learn.fit(1, cbs=Multi())
+
+# --- found by a reviewer ----------------------------------------------------------------------------------------------
+def test_another_learners_loss_leaves_its_techniques_there():
+    class Big(Technique):
+        def logits(self, z): return z*100
+    a = tiny_learner(Big())
+    b = tiny_learner(Nothing(), loss_func=a.loss_func)
+    assert isinstance(b.loss_func.base, CrossEntropyLossFlat) and b.loss_func is not a.loss_func
+    with pytest.raises(KeyboardInterrupt): a.fit(1, cbs=Raise(KeyboardInterrupt(), 'before_backward'))
+    z,y = torch.randn(4, 3),torch.tensor([0, 1, 2, 0])
+    assert torch.equal(a.loss_func(z, y), F.cross_entropy(z, y))     # an interrupted fit leaves nothing behind
+
+def test_ids_after_a_cancelled_first_batch():
+    got = []
+    class Ids(Technique):
+        def update(self, batch): got.append((batch.ids, self.learn.y.clone()))
+    class Skip(Callback):
+        def before_batch(self):
+            if self.training and self.iter == 0: raise CancelBatchException
+    learn = tiny_learner(Ids())
+    learn.fit(2, cbs=Skip())
+    y = learn.dls.train.dataset.items.y
+    assert len(got) == 4 and all(torch.equal(y[i], o.as_subclass(torch.Tensor)) for i,o in got)
+
+def test_settings_changed_after_an_interrupted_lr_find_stay(tmp_path):
+    class Stop(Callback):
+        order = 70
+        def after_batch(self):
+            if self.training and self.iter == 1: raise KeyboardInterrupt
+    learn = tiny_learner(Rows(), path=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        with learn.added_cbs(Stop()): learn.lr_find(num_it=12, show_plot=False)
+    learn.remove_cbs([cb for cb in learn.cbs if type(cb).__name__ == 'LRFinder'])
+    learn.rows1.scale = 7.
+    learn.fit(1)
+    assert learn.rows1.scale == 7. and len(learn.rows1.seen) == 3
+
+def test_loaders_that_do_not_tell_their_items_work_until_someone_asks():
+    class Asks(Technique):
+        def update(self, batch): batch.ids
+    for t in (Half(), Asks()):
+        learn = tiny_learner(t)
+        dl = learn.dls.train
+        dl.get_idxs = lambda: iter(range(48))       # as text's SortedDL
+        if isinstance(t, Half): learn.fit(1)
+        else:
+            with pytest.raises(ValueError, match='says which items'): learn.fit(1)
+
+def test_tuple_inputs_and_tuple_outputs():
+    class Pair(Callback):
+        order = -5
+        def before_batch(self): self.learn.xb = ((self.x, self.x),)
+    class Net(nn.Module):
+        def __init__(self, net): super().__init__(); self.net = net
+        def forward(self, xs): return self.net(xs[0])
+    learn = tiny_learner(Half())
+    learn.model = Net(learn.model)
+    learn.fit(1, cbs=Pair())
+    class Both(nn.Module):
+        def __init__(self, net): super().__init__(); self.net = net
+        def forward(self, x): return self.net(x),x
+    learn = tiny_learner(Half())
+    learn.model = Both(learn.model)
+    with pytest.raises(ValueError, match='expected logits .bs,c. from the model, got a tuple'): learn.fit(1)
+
+def test_silent_no_ops_speak():
+    class Typo(Technique):
+        def penalties(self, z, part): return z.sum()
+    with pytest.warns(RobustWarning, match='overrides no stage'): tiny_learner(Typo()).fit(1)
+    learn = tiny_learner(Rows())
+    learn.rows1.lam = 0
+    with pytest.raises(ValueError, match='rows1.weight` must be positive'): learn.fit(1)
+    class Vector(Technique):
+        def penalty(self, z, part): return z.sum(1)
+    with pytest.raises(ValueError, match='scalar penalty'): tiny_learner(Vector()).fit(1)
+    with pytest.raises(ValueError, match='both add the term `jsd`'):
+        class A(Rows): column = 'jsd'
+        tiny_learner([A(), type('B', (A,), {})(name='b')]).fit(1)
+
+def test_callbacks_that_wrap_the_loss_do_not_recurse():
+    class Wrap(Callback):
+        order = -3
+        def before_fit(self): self.old,self.learn.loss_func = self.learn.loss_func,self.lf
+        def after_fit(self): self.learn.loss_func = self.old
+        def lf(self, *args): return self.old(*args)*2
+    learn = tiny_learner(Half())
+    obj = learn.loss_func
+    learn.fit(1, cbs=Wrap())
+    assert learn.loss_func is obj
 
 def test_ensure_objective_twice_is_once():
     learn = tiny_learner()

@@ -212,6 +212,7 @@ def array_dls(
     **kwargs        # More for `ArrayDL`
 ) -> DataLoaders:
     "fastai loaders over images in memory, tens of times faster than over files; grey images keep their one channel"
+    if not isinstance(bs, int) or bs < 1: raise ValueError(f"expected a whole number `bs` >= 1, got {bs!r}. Try 64.")
     if isinstance(valid, Number): valid,valid_pct = None,valid
     if valid is not None and valid_pct is not None:
         raise ValueError(f"expected `valid` or `valid_pct`, got both (valid_pct={valid_pct}). Leave one out.")

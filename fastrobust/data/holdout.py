@@ -17,6 +17,8 @@ def hold_out(
     seed:int=0      # Of the random split; the global streams are left alone
 ) -> DataLoaders:
     "New dls that train on the rest of the training set and validate on `pct` of it, given (noisy) labels and all"
+    if not isinstance(dls, DataLoaders):
+        raise TypeError(f"expected DataLoaders, got {type(dls).__name__}. Pass `learn.dls`.")
     ds = dls.train_ds
     if not isinstance(ds, Datasets):
         raise TypeError("expected dls over a fastai `Datasets` (of a DataBlock or array_dls), got "
@@ -31,7 +33,10 @@ def hold_out(
            for i,o in enumerate(parts)]
     state = random.getstate()   # a fastai loader draws the seed of its own stream when it is made
     try:
-        train,valid = dls.train.new(new[0]),dls.valid.new(new[1])
-        if train.drop_last and len(new[0]) < train.bs: train = train.new(new[0], drop_last=False)
+        kw = dict(wgts=dls.train.wgts[parts[0]]) if hasattr(dls.train, 'wgts') else {}      # a WeightedDL
+        train = dls.train.new(new[0], **kw)
+        plain = dls.valid if len(dls.loaders) > 1 else dls.train
+        valid = plain.new(new[1], shuffle=False, drop_last=False)
+        if train.drop_last and len(new[0]) < train.bs: train = train.new(new[0], drop_last=False, **kw)
     finally: random.setstate(state)
     return DataLoaders(train, valid, path=copy.copy(dls.path), device=dls.device)

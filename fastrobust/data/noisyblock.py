@@ -175,6 +175,7 @@ def _show_given(dl, rec, b=None, max_n=9, ctxs=None, show=True, unique=False, **
     if not show: return plain(b, max_n=max_n, show=False)
     x,y,its = dl._pre_show_batch(b, max_n=max_n)
     ids = batch_idxs(dl, 0, len(its))
+    if ids is None: return plain(b, max_n=max_n, ctxs=ctxs, show=show, **kwargs)   # text loaders sort on the fly
     def mark(o, i):
         true = dl.vocab[int(rec.y_clean[i])]
         return (*o[:-1], o[-1] if str(o[-1]) == str(true) else WrongCategory(f'given: {o[-1]}\ntrue: {true}'))

@@ -1,6 +1,7 @@
 "Auxiliary images of no class: made, or from a user's arrays and loaders, as endless shuffled rows"
 import numpy as np
 import torch
+from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.vision.core import TensorImage
 from fastrobust.basics import nearest
@@ -75,7 +76,11 @@ class AuxRows:
     def __init__(self,
         aux     # Images (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; or a fastai DataLoader, or a list of them
     ):
+        if isinstance(aux, DataLoaders): aux = aux.train
         loaders = aux if isinstance(aux, (list, tuple)) else [aux] if isinstance(aux, DataLoader) else []
+        if not loaders and not isinstance(aux, (list, tuple, np.ndarray, torch.Tensor)):
+            raise TypeError("expected auxiliary images as an array or as fastai DataLoaders, got a "
+                            f"{type(aux).__name__}. Read files with a DataBlock and give its `.dataloaders(path)`.")
         if isinstance(aux, (list, tuple)) and not (aux and all(isinstance(o, DataLoader) for o in aux)):
             raise TypeError(f"expected auxiliary images as an array or as fastai DataLoaders, got a "
                             f"{type(aux).__name__} of {type(aux[0]).__name__ if aux else 'nothing'}. "
@@ -114,7 +119,9 @@ class AuxRows:
 
 def through_pipeline(imgs, dl, device):
     "uint8 images through the batch transforms of the training loader `dl`, once, as its own images are"
-    fs = list(getattr(dl.after_batch, 'fs', []) or [])
+    after = getattr(dl, 'after_batch', None)    # a torch DataLoader has none
+    fs = getattr(after, 'fs', None) or []
     if not any(type(t).__name__ == 'IntToFloatTensor' for t in fs): imgs = imgs.float()/255
-    x = dl.after_batch((TensorImage(imgs.to(device)),))
+    if after is None: return imgs.to(device)
+    x = after((TensorImage(imgs.to(device)),))
     return x[0] if isinstance(x, (list, tuple)) else x

@@ -46,7 +46,12 @@ def _row(name, what):
         if all(isinstance(o, Callback) for o in parts):
             ts = [o for o in parts if isinstance(o, Technique)]
             return (dict(techniques=ts) if ts else {}),[o for o in parts if not isinstance(o, Technique)],{}
-    elif callable(what): return _row(name, what())
+    elif callable(what):
+        try: made = what()
+        except TypeError as e:
+            raise TypeError(f"row {name!r}: expected a function without arguments, got {what!r} ({e}). For example "
+                            "LogitClip(1.) instead of LogitClip.") from e
+        return _row(name, made)
     raise TypeError(f"row {name!r}: expected None, a technique or a list of them, a loss, the name of a recipe, a dict "
                     "such as dict(loss_func=.., epochs=..), or a function without arguments that makes one of these, "
                     f"got {what!r}. Name the row and say one of them.")

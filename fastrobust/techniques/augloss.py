@@ -13,7 +13,7 @@ class AugLoss(AugMix):
         base,    # Robust loss with a settable `reduction`, such as AlphaLoss(2.) or NCEandRCE() of fastrobust.losses
         **kwargs
     ):
-        if not callable(base) or not hasattr(base, 'reduction'):
+        if isinstance(base, type) or not callable(base) or not hasattr(base, 'reduction'):
             raise TypeError(f"`base` must be a loss object with a `reduction`, got {base!r}. Pass one of "
                             "fastrobust.losses, such as `GCELoss()`, or wrap your function in `FuncLoss`.")
         super().__init__(**kwargs)

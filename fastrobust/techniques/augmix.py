@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from fasttransform import DisplayedTransform
 from fastai.vision.core import TensorImage
-from fastrobust.basics import PixelSpace, check_weight, pixel_space
+from fastrobust.basics import PixelSpace, check_weight, need_number, pixel_space
 from fastrobust.losses import jsd
 from fastrobust.objective import Technique
 from fastrobust.ops import apply_ops, check_images
@@ -21,6 +21,7 @@ class AugMixDraw(NamedTuple):
     m:Tensor   # Share of the mixed chains against the clean image (b,)
 
 def _check(severity, width, depth, alpha):
+    for k,v in dict(severity=severity, width=width, depth=depth, alpha=alpha).items(): need_number(k, v)
     def need(ok, name, what, got, usual):
         if not ok: raise ValueError(f"`{name}` must be {what}, got {got}. The paper uses {usual}.")
     need(.1 <= severity <= 10, 'severity', 'in [0.1,10]', severity, '3 for CIFAR, 1 for ImageNet')

@@ -4,12 +4,14 @@
 import math
 import torch
 from torch import nn
-from fastrobust.basics import as_f32, robust_warn
+from fastrobust.basics import as_f32, need_number, robust_warn
 from fastrobust.objective import Technique
 
 __all__ = ['clip_logits', 'clip_bounds', 'LogitClip']
 
 def _check(tau, p):
+    need_number('tau', tau)
+    need_number('p', p)
     if not tau > 0: raise ValueError(f"`tau` must be positive, got {tau}. A large tau (100) leaves all logits alone.")
     if not p >= 1: raise ValueError(f"`p` must be a norm, 1 <= p <= inf, got {p}.")
 

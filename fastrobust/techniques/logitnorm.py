@@ -3,12 +3,13 @@
 # Stage: logits. Open sets and confidence, not label noise; not with LogitClip (the later undoes the earlier).
 import math
 import torch
-from fastrobust.basics import as_f32, n_classes, robust_warn
+from fastrobust.basics import as_f32, n_classes, need_number, robust_warn
 from fastrobust.objective import Technique
 
 __all__ = ['normalize_logits', 'norm_floor', 'LogitNorm']
 
 def _check(tau):
+    need_number('tau', tau)
     if not tau > 0: raise ValueError(f"`tau` must be positive, got {tau}. The usual range is 0.01 to 0.1.")
 
 def normalize_logits(

@@ -4,7 +4,7 @@
 import math
 import torch
 from torch.nn import functional as F
-from fastrobust.basics import check_weight, n_classes
+from fastrobust.basics import check_weight, n_classes, need_number, pixel_space
 from fastrobust.data.openset import AuxRows, through_pipeline
 from fastrobust.objective import Technique
 
@@ -18,20 +18,26 @@ class ODNL(Technique):
         bs:int=None     # Open-set images a step; the batch's own size, as in the paper
     ):
         self.eta = check_weight('eta', eta)
+        if bs is not None: need_number('bs', bs)
         if bs is not None and bs < 1:
             raise ValueError(f"`bs` must be at least 1, got {bs}. None takes as many as the batch has.")
-        self.aux,self.bs = aux if isinstance(aux, AuxRows) else AuxRows(aux),bs
+        self.aux,self.bs,self._checked = aux if isinstance(aux, AuxRows) else AuxRows(aux),bs,False
 
     @property
     def weight(self): return self.eta
     @property
     def floor(self):
         "ln K: the smallest mean loss on labels that nobody can know"
-        return math.log(n_classes(self.learn.dls))
+        try: return math.log(n_classes(self.learn.dls))
+        except ValueError: return None      # loaders that do not tell their classes
 
     def rows(self, x):
         if not self.weight_now: return None
         if x.ndim != 4: raise ValueError(f"ODNL adds images and expects batches (bs,c,h,w), got {tuple(x.shape)}.")
+        if not self._checked:   # images normalised elsewhere would be of another range than the auxiliary ones
+            px = pixel_space(self.learn.dls)
+            px.check(px.decode(x.float()), 'ODNL')
+            self._checked = True
         imgs = self.aux.next(self.bs or len(x))
         if imgs.shape[1] != x.shape[1]:
             raise ValueError(f"ODNL expected auxiliary images of {x.shape[1]} channel(s) like the training images, got "
