@@ -10,14 +10,14 @@ from fastai.losses import BaseLoss
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.checks import check, check_batch
 from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
-from fastrobust.recording import ColumnsCallback, fit_starts
+from fastrobust.recording import ColumnsCallback, QuickEvents, fit_starts
 from fastrobust.stages import Batch, Objective, Stages, main_logits, mean_of, own, take_rows
 
 __all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective']
 
 def _loss_name(loss): return type(loss).__name__ if isinstance(loss, BaseLoss) else repr(loss)
 
-class ObjectiveCallback(Callback):
+class ObjectiveCallback(QuickEvents, Callback):
     "The only callback that touches rows, prediction and loss on the techniques' behalf; `learn.objective`"
     # before GradientAccumulation, so that it divides our terms too, and inside MixedPrecision's autocast and scale
     order = GradientAccumulation.order-1
@@ -140,7 +140,7 @@ _taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 
 
 def _short(v): return getattr(v, '__name__', None) or repr(v)
 
-class Technique(Stages, Callback):
+class Technique(Stages, QuickEvents, Callback):
     "Base of all techniques: a Callback that installs itself wherever fastai takes callbacks"
     order = ObjectiveCallback.order-1   # state is ready before the objective asks for it
     surgery = None      # The `Surgery` class that `prepare` wraps around the model, if it does

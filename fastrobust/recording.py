@@ -3,13 +3,19 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
-__all__ = ['ColumnsCallback', 'fit_starts']
+__all__ = ['ColumnsCallback', 'QuickEvents', 'fit_starts']
 
 def fit_starts(learn):
     "Whether this `before_fit` opens a fit: `validate` and `get_preds` fire it too, but hold `learn.lock`"
     return not learn.lock.locked()
 
-class ColumnsCallback(Callback):
+class QuickEvents:
+    "Answers only the events it defines: fastai would look for the others in learner and model, at every batch"
+    def __call__(self, event_name):
+        if event_name == 'after_fit' or hasattr(type(self), event_name) or event_name in self.__dict__:
+            return super().__call__(event_name)
+
+class ColumnsCallback(QuickEvents, Callback):
     "A callback whose `columns()` are recorded once an epoch, after the metrics and before the time"
     # after the Recorder wrote its own names and values, before Progress and trackers read them
     remove_on_fetch,order = True,Recorder.order+1
