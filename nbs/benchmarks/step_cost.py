@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torchvision.models import resnet18
 from fastai.callback.core import Callback
-from fastcore.basics import noop
+from fastai.imports import noop
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
@@ -25,7 +25,8 @@ from fastrobust.techniques.odnl import ODNL                             # noqa: 
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 
 class Nothing(Technique):
-    "The objective at work for a technique that overrides no stage"
+    "The objective at work for a technique that does nothing"
+    def update(self, batch): pass
 
 class Timed(AugMix):
     "AugMix that keeps how long making the views took"
