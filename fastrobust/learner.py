@@ -78,9 +78,8 @@ def robust_learner(
         raise ValueError(f"expected each technique once in recipe and `techniques` together, got "
                          f"{', '.join(twice)} twice. Leave one out.")
     loss = copy.copy(loss) if loss_func is None else loss_func
-    for o,what in ((loss, 'loss'), (arch, 'network')):
-        if isinstance(o, type):
-            raise TypeError(f"expected a {what}, got the class {o.__name__}. Write {o.__name__}(...).")
+    if isinstance(loss, type):
+        raise TypeError(f"expected a loss, got the class {loss.__name__}. Write {loss.__name__}(...).")
     if arch is None and learner_func is vision_learner:
         raise TypeError("expected an architecture such as resnet18, a timm name or an nn.Module, got none.")
     if inspect.isfunction(arch) and 'n_out' in inspect.signature(arch).parameters:

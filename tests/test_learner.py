@@ -314,3 +314,16 @@ def test_other_loaders_are_refused():
     dl = DataLoader([1, 2, 3], bs=1)
     with pytest.raises(TypeError, match='expected dls over a fastai `Datasets`.*got list'):
         hold_out(DataLoaders(dl, dl))
+
+def test_classes_as_architectures_and_as_losses():
+    class Net(nn.Sequential):
+        def __init__(self): super().__init__(nn.Flatten(), nn.Linear(64, 3))
+    make = lambda dls, arch, **kw: Learner(dls, arch(), **kw)       # as text learners take AWD_LSTM
+    learn = robust_learner(tiny_dls(), Net, learner_func=make, recipe='noisy_labels')
+    assert isinstance(learn.model, Net) and isinstance(learn.loss_func.base, GCELoss)
+    with pytest.raises(TypeError, match='expected a loss, got the class GCELoss'):
+        robust_learner(tiny_dls(), Net(), loss_func=GCELoss)
+    with pytest.raises(TypeError, match='Write small_cnn'): robust_learner(tiny_dls(), small_cnn)
+    with pytest.raises(TypeError, match='expected an architecture'): robust_learner(tiny_dls())
+    with pytest.raises(TypeError, match='return .loss, techniques.'):
+        robust_learner(tiny_dls(), Net(), recipe=lambda dls: GCELoss())
