@@ -1,6 +1,7 @@
 "ODNL and its images: fresh labels, joint statistics, the training loader's own pipeline, nothing silent"
 import copy, math, pickle
 import numpy as np
+from pathlib import Path
 import pytest
 import torch
 from PIL import Image
@@ -330,3 +331,16 @@ def test_textures_have_a_falling_spectrum_and_differ_in_grain():
     (dict(channels=2), '1 or 3 channels')])
 def test_bad_aux_images(kw, msg):
     with pytest.raises(ValueError, match=msg): aux_images(**{**dict(kind='blob', n=4, size=8, channels=1), **kw})
+
+def test_training_images_normalised_elsewhere_are_refused():
+    "Auxiliary images would be of another range than they, which the network could tell apart"
+    class Elsewhere(Callback):
+        order = -1
+        def before_batch(self): self.learn.xb = (self.x*4,)
+    with pytest.raises(ValueError, match=r'ODNL expected images with pixels in \[0,1\]'):
+        tiny_learner(ODNL(aux_images('blob', 20, 8, 1))).fit(1, cbs=Elsewhere())
+
+def test_loaders_of_torch_and_wrong_kinds_of_aux():
+    with pytest.raises(TypeError, match='got a PosixPath|got a WindowsPath'): ODNL(Path('images'))
+    with pytest.raises(TypeError, match='got a NoneType'): ODNL(None)
+    assert len(ODNL(tiny_dls()).aux) == 48        # DataLoaders: their training images
