@@ -103,8 +103,10 @@ class Objective(nn.Module):
     @property
     def y_int(self): return getattr(self.base, 'y_int', False)
     def __getattr__(self, k):
-        if k in ('activation', 'decodes', 'axis'): return getattr(self.base, k)
-        return super().__getattr__(k)
+        try: return super().__getattr__(k)
+        except AttributeError:
+            if k == 'base' or k[:2] == '__': raise
+            return getattr(self.base, k)        # activation, decodes, axis, and whatever else the loss inside has
 
     def train(self, mode=True):
         "Training mode of the stages; the loss inside may be another learner's too and is left alone"

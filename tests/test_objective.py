@@ -583,6 +583,13 @@ def test_callbacks_that_wrap_the_loss_do_not_recurse():
     learn.fit(1, cbs=Wrap())
     assert learn.loss_func is obj
 
+def test_attributes_of_the_loss_inside_are_those_of_the_objective():
+    base = LabelSmoothingCrossEntropyFlat(eps=.2)
+    obj = tiny_learner(Nothing(), loss_func=base).loss_func
+    assert obj.func is base.func and obj.axis == base.axis and obj.y_int == base.y_int
+    for k in ('nothing_of_the_sort', '__nothing__'): assert not hasattr(obj, k)
+    assert copy.deepcopy(obj).func.eps == .2
+
 def test_ensure_objective_twice_is_once():
     learn = tiny_learner()
     assert ensure_objective(learn) is ensure_objective(learn)
