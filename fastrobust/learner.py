@@ -1,12 +1,12 @@
 "`robust_learner`: a loss and techniques on a standard fastai learner, in one call that you could write in four lines"
-import copy, inspect, random
-import numpy as np
+import copy, inspect
 import torch
 from torch import nn
 from fastcore.meta import delegates
 from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
+from fastai.torch_core import get_random_states, set_random_states
 from fastai.vision.learner import model_meta, vision_learner, _default_meta
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.checks import check
@@ -17,9 +17,9 @@ __all__ = ['robust_learner']
 
 def _channels(dls):
     "Channels of the images, None for other inputs; looking leaves every random stream as it was"
-    state = random.getstate(),np.random.get_state(),torch.get_rng_state()
+    states = get_random_states()
     try: b = dls.valid.one_batch() if len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train.one_batch()
-    finally: random.setstate(state[0]); np.random.set_state(state[1]); torch.set_rng_state(state[2])
+    finally: set_random_states(**states)
     x = b[0] if isinstance(b, (list, tuple)) else b
     return x.shape[1] if isinstance(x, torch.Tensor) and x.ndim == 4 else None
 

@@ -11,8 +11,8 @@ class AuxOut(NamedTuple):
 
 class Surgery(nn.Module):
     "Base of the wrappers techniques put around a model; they nest, and come off in any order"
-    def inner(self):
-        "The wrapped network that stays when the wrapper comes off"
+    def inner(self, i=0):
+        "The wrapped network that stays when the wrapper comes off; of two networks the `i`-th"
         return self.net
 
     def groups(self, split):
@@ -21,11 +21,11 @@ class Surgery(nn.Module):
 
 def has_surgery(model): return any(isinstance(m, Surgery) for m in model.modules())
 
-def unwrap(model, cls=Surgery):
-    "`model` without the wrappers of class `cls`, also those inside other wrappers"
-    while isinstance(model, cls): model = model.inner()
+def unwrap(model, cls=Surgery, i=0):
+    "`model` without the wrappers of class `cls`, also those inside other wrappers; of two networks the `i`-th"
+    while isinstance(model, cls): model = model.inner(i)
     for k,m in model.named_children():
-        new = unwrap(m, cls)
+        new = unwrap(m, cls, i)
         if new is not m: setattr(model, k, new)
     return model
 

@@ -11,11 +11,15 @@ from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.checks import check, check_batch
 from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
 from fastrobust.recording import ColumnsCallback, QuickEvents, fit_starts
-from fastrobust.stages import Batch, Objective, Stages, main_logits, mean_of, own, take_rows
+from fastrobust.stages import Batch, Objective, Stages, inner_loss, main_logits, mean_of, own, take_rows
 
 __all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective']
 
 def _loss_name(loss): return type(loss).__name__ if isinstance(loss, BaseLoss) else repr(loss)
+
+def _private(learn, loss):
+    "`loss`, or a copy of fastai's default loss, which is one object for everybody"
+    return copy.deepcopy(loss) if loss is getattr(learn.dls.train_ds, 'loss_func', None) else loss
 
 class ObjectiveCallback(QuickEvents, Callback):
     "The only callback that touches rows, prediction and loss on the techniques' behalf; `learn.objective`"
@@ -36,7 +40,9 @@ class ObjectiveCallback(QuickEvents, Callback):
         owner = getattr(lf, '__self__', None)
         if isinstance(owner, MixHandler): lf = owner.old_lf
         elif isinstance(owner, Callback): return    # a callback's own wrapper, which calls what it found here
-        if lf is not self.loss_obj: self.loss_obj.adopt(lf); self.original = lf
+        if lf is not self.loss_obj:
+            self.original = inner_loss(lf)
+            self.loss_obj.adopt(_private(self.learn, self.original))
         self.learn.loss_func = self.loss_obj
 
     def before_fit(self):
@@ -148,8 +154,6 @@ class Technique(Stages, QuickEvents, Callback):
     remembers = False   # Whether it keeps per-sample memories: refused with MixUp, as are weights and sample losses
     tasks = ('single-label',)   # What it is defined for; None: anything
 
-    def __init__(self): super().__init__()
-
     @property
     def name(self): return type(self).__name__.lower()
     @property
@@ -227,11 +231,8 @@ def ensure_objective(
 ):
     "The learner's `Objective`, installed around its loss if it has none"
     if any(isinstance(cb, ObjectiveCallback) for cb in learn.cbs): return learn.objective.loss_obj
-    loss = learn.loss_func
-    while isinstance(loss, Objective): loss = loss.base     # another learner's: its techniques stay there
-    shared = loss is getattr(learn.dls.train_ds, 'loss_func', None)   # fastai's default loss: one object for everybody
-    obj = Objective(copy.deepcopy(loss) if shared else loss)
-    learn.loss_func = obj
+    loss = inner_loss(learn.loss_func)
+    obj = learn.loss_func = Objective(_private(learn, loss))
     learn.add_cbs([ObjectiveCallback(obj, loss), TechniqueColumns()])
     return obj
 

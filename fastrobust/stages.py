@@ -79,6 +79,11 @@ class Batch:
         o = self.heads[self.h]
         return tuple(as_f32(a) for a in o.aux) if isinstance(o, AuxOut) else ()
 
+def inner_loss(loss):
+    "The loss inside an Objective (another learner's: its techniques stay there), any other loss as it is"
+    while isinstance(loss, Objective): loss = loss.base
+    return loss
+
 class Objective(nn.Module):
     "The learner's loss with the techniques' stages; in eval mode, or without techniques, exactly `base`"
     def __init__(self,
@@ -91,7 +96,7 @@ class Objective(nn.Module):
     def adopt(self, base):
         "Make `base` the loss inside"
         self._modules.pop('base', None)
-        while isinstance(base, Objective): base = base.base     # another learner's: its techniques stay there
+        base = inner_loss(base)
         if isinstance(base, type):
             raise TypeError(f"expected a loss, got the class {base.__name__}. Write {base.__name__}().")
         self.base = base if hasattr(base, 'reduction') else FuncLoss(base)
@@ -132,15 +137,15 @@ class Objective(nn.Module):
         zs = [self.map(z) for z in (map(main_logits, b.heads) if multi else [as_f32(pred)])]
         by = next((t for t in self.stages if own(t, 'base')), None)
         targets = [t for t in self.stages if own(t, 'targets')]
-        if by is None and not targets and not any(own(t, 'weights') or own(t, 'sample_loss') for t in self.stages):
-            return mean_of([self.base(z, *yb) for z in zs])       # bitwise torch's and fastai's own loss
+        plain = by is None and not targets and not any(own(t, 'sample_loss') for t in self.stages)
+        as_is = lambda: mean_of([self.base(z, *yb) for z in zs])    # bitwise torch's and fastai's own loss
+        if plain and not any(own(t, 'weights') for t in self.stages): return as_is()
         ls = [self._per_sample(by, targets, z, *yb) for z in zs]
         for t in self.stages:
             if own(t, 'sample_loss'): ls = t.sample_loss(ls, zs, *yb)
         ls = list(ls) if isinstance(ls, (list, tuple)) else [ls]
         w,norm = self._weights(ls, zs, *yb)
-        if w is None and by is None and not targets and not any(own(t, 'sample_loss') for t in self.stages):
-            return mean_of([self.base(z, *yb) for z in zs])
+        if plain and w is None: return as_is()
         b.l,b.w = [l.detach() for l in ls],w
         v = None if targets else _class_weights(self.base if by is None else by.base_loss, yb[0], len(ls[0]))
         return mean_of([self._reduce(l, w[i] if isinstance(w, list) else w, v, norm) for i,l in enumerate(ls)])

@@ -4,7 +4,8 @@ from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastrobust.basics import robust_warn
-from fastrobust.models import Surgery, SurgeonSplit
+from fastrobust.models import Surgery, SurgeonSplit, unwrap
+from fastrobust.stages import inner_loss
 
 __all__ = ['strip']
 
@@ -12,14 +13,7 @@ def _ours(o): return (getattr(o, '__module__', None) or type(o).__module__ or ''
 
 def _plain_net(model, i):
     "A copy of `model` without wrappers: of two networks the `i`-th"
-    model = copy.deepcopy(model)
-    def go(m):
-        while isinstance(m, Surgery): m = list(m.nets)[i] if hasattr(m, 'nets') else m.inner()
-        for k,c in m.named_children():
-            new = go(c)
-            if new is not c: setattr(m, k, new)
-        return m
-    model = go(model)
+    model = unwrap(copy.deepcopy(model), i=i)
     left = sorted({type(m).__name__ for m in model.modules() if _ours(m)})
     if left:
         raise ValueError(f"strip expected layers of torch, fastai or your own, got {', '.join(left)} of fastrobust. "
@@ -66,7 +60,7 @@ def strip(
         raise ValueError("expected two networks for which='b', got one. Use which='a'.")
     heal = getattr(getattr(learn, 'objective', None), 'heal', None)
     if heal: heal()
-    loss = getattr(learn.loss_func, 'base', learn.loss_func)
+    loss = inner_loss(learn.loss_func)
     inner = getattr(loss, 'func', loss) if isinstance(loss, BaseLoss) else loss
     plain = not _ours(loss) and not _ours(inner)
     loss = copy.deepcopy(loss) if plain else CrossEntropyLossFlat()
@@ -80,5 +74,5 @@ def strip(
     kw = {} if splitter is None else dict(splitter=splitter)
     return Learner(dls, _plain_net(learn.model, 0 if which == 'a' else 1), loss_func=loss, opt_func=learn.opt_func,
                    lr=learn.lr, metrics=metrics, path=learn.path, model_dir=learn.model_dir, wd=learn.wd,
-                   moms=learn.moms,
-                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, **kw)
+                   moms=learn.moms, wd_bn_bias=learn.wd_bn_bias,
+                   train_bn=learn.train_bn, **kw)

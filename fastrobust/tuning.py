@@ -10,6 +10,7 @@ from fastai.torch_core import get_random_states, set_random_states, set_seed
 from fastrobust.basics import robust_warn
 from fastrobust.data.holdout import hold_out
 from fastrobust.objective import Technique
+from fastrobust.stages import inner_loss
 from fastrobust.techniques.logitclip import LogitClip
 
 __all__ = ['find_tau', 'plot_tau']
@@ -37,7 +38,7 @@ def plot_tau(
 def _trial(learn, dls, tau):
     "A learner like `learn`, from the same weights, on `dls`"
     others = [t.clone() for t in learn.cbs if isinstance(t, Technique) and not isinstance(t, LogitClip)]
-    loss = getattr(learn.loss_func, 'base', learn.loss_func)
+    loss = inner_loss(learn.loss_func)
     new = Learner(dls, copy.deepcopy(learn.model), loss_func=copy.deepcopy(loss), opt_func=learn.opt_func, lr=learn.lr,
                   path=learn.path, splitter=learn.splitter, metrics=accuracy, wd=learn.wd, moms=learn.moms,
                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=[LogitClip(tau), *others])

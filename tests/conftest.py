@@ -65,7 +65,7 @@ class Raise(Callback):
 # two small surgeries: the later two-network and auxiliary-head techniques stand on what they prove
 class TwinNet(Surgery):
     def __init__(self, a, b): super().__init__(); self.nets = nn.ModuleList([a, b])
-    def inner(self): return self.nets[0]
+    def inner(self, i=0): return self.nets[i]
     def forward(self, x):
         zs = tuple(net(x) for net in self.nets)
         return zs if self.training else (zs[0]+zs[1])/2

@@ -39,13 +39,6 @@ from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 def net(): return small_cnn(3, 1, 8, 'bn', 2)
 def names(learn): return sorted(t.name for t in learn.cbs if isinstance(t, Technique))
 def quiet(learn, n=1):

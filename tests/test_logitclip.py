@@ -18,14 +18,6 @@ from fastrobust.losses import CrossEntropy, GCELoss
 from fastrobust.techniques.logitclip import LogitClip, clip_bounds, clip_logits
 from fastrobust.techniques.logitnorm import normalize_logits
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Tensors of a few numbers: threads would only wait for each other"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 INF = float('inf')
 Z = tensor([[2, -1, .5, 0], [.1, .2, -.1, .05], [8, 0, -8, 4], [0, 0, 0, 0]], dtype=torch.float64)
 Y = tensor([0, 3, 2, 1])

@@ -23,14 +23,6 @@ Y = torch.tensor([0,1,2,1])
 A4,inf = math.log(1e-4),math.inf
 fast = settings(derandomize=True, deadline=None, max_examples=40)
 
-@pytest.fixture(autouse=True, scope='module')
-def _one_thread():
-    "Four numbers a call: two threads on a busy machine make every log_softmax forty times slower"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 # --- values: the table of spec/augment_shift.md §8 -------------------------------------------------------------------
 TABLE = [
     (soft_ce, {}, (.574438, 1.362007, 1.609438, 10.072215)),

@@ -231,6 +231,10 @@ def test_shared_default_loss_is_copied_T17():
     assert learn.loss_func.base is not shared
     learn.loss_func.reduction = 'sum'
     assert shared.reduction == 'mean'
+    learn.loss_func = shared                    # assigned by hand it is no more ours than before
+    learn.validate()
+    learn.loss_func.reduction = 'sum'
+    assert learn.loss_func.base is not shared and shared.reduction == 'mean'
     learn.remove_cb(learn.nothing)
     assert learn.loss_func is shared
 
@@ -502,6 +506,10 @@ def test_another_learners_loss_leaves_its_techniques_there():
     b = tiny_learner(Nothing(), loss_func=a.loss_func)
     assert isinstance(b.loss_func.base, CrossEntropyLossFlat) and b.loss_func is not a.loss_func
     with pytest.raises(KeyboardInterrupt): a.fit(1, cbs=Raise(KeyboardInterrupt(), 'before_backward'))
+    c = tiny_learner(Nothing())
+    c.loss_func = a.loss_func                                        # assigned later, it is the same
+    c.validate(); c.remove_cb(c.nothing)
+    assert c.loss_func is a.loss_func.base
     z,y = torch.randn(4, 3),torch.tensor([0, 1, 2, 0])
     assert torch.equal(a.loss_func(z, y), F.cross_entropy(z, y))     # an interrupted fit leaves nothing behind
 

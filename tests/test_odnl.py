@@ -21,13 +21,6 @@ from fastrobust.data.arrays import array_dls
 from fastrobust.data.openset import AuxRows, _blur, aux_images
 from fastrobust.techniques.odnl import ODNL
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 AUX = aux_images('blob', 40, 8, 1)
 def names(learn): return list(learn.recorder.metric_names)
 def column(learn, name): return [v[names(learn).index(name)-1] for v in learn.recorder.values]

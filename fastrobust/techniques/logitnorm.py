@@ -17,7 +17,7 @@ def normalize_logits(
     tau:float,      # Temperature, > 0: the logits get norm 1/tau
     eps:float=1e-7  # Added to the norm, as in the paper's code
 ):
-    "z / (tau (||z||_2 + eps)) (arXiv 2205.09310, eq. 8)"
+    "z / (tau (||z||_2 + eps)) (arXiv 2205.09310)"
     _check(tau)
     z = as_f32(z)
     # the norm of a zero row has no gradient; the smallest float under the root makes it 0 instead of NaN
