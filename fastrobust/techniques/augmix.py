@@ -114,7 +114,7 @@ class AugMixTransform(DisplayedTransform):
         return TensorImage(augmix(u8, self.severity, self.width, self.depth, self.alpha, self.all_ops).to(x.dtype))
 
 class AugMix(Technique):
-    "Loss of the clean images + `lam` x Jensen-Shannon divergence of the predictions for them and their views (arXiv 1912.02781)"
+    "Loss of the clean images + `lam` x Jensen-Shannon divergence of the predictions for them and their views"
     column = 'jsd'
     def __init__(self,
         lam=12.,           # Weight of the divergence: a number > 0 or a function of pct_train; 12 in the paper
