@@ -1,10 +1,16 @@
-"`python -m fastrobust`: the demo on the embedded images; see `--help`"
+"`python -m fastrobust`: the demo on the embedded images; `python -m fastrobust audit DIR|CSV`: label audit of yours"
 import argparse, sys, warnings
 from pathlib import Path
 
 _EPILOG = """Without options: plain fastai for 20 epochs, plain fastai for 5, and the recipe 'noisy_labels', each on the
 same 4,000 images of which 40 % have a wrong label; two or three minutes on two cores. Prints a table; writes
-report.html, figures and CSV files."""
+report.html, figures and CSV files. Another command: python -m fastrobust audit DIR|CSV finds wrong labels among
+your own images; see its --help."""
+
+_AUDIT = """DIR has a sub-folder of images per class (or train/ and valid/ with these inside); CSV has columns path and
+label, paths relative to its own folder. Writes report.html (the worst images, suggested labels, share of wrong labels
+with interval), issues.csv (all images, the most suspicious first), fixed.csv (path, label, action). Your files stay as
+they are. After Ctrl-C the same command goes on with the fold it was at."""
 
 def _number(kind, lo, hi, what):
     def parse(s):
@@ -29,6 +35,27 @@ def _parser():
                    help='more rows: label smoothing, MixUp, LogitClip, GCE, AugLoss, ODNL')
     return p
 
+def _audit_parser():
+    p = argparse.ArgumentParser('python -m fastrobust audit', epilog=_AUDIT,
+                                description='Which labels of your images are wrong, and how many.')
+    whole = lambda lo: _number(int, lo, 10**6, f'a whole number from {lo} on')
+    p.add_argument('source', metavar='DIR|CSV', type=Path, help='images in class folders, or a table of them')
+    p.add_argument('--out', metavar='DIR', default='./fastrobust-audit', type=Path,
+                   help='folder to write to (%(default)s)')
+    p.add_argument('--arch', metavar='NAME', help="network: 'small' (from scratch), or a name of torchvision or timm "
+                   "(resnet18, pretrained; where its weights cannot be had, small)")
+    p.add_argument('--weights', metavar='FILE', type=Path, help='state dict for --arch, on machines without network')
+    p.add_argument('--size', metavar='PX', type=whole(8), help='pixels (128; small: those of the images up to 64)')
+    p.add_argument('--epochs', metavar='N', type=whole(1), help='epochs of each fold (4; small: 8 to 20)')
+    p.add_argument('--folds', metavar='K', type=whole(2), default=3, help='networks, each judging what it has not seen '
+                   '(%(default)s)')
+    p.add_argument('--plant', metavar='SHARE', type=_number(float, .005, .3, 'a share from 0.005 to 0.3'), default=.05,
+                   help='share of labels changed on purpose, to measure by (%(default)s)')
+    p.add_argument('--seed', metavar='S', type=_number(int, 0, 2**32-1, 'a whole number from 0 on'), default=0,
+                   help='seed of folds, planted errors and training (%(default)s)')
+    p.add_argument('--bs', metavar='N', type=whole(2), help='batch size (8 to 64, by the number of images)')
+    return p
+
 def _writable(out):
     "Find out before the training whether the report can be written after it"
     out.mkdir(parents=True, exist_ok=True)
@@ -36,22 +63,47 @@ def _writable(out):
     probe.write_text('')
     probe.unlink()
 
-def main(argv=None):
-    "Run the demo; returns the exit code"
-    args = _parser().parse_args(argv)
-    try: _writable(args.out)
-    except OSError as e:
-        print(f"fastrobust: cannot write to {str(args.out)!r} ({e.strerror}). Choose a folder of yours:\n"
-              "    python -m fastrobust --out ~/fastrobust-demo", file=sys.stderr)
-        return 1
+def _cannot_write(out, e, example):
+    print(f"fastrobust: cannot write to {str(out)!r} ({e.strerror}). Choose a folder of yours:\n    {example}",
+          file=sys.stderr)
+    return 1
+
+def _quiet():
+    "Only our own words"
     for s in (sys.stdout, sys.stderr): s.reconfigure(errors='replace')      # terminals without ±
     warnings.simplefilter('ignore')                 # those of third parties, in this process only
     import matplotlib
     matplotlib.use('Agg')                           # works without a display
     from fastrobust.basics import RobustWarning
-    from fastrobust.demo import run_demo
     warnings.simplefilter('always', RobustWarning)
-    warnings.showwarning = lambda msg, *args, **kwargs: print(f'note: {msg}')
+    warnings.showwarning = lambda msg, *args, **kwargs: print(f'note: {msg}', flush=True)
+
+def _audit(argv):
+    args = _audit_parser().parse_args(argv)
+    try: _writable(args.out)
+    except OSError as e: return _cannot_write(args.out, e, f'python -m fastrobust audit {args.source} --out ~/audit')
+    _quiet()
+    try:
+        from fastrobust.audit.command import audit
+        audit(**vars(args))
+    except KeyboardInterrupt:
+        print(f"\nfastrobust: stopped. Finished folds are in {args.out/'folds'}: the same command goes on from there.",
+              file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as e:
+        print(f'fastrobust: {e.strerror if isinstance(e, OSError) and e.strerror else e}', file=sys.stderr)
+        return 1
+    return 0
+
+def main(argv=None):
+    "Run the demo, or the audit; returns the exit code"
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ['audit']: return _audit(argv[1:])
+    args = _parser().parse_args(argv)
+    try: _writable(args.out)
+    except OSError as e: return _cannot_write(args.out, e, 'python -m fastrobust --out ~/fastrobust-demo')
+    _quiet()
+    from fastrobust.demo import run_demo
     try: return 130 if run_demo(args.out, args.epochs, args.seed, args.noise, args.all).stopped else 0
     except KeyboardInterrupt:
         print('\nfastrobust: stopped before anything was finished; nothing was written.', file=sys.stderr)

@@ -1,6 +1,6 @@
 "What every part of fastrobust leans on: warnings, checks, pixel space, sample ids"
 import difflib, warnings
-from numbers import Real
+from numbers import Integral, Real
 import torch
 
 __all__ = ['RobustWarning', 'PixelSpace', 'pixel_space', 'epoch_idxs', 'batch_idxs']
@@ -32,6 +32,30 @@ def check_weight(name, v, off='leave the technique out'):
 def weight_at(v, pct):
     "The value at `pct` of training of a number or of a schedule"
     return v(pct) if callable(v) else v
+
+# --- warm-ups: papers count epochs, a notebook trains for five -------------------------------------------------------
+def check_length(name, v):
+    "`v`, the length of a warm-up: an int >= 0 (epochs) or a float in (0,1] (share of the fit under way)"
+    if isinstance(v, bool) or not isinstance(v, Real):
+        raise TypeError(f"`{name}` must be an int (epochs) or a float (share of a fit), got {v!r}. Pass e.g. 10 or .3.")
+    if isinstance(v, Integral):
+        if v >= 0: return int(v)
+    elif 0 < v <= 1: return float(v)
+    raise ValueError(f"`{name}` must be an int >= 0 (epochs over the technique's life) or a float in (0,1] (share of "
+                     f"each fit), got {v!r}. Pass e.g. 10 or .3.")
+
+def progress(length, epochs, pct):
+    "How far a warm-up is, in [0,1], after `epochs` of a technique's life and `pct` of this fit"
+    at = epochs if isinstance(length, Integral) else pct
+    return 1. if length == 0 or at >= length else at/length
+
+def warn_unfinished(t, name, learn):
+    "Say before a fit that it will end inside the warm-up `name` of technique `t`"
+    length,n = getattr(t, name),getattr(learn, 'n_epoch', None)
+    frozen = getattr(getattr(learn, 'opt', None), 'frozen_idx', 0)      # the short first half of fine_tune
+    if n is None or frozen or not isinstance(length, Integral) or t.epochs + n > length: return
+    robust_warn(f"this fit ends after epoch {t.epochs+n}, inside the {length} epochs of `{name}` of {t.name}, so the "
+                f"technique never acts in full. Give a share of the fit instead, e.g. {name}=.3.", 6)
 
 def as_f32(x):
     "Half and bfloat16 to float32, everything else as it is"
@@ -76,9 +100,13 @@ class PixelSpace:
         "Normalised `x` to uint8 pixels, rounded (truncating would change 2 % of them)"
         return self.check(self.decode(x.float()), who).mul(255).round_().to(torch.uint8)
 
+def plain_dl(dl):
+    "The loader with the transforms: fastai's DistributedDL, there during a fit on several ranks, has it inside"
+    return plain_dl(dl.dl) if 'dl' in vars(dl) else dl
+
 def pixel_space(dls):
     "The `PixelSpace` of the training loader's Normalize"
-    fs = list(getattr(getattr(dls.train, 'after_batch', None), 'fs', []) or [])
+    fs = list(getattr(getattr(plain_dl(dls.train), 'after_batch', None), 'fs', []) or [])
     norms = [t for t in fs if _is_normalize(t)]
     if not norms: return PixelSpace()
     t = norms[-1]

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from fastai.callback.mixup import MixHandler
 from fastai.torch_core import get_random_states, set_random_states, to_device
-from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn
+from fastrobust.basics import batch_idxs, epoch_idxs, plain_dl, robust_warn
 from fastrobust.metrics import memorisation_counts, memorised_shares
 from fastrobust.recording import ColumnsCallback, fit_starts
 
@@ -41,25 +41,33 @@ def _count(pred, ids, labels):
     return memorisation_counts(pred.detach().argmax(1)[known], given[known], true[known])
 
 @torch.no_grad()
-def _eval_pass(learn):
-    "Counts over the training set: every item once, validation transforms, eval mode; no random state, no mode changed"
+def clean_pass(learn, f):
+    """Call `f(logits, yb, ids)` on batches of the training set: every item once, validation transforms, eval mode; no
+    random state, no mode changed"""
     states,modes = get_random_states(),[(m, m.training) for m in learn.model.modules()]
     try:
-        dl = learn.dls.train.new(shuffle=False, drop_last=False)
+        dl = plain_dl(learn.dls.train).new(shuffle=False, drop_last=False)    # every rank looks at all items
         quiet = getattr(dl.dataset, 'set_split_idx', None)
         p = next(learn.model.parameters(), None)
-        labels,total,n_inp = _labels(learn.dls, learn.dls.device),0,dl.n_inp
+        n_inp = dl.n_inp
         learn.model.eval()
         with quiet(1) if quiet else nullcontext():
             for i,b in enumerate(dl):
-                xb = to_device(b[:n_inp], learn.dls.device)
+                b = to_device(b, learn.dls.device)
+                xb,yb = b[:n_inp],b[n_inp:]
                 if p is not None: xb = [x.to(p.dtype) if x.is_floating_point() else x for x in xb]
                 if i == 0: idxs = epoch_idxs(dl)
-                total = total + _count(learn.model(*xb), batch_idxs(dl, i, len(xb[0]), idxs), labels)
+                pred = learn.model(*xb)
+                f(pred[0] if isinstance(pred, (tuple, list)) else pred, yb, batch_idxs(dl, i, len(xb[0]), idxs))
     finally:
         for m,t in modes: m.training = t
         set_random_states(**states)
-    return total
+
+def _eval_pass(learn):
+    "Counts over the training set"
+    labels,total = _labels(learn.dls, learn.dls.device),[]
+    clean_pass(learn, lambda pred, yb, ids: total.append(_count(pred, ids, labels)))
+    return sum(total)
 
 def measure_memorisation(
     learn   # A Learner on dls with `dls.noise`

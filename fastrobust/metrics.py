@@ -1,9 +1,11 @@
 "Measures of robustness as pure functions of tensors: no learner, no data"
 from typing import NamedTuple
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ['Memorised', 'memorisation', 'memorisation_counts', 'memorised_shares']
+__all__ = ['Memorised', 'memorisation', 'memorisation_counts', 'memorised_shares', 'SelectionQuality',
+           'label_margin', 'label_precision_recall', 'roc_auc', 'average_precision', 'precision_at']
 
 # --- memorisation: what became of the wrong labels -------------------------------------------------------------------
 class Memorised(NamedTuple):
@@ -45,3 +47,77 @@ def memorisation(
 )->Memorised:
     "What became of the wrong labels: memorised, recovered or neither; and how well the right ones are fitted"
     return memorised_shares(memorisation_counts(pred, y_noisy, y_clean))
+
+# --- the margin ------------------------------------------------------------------------------------------------------
+def label_margin(
+    z,  # Logits (bs,c), not probabilities: a margin of those saturates
+    y   # Given labels (bs,)
+):
+    "Logit of the given label minus the largest of the others (bs,)"
+    y = y[:,None]
+    return (z.gather(1, y) - z.scatter(1, y, float('-inf')).amax(1, keepdim=True))[:,0]
+
+# --- selection and detection: how well wrong labels are avoided, and how well they are found --------------------------
+class SelectionQuality(NamedTuple):
+    "How clean a selection of training items is; NaN where there is nothing to divide by"
+    precision:float # Of the selected items, share whose label is right ('pure ratio' in Co-teaching's code)
+    recall:float    # Of the rightly labelled items, share that is selected
+
+def label_precision_recall(
+    selected,   # Which items were selected, bool (n,)
+    is_noisy    # Which labels are wrong, bool (n,)
+)->SelectionQuality:
+    "Precision and recall of a selection with respect to right labels"
+    s,noisy = _pair(selected, is_noisy)
+    s,right = s.astype(bool),~noisy.astype(bool)
+    share = lambda k, n: float(k/n) if n else float('nan')
+    return SelectionQuality(share((s & right).sum(), s.sum()), share((s & right).sum(), right.sum()))
+
+def _pair(a, b):
+    a,b = (np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o) for o in (a, b))
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"expected one value per item in both, (n,) and (n,), got {a.shape} and {b.shape}. Select "
+                         "both alike.")
+    return a,b
+
+def _ranked(score, positive):
+    "Scores ascending and the positives in that order; NaN counts as the lowest score"
+    s,pos = _pair(score, positive)
+    s = np.where(np.isnan(s.astype(float)), -np.inf, s)
+    order = np.argsort(s, kind='stable')
+    return s[order],pos.astype(bool)[order]
+
+def roc_auc(
+    score,      # High where an item is thought positive (n,); NaN counts as lowest
+    positive    # Which are, bool (n,): for detection `is_noisy`
+)->float:
+    "Chance that a positive scores higher than a negative, ties counted half; NaN without one of the two"
+    s,pos = _ranked(score, positive)
+    n = pos.sum()
+    if n in (0, len(pos)): return float('nan')
+    _,first,tied = np.unique(s, return_index=True, return_counts=True)
+    rank = np.repeat(first + (tied+1)/2, tied)
+    return float((rank[pos].sum() - n*(n+1)/2)/(n*(len(pos)-n)))
+
+def average_precision(
+    score,      # High where an item is thought positive (n,); NaN counts as lowest
+    positive    # Which are, bool (n,)
+)->float:
+    "Mean precision at each positive, tied scores taken together; the base rate is what guessing gets; NaN without any"
+    s,pos = _ranked(score, positive)
+    if not pos.any(): return float('nan')
+    hits,n = np.cumsum(pos[::-1]),np.arange(1, len(pos)+1)
+    last = np.flatnonzero(np.r_[np.diff(s[::-1]) != 0, True])   # where a group of ties ends
+    gain = np.diff(np.r_[0, hits[last]])/hits[-1]
+    return float((gain*hits[last]/n[last]).sum())
+
+def precision_at(
+    score,      # High where an item is thought positive (n,); NaN counts as lowest
+    positive,   # Which are, bool (n,)
+    k:int       # How many of the highest scores to look at
+)->float:
+    "Share of positives among the `k` highest scores; of tied ones the first count"
+    s,pos = _pair(score, positive)
+    if not 0 < k <= len(s): raise ValueError(f"`k` must lie in 1..{len(s)}, got {k}. Look at fewer items.")
+    top = np.argsort(-np.where(np.isnan(s.astype(float)), -np.inf, s), kind='stable')[:k]
+    return float(pos.astype(bool)[top].mean())

@@ -1,8 +1,10 @@
 "Model surgery that can be undone in any order, and small networks for teaching"
+import copy
 from typing import NamedTuple
+import torch
 from torch import nn
 
-__all__ = ['Surgery', 'AuxOut', 'SurgeonSplit', 'unwrap', 'wrap_each', 'has_surgery', 'small_cnn']
+__all__ = ['Surgery', 'AuxOut', 'Twin', 'SurgeonSplit', 'unwrap', 'wrap_each', 'has_surgery', 'fresh_copy', 'small_cnn']
 
 class AuxOut(NamedTuple):
     "What a network with auxiliary heads returns in training: main logits (bs,c) and the list of auxiliary ones"
@@ -11,6 +13,7 @@ class AuxOut(NamedTuple):
 
 class Surgery(nn.Module):
     "Base of the wrappers techniques put around a model; they nest, and come off in any order"
+    plain = True    # Whether a wrapped network predicts what the wrapper does, so that `strip` may take it out
     def inner(self, i=0):
         "The wrapped network that stays when the wrapper comes off; of two networks the `i`-th"
         return self.net
@@ -18,6 +21,59 @@ class Surgery(nn.Module):
     def groups(self, split):
         "Parameter groups; `split` gives those of a wrapped network. As many as before, each parameter once"
         return split(self.net)
+
+class Pair:
+    "Two predictions that fastai's RNNCallback takes for one"
+    def __init__(self, zs): self.zs = zs
+    def __iter__(self): return iter(self.zs)
+
+class Twin(Surgery):
+    "Two networks as one: both predictions in training, the mean of their logits in evaluation"
+    def __init__(self,
+        a,  # A network
+        b   # One of the same outputs and other parameters
+    ):
+        super().__init__()
+        self.nets = nn.ModuleList([a, b])
+
+    def inner(self, i=0): return self.nets[i]
+    def forward(self, *xs):
+        zs = tuple(net(*xs) for net in self.nets)
+        more = zs[0][1:] if type(zs[0]) is tuple else ()    # what fastai's recurrent networks return beside logits
+        if more: zs = tuple(z[0] for z in zs)
+        z = (Pair(zs) if more else zs) if self.training else (zs[0]+zs[1])/2
+        return (z, *more) if more else z
+    def groups(self, split): return [list(a)+list(b) for a,b in zip(*map(split, self.nets))]
+    def reset(self):
+        "What fastai asks of recurrent networks before every epoch"
+        for net in self.nets:
+            if hasattr(net, 'reset'): net.reset()
+
+def looks_trained(model):
+    "Whether a normalisation layer of `model` has seen training"
+    for m in model.modules():
+        if getattr(m, 'num_batches_tracked', None) is not None and m.num_batches_tracked > 0: return True
+        w = getattr(m, 'weight', None)
+        if isinstance(w, nn.Parameter) and w.ndim == 1 and len(w) > 1 and (w != w[0]).any(): return True
+    return False
+
+def copy_net(model):
+    "`copy.deepcopy`, also of networks that keep results of a forward pass, as AWD_LSTM its dropped-out weights"
+    kept = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(v): v.detach().clone() for v in kept})
+
+def fresh_copy(
+    model,      # A network; it is left as it is
+    params=None # The parameters of `model` to draw anew; None: all
+):
+    "A copy that starts elsewhere: the entries of each tensor permuted, as likely under any i.i.d. initialisation"
+    new,g = copy_net(model),torch.Generator().manual_seed(1)    # fixed: it permutes numbers that a seed has drawn
+    only = None if params is None else {id(p) for p in params}
+    with torch.no_grad():
+        for p,q in zip(model.parameters(), new.parameters()):
+            if only is None or id(p) in only:
+                q.copy_(p.flatten()[torch.randperm(p.numel(), generator=g).to(p.device)].view_as(p))
+    return new
 
 def has_surgery(model): return any(isinstance(m, Surgery) for m in model.modules())
 

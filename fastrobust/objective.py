@@ -11,7 +11,7 @@ from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.checks import check, check_batch
 from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
 from fastrobust.recording import ColumnsCallback, QuickEvents, fit_starts
-from fastrobust.stages import Batch, Objective, Stages, inner_loss, main_logits, mean_of, own, take_rows
+from fastrobust.stages import Batch, Objective, Stages, inner_loss, main_logits, mean_of, own, sum_of, take_rows
 
 __all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective']
 
@@ -114,13 +114,13 @@ class ObjectiveCallback(QuickEvents, Callback):
                 p = t.penalty(main_logits(head), b.extra[t][b.h] if t in b.extra else None)
                 if p is not None: ps.append(p)
             if not ps: continue
-            p = mean_of(ps)
+            p = sum_of(ps)
             if p.ndim:
                 raise ValueError(f"{t.name}: expected a scalar penalty, got shape {tuple(p.shape)}. Take its mean.")
             self.learn.loss_grad = self.learn.loss_grad + w*p
             self.learn.loss = self.learn.loss + w*p.detach()
             s,k = self.sums.get(t, (0., 0))
-            self.sums[t] = s + p.detach(), k+1
+            self.sums[t] = s + p.detach()/len(ps), k+1
         for t in self.loss_obj.stages: t.update(b)
         b.heads,b.extra,b.parts = [],{},{}
 
@@ -196,6 +196,10 @@ class Technique(Stages, QuickEvents, Callback):
         twin = [t for t in learn.cbs if isinstance(t, Technique) and t.name == self.name]
         if twin:
             raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or change its settings.")
+        also = [t for t in learn.cbs if isinstance(t, Technique) and t.surgery is self.surgery is not None]
+        if also:
+            raise ValueError(f"{also[0].name} and {self.name} both wrap the network in {self.surgery.__name__}: keep "
+                             "one, remove the other with `remove_cb`.")
         if hasattr(type(learn), self.name) or self.name in vars(learn) or self.name in _taken:
             raise ValueError(f"a technique is kept as an attribute of the learner, and `learn.{self.name}` is taken. "
                              f"Rename {type(self).__name__}, or give it another `name`.")

@@ -49,6 +49,9 @@ def take_rows(o, a, b):
 
 def main_logits(head): return as_f32(head.main if isinstance(head, AuxOut) else head)
 def mean_of(xs): return xs[0] if len(xs) == 1 else torch.stack(list(xs)).mean(0)
+def sum_of(xs):
+    "Over networks: each of two trains exactly as it would alone"
+    return xs[0] if len(xs) == 1 else torch.stack(list(xs)).sum(0)
 
 def _class_weights(base, y, n):
     "torch's v_i: the class weight of each label, 0 for an ignored one, None where the mean is the plain one"
@@ -65,6 +68,8 @@ class Batch:
     "Everything of one training batch; nothing of it outlives the batch or enters a pickle"
     def __init__(self, n, ids=None):
         self.n,self._ids,self.live,self.heads,self.w,self.l,self.h = n,ids,False,[],None,None,0
+    @property
+    def has_ids(self): return self._ids is not None and self._ids() is not None
     @property
     def ids(self):
         "Positions of the batch's items in `train_ds`"
@@ -138,7 +143,7 @@ class Objective(nn.Module):
         by = next((t for t in self.stages if own(t, 'base')), None)
         targets = [t for t in self.stages if own(t, 'targets')]
         plain = by is None and not targets and not any(own(t, 'sample_loss') for t in self.stages)
-        as_is = lambda: mean_of([self.base(z, *yb) for z in zs])    # bitwise torch's and fastai's own loss
+        as_is = lambda: sum_of([self.base(z, *yb) for z in zs])     # bitwise torch's and fastai's own loss
         if plain and not any(own(t, 'weights') for t in self.stages): return as_is()
         ls = [self._per_sample(by, targets, z, *yb) for z in zs]
         for t in self.stages:
@@ -148,7 +153,7 @@ class Objective(nn.Module):
         if plain and w is None: return as_is()
         b.l,b.w = [l.detach() for l in ls],w
         v = None if targets else _class_weights(self.base if by is None else by.base_loss, yb[0], len(ls[0]))
-        return mean_of([self._reduce(l, w[i] if isinstance(w, list) else w, v, norm) for i,l in enumerate(ls)])
+        return sum_of([self._reduce(l, w[i] if isinstance(w, list) else w, v, norm) for i,l in enumerate(ls)])
 
     def _per_sample(self, by, targets, z, *yb):
         l = None

@@ -1,10 +1,11 @@
 "A plain fastai Learner out of one with techniques: it loads where fastrobust is not installed"
 import copy
+from fastai.callback.rnn import ModelResetter, RNNCallback
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastrobust.basics import robust_warn
-from fastrobust.models import Surgery, SurgeonSplit, unwrap
+from fastrobust.models import Surgery, SurgeonSplit, copy_net, unwrap
 from fastrobust.stages import inner_loss
 
 __all__ = ['strip']
@@ -13,7 +14,11 @@ def _ours(o): return (getattr(o, '__module__', None) or type(o).__module__ or ''
 
 def _plain_net(model, i):
     "A copy of `model` without wrappers: of two networks the `i`-th"
-    model = unwrap(copy.deepcopy(model), i=i)
+    more = sorted({type(m).__name__ for m in model.modules() if isinstance(m, Surgery) and not m.plain})
+    if more:
+        raise ValueError(f"strip expected a network that predicts alone, got {', '.join(more)}: auxiliary heads take "
+                         "part in its predictions. Save it with `learn.export()`, or train with predict='main'.")
+    model = unwrap(copy_net(model), i=i)
     left = sorted({type(m).__name__ for m in model.modules() if _ours(m)})
     if left:
         raise ValueError(f"strip expected layers of torch, fastai or your own, got {', '.join(left)} of fastrobust. "
@@ -72,7 +77,8 @@ def strip(
     dls = DataLoaders(*(_plain_dl(dl) for dl in learn.dls.loaders), path=learn.dls.path,
                       device=getattr(learn.dls, 'device', None))
     kw = {} if splitter is None else dict(splitter=splitter)
+    rnn = [T() for T in (ModelResetter, RNNCallback) if any(type(cb) is T for cb in learn.cbs)]     # logits of a tuple
     return Learner(dls, _plain_net(learn.model, 0 if which == 'a' else 1), loss_func=loss, opt_func=learn.opt_func,
                    lr=learn.lr, metrics=metrics, path=learn.path, model_dir=learn.model_dir, wd=learn.wd,
                    moms=learn.moms, wd_bn_bias=learn.wd_bn_bias,
-                   train_bn=learn.train_bn, **kw)
+                   train_bn=learn.train_bn, cbs=rnn, **kw)

@@ -25,6 +25,12 @@ td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; font-weight: 600; }
 thead th { border-bottom: 2px solid #1d2329; vertical-align: bottom; }
 figure { margin: 1.4rem 0; }
+.sheet { display: flex; flex-wrap: wrap; gap: 1.1rem .9rem; margin: 1.2rem 0; }
+.card { width: 7.3rem; font-size: .86rem; line-height: 1.35; overflow-wrap: anywhere; }
+.card img { width: 7.3rem; height: 7.3rem; object-fit: contain; background: #f4f6f8; border-radius: 4px; }
+.card s { color: #a33f00; }
+.card b { display: block; }
+.card i { color: #55606b; font-style: normal; font-size: .78rem; }
 img { max-width: 100%; height: auto; }
 figcaption { color: #55606b; font-size: .93rem; max-width: 46rem; }
 pre { background: #f4f6f8; border-left: 4px solid #0072B2; padding: 1rem 1.2rem; overflow-x: auto; font-size: .88rem;
@@ -52,6 +58,11 @@ def table(df):
     rows = [''.join(cell(v) for v in (i, *r)) for i,r in df.iterrows()]
     body = ''.join(f'<tr>{o}</tr>' for o in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+def sheet(cards):
+    "Images with two labels: (PNG as base64, given, suggested, how sure, name) each"
+    one = ('<div class="card"><img src="data:image/png;base64,{0}" alt="{4}"><s>{1}</s><b>{2}, {3}</b><i>{4}</i></div>')
+    return '<div class="sheet">' + ''.join(one.format(c[0], *map(escape, c[1:])) for c in cards) + '</div>'
 
 def figure(path, caption, alt):
     "The PNG at `path`, as part of the page"

@@ -184,7 +184,7 @@ def test_a_new_kind_is_one_function(monkeypatch):
 T2 = [[.8,.2], [.3,.7]]
 @pytest.mark.parametrize('kw,err,msg', [
     (dict(kind='symetric', rate=.4), ValueError, "symetric.*Did you mean 'symmetric'"),
-    (dict(kind='instance', rate=.4), ValueError, 'Known: symmetric'),
+    (dict(kind='bayes', rate=.4), ValueError, 'Known: symmetric'),
     (dict(kind='symmetric'), ValueError, 'needs a `rate`'),
     (dict(kind='symmetric', rate=40), ValueError, r'got 40.*\.4'),
     (dict(kind='symmetric', rate=-.1), ValueError, r'\[0,1\]'),

@@ -428,7 +428,7 @@ def test_frozen_stays_frozen_under_surgery():
     learn.remove_cb(learn.minitwin)
     learn.fit(1)
 
-def test_twin_equals_two_learners_with_half_the_loss():
+def test_twin_equals_two_learners():
     learn = tiny_learner(opt_func=SGD, wd=0., moms=None)
     solo = [copy.deepcopy(learn.model)]
     learn.add_cb(MiniTwin())
@@ -436,7 +436,7 @@ def test_twin_equals_two_learners_with_half_the_loss():
     set_seed(9); learn.fit(1, .1)
     for net,twin in zip(solo, learn.model.nets):
         one = tiny_learner(opt_func=SGD, wd=0.); one.model = net
-        set_seed(9); one.fit(1, .05)        # 1/H: each network sees half its own loss
+        set_seed(9); one.fit(1, .1)
         assert torch.allclose(params(one), torch.cat([p.flatten() for p in twin.parameters()]), atol=1e-6)
 
 @pytest.mark.parametrize('mk', [lambda: Rows(), lambda: MiniAux()])
@@ -467,12 +467,16 @@ def test_penalties_reach_both_networks_C14(mk):
         assert any(g is not None and new(k, g) and g.abs().sum() > 0 for k,g in own)
 
 def test_two_twins_and_two_bases_raise():
-    class Twin2(MiniTwin): pass
+    class Twin2(MiniTwin): surgery = None
+    class Twin3(MiniTwin): pass
     class B1(Technique):
         def base(self, z, y): return F.cross_entropy(z, y, reduction='none')
     class B2(B1): pass
     with pytest.raises(ValueError, match='both train two networks'):
         learn = tiny_learner(MiniTwin()); learn.add_cb(Twin2()); learn.fit(1)
+    learn = tiny_learner(MiniTwin())
+    with pytest.raises(ValueError, match='both wrap the network in TwinNet'): learn.add_cb(Twin3())
+    assert len(learn.model.nets) == 2       # the first one's surgery is untouched
     with pytest.raises(ValueError, match='both bring their own base loss'): tiny_learner([B1(), B2()]).fit(1)
 
 def test_two_logit_maps_warn():

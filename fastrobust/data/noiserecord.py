@@ -1,5 +1,5 @@
 "What was done to the labels: the record of true and given ones, and the accuracy against the true ones"
-import csv, json
+import copy, csv, json
 import numpy as np
 import torch
 from fastai.torch_core import flatten_check
@@ -35,13 +35,16 @@ class NoiseRecord:
         vocab=None,         # Class names
         sampling='exact',   # How it was drawn
         valid=None,         # Record of the validation labels, None where they are clean
-        log_true=False      # Should fits log validation accuracy against the true labels as well (noisy_valid='both')?
+        log_true=False,     # Should fits log validation accuracy against the true labels as well (noisy_valid='both')?
+        open_from=None      # (n,) ints: which of the foreign images stands at i, -1: its own; None: see `is_open`
     ):
         self.y_clean,self.y_noisy = int_labels(y_clean),int_labels(y_noisy)
         if len(self.y_clean) != len(self.y_noisy):
             raise ValueError(f"expected as many given as true labels ({len(self.y_clean)}), got {len(self.y_noisy)}. "
                              "Pass one of each per sample.")
-        self.is_open = np.zeros(len(self.y_clean), bool) if is_open is None else np.array(is_open, dtype=bool)
+        self.open_from = np.full(len(self.y_clean), -1) if open_from is None else np.array(open_from, dtype=np.int64)
+        self.is_open = self.open_from >= 0 if is_open is None else np.array(is_open, dtype=bool)
+        self.images = None  # the foreign images, uint8 tensor (m,c,h,w); never saved
         self.kind,self.nominal_rate,self.T,self.seed,self.sampling = kind,nominal_rate,T,seed,sampling
         self.vocab,self.valid,self.log_true = None if vocab is None else [str(v) for v in vocab],valid,log_true
 
@@ -49,6 +52,8 @@ class NoiseRecord:
     def is_noisy(self): return self.y_clean != self.y_noisy
     @property
     def realised_rate(self): return float(self.is_noisy.mean())
+    @property
+    def open_rate(self): return float(self.is_open.mean())
     @property
     def n_classes(self):
         if self.T is not None: return len(self.T)
@@ -65,7 +70,8 @@ class NoiseRecord:
         with np.errstate(invalid='ignore'): return n / n.sum(1, keepdims=True)
     def __len__(self): return len(self.y_clean)
     def __repr__(self):
-        v = f"; validation labels {self.valid.realised_rate:.4f}" if self.valid is not None else ''
+        v = f", open-set {self.open_rate:.4f}" if self.is_open.any() else ''
+        v += f"; validation labels {self.valid.realised_rate:.4f}" if self.valid is not None else ''
         return (f"NoiseRecord({self.kind}, {len(self)} labels, {self.n_classes} classes: nominal rate "
                 f"{self.nominal_rate:.4g}, realised {self.realised_rate:.4f} ({int(self.is_noisy.sum())} wrong), "
                 f"seed {self.seed}{v})")
@@ -79,11 +85,31 @@ class NoiseRecord:
         T = None if self.T is None or new.T is None else self.T @ new.T
         if T is None: rate = 1 - (1-self.nominal_rate)*(1-new.nominal_rate)
         else: rate = float(1 - np.diag(T)[self.y_clean].mean())
-        return NoiseRecord(self.y_clean, new.y_noisy, f'{self.kind}+{new.kind}', rate, T, [self.seed, new.seed],
-                           self.is_open | new.is_open, self.vocab or new.vocab, f'{self.sampling}+{new.sampling}')
+        res = NoiseRecord(self.y_clean, new.y_noisy, f'{self.kind}+{new.kind}', rate, T, [self.seed, new.seed],
+                          self.is_open | new.is_open, self.vocab or new.vocab, f'{self.sampling}+{new.sampling}',
+                          open_from=np.maximum(self.open_from, new.open_from))
+        res.images = self.images if new.images is None else new.images
+        return res
+
+    def take(self,
+        idxs    # Positions (k,)
+    ):
+        "The record of some of the items; the law (T, nominal rate) stays the one all were drawn from"
+        new = copy.copy(self)
+        for k in ('y_clean', 'y_noisy', 'is_open', 'open_from'): setattr(new, k, getattr(self, k)[idxs].copy())
+        return new
+
+    def relabelled(self,
+        y       # New given labels (n,), by whatever hand
+    ):
+        "The record after the given labels were edited: true ones kept, no law any more"
+        new = copy.copy(self)
+        new.y_noisy,new.T = int_labels(y),None
+        if (new.y_noisy != self.y_noisy).any() and not self.kind.endswith('edited'): new.kind = f'{self.kind}+edited'
+        return new
 
     def save(self,
-        fname,      # CSV to write: item,label,label_noisy,is_open,split under a comment line that holds the law
+        fname,      # CSV to write: item,label,label_noisy,is_open,split,open_from; first a comment line with the law
         items=None  # Names for the column `item`, one per training sample; None: positions
     ):
         "Write a CSV from which `load` gives back exactly this record"
@@ -96,11 +122,12 @@ class NoiseRecord:
         with open(fname, 'w', newline='', encoding='utf-8') as f:
             f.write('# fastrobust ' + json.dumps(head) + '\n')
             w = csv.writer(f)
-            w.writerow(['item', 'label', 'label_noisy', 'is_open', 'split'])
+            w.writerow(['item', 'label', 'label_noisy', 'is_open', 'split', 'open_from'])
             for nm,r in (('train', self), ('valid', self.valid)):
                 if r is None: continue
                 names = items if nm == 'train' and items is not None else range(len(r))
-                w.writerows([n, a, b, int(o), nm] for n,a,b,o in zip(names, r.y_clean, r.y_noisy, r.is_open))
+                cols = zip(names, r.y_clean, r.y_noisy, r.is_open, r.open_from)
+                w.writerows([n, a, b, int(o), nm, j] for n,a,b,o,j in cols)
 
     @classmethod
     def load(cls,
@@ -117,8 +144,8 @@ class NoiseRecord:
         T = None if T is None else np.array(T)
         def part(split, **kw):
             rs = [r for r in rows if r['split'] == split]
-            cols = [[int(r[k]) for r in rs] for k in ('label', 'label_noisy', 'is_open')]
-            return cls(cols[0], cols[1], is_open=cols[2], T=T, **kw)
+            cols = [[int(r.get(k, -1)) for r in rs] for k in ('label', 'label_noisy', 'is_open', 'open_from')]
+            return cls(cols[0], cols[1], is_open=cols[2], T=T, open_from=cols[3], **kw)
         return part('train', valid=None if valid is None else part('valid', **valid), **head)
 
     def plot(self,

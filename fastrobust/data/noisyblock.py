@@ -1,153 +1,77 @@
-"Given labels in fastai's data: noisy `Datasets`, loaders, `DataBlock`, and a `show_batch` that tells given from true"
-# A label is fixed by its position in the dataset: shuffling, workers, weights and epochs cannot change it. Only the
-# list of labels is replaced; what is made from it (other splits, test sets, the exported empty copy) is plain fastai.
-import copy, math
-from functools import partial
-import numpy as np, pandas as pd
+"Noisy labels in fastai: loaders and a `DataBlock` whose training items have given labels, and images if need be"
+import copy
+import numpy as np
 import torch
-from fastcore.basics import ifnone, range_of
-from fastcore.foundation import L, is_indexer
+from fastcore.foundation import L
 from fastai.data.block import DataBlock
-from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists, show_batch
-from fastai.data.transforms import Categorize, Category, EncodedMultiCategorize, MultiCategorize
-from fastai.torch_core import TensorCategory, TensorImageBase
-from fastrobust.basics import batch_idxs
-from fastrobust.data.arrays import ArrayItems
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastrobust.data.arrays import ArrayItems, _check_like
+from fastrobust.data.givenlists import GivenLabels, NoisyDatasets, OpenInputs
+from fastrobust.data.human import match_record
 from fastrobust.data.noise import NoisyLabels
 from fastrobust.data.noiserecord import NoiseRecord
+from fastrobust.data.noisyshow import WrongCategory, attach as _attach
+from fastrobust.data.reading import Part, codes as _codes, target as _target   # noqa: F401  editing.py too
 
 __all__ = ['NoisyDataBlock', 'add_label_noise', 'NoisyDatasets', 'GivenLabels', 'WrongCategory']
 
-_COL = 'given_code' # column in which rows of a DataFrame carry their given label out of `items`
-
-# --- items and labels that know what was given -----------------------------------------------------------------------
-class GivenItems(L):
-    "Training items that carry their given labels: `test_dl(items, with_labels=True)` and Interpretation show those"
-    @classmethod
-    def of(cls, items, codes):
-        res = cls(items, use_list=None)
-        res.codes = codes
-        return res
-
-    def __getitem__(self, idx):
-        if is_indexer(idx): return super().__getitem__(idx)
-        pos = list(L(range_of(self))[idx])
-        return GivenItems.of(self._get(pos), self.codes[pos])
-
-class GivenLabels(TfmdLists):
-    "A list of labels that returns `codes[i]` at position i; -1 there, or no codes: the label as it was"
-    def __init__(self, items, tfms, codes=None, **kwargs):
-        super().__init__(items, tfms, do_setup=False, **kwargs)
-        self.codes = None if codes is None else torch.as_tensor(np.array(codes))
-
-    @classmethod
-    def of(cls, tl, codes=None):
-        return cls(tl.items, tl.tfms, codes, use_list=None, types=tl.types, split_idx=tl.split_idx, splits=tl.splits)
-
-    def __getitem__(self, idx):
-        if not is_indexer(idx): return L(self[i] for i in L(range_of(self))[idx])
-        k = -1 if self.codes is None else int(self.codes[int(idx)])
-        return super().__getitem__(idx) if k < 0 else TensorCategory(k)
-
-    def _new(self, items, split_idx=None, **kwargs):
-        "Plain labels; given ones only for items that carry them"
-        kw = dict(types=self.types, split_idx=ifnone(split_idx, self.split_idx), splits=self.splits, use_list=None)
-        codes = getattr(items, 'codes', None) if isinstance(items, GivenItems) else None
-        if isinstance(items, pd.DataFrame) and _COL in items: codes = items[_COL].to_numpy()
-        if codes is None: return TfmdLists(items, self.tfms, do_setup=False, **kw)
-        return GivenLabels(items, self.tfms, codes, **kw)
-
-    def subset(self, i):
-        pos = list(self.splits[i])
-        codes = None if self.codes is None or (self.codes[pos] < 0).all() else self.codes[pos]
-        kw = dict(types=self.types, split_idx=i, splits=self.splits, use_list=None)
-        return GivenLabels(self._get(self.splits[i]), self.tfms, codes, **kw)
-
-class NoisyDatasets(Datasets):
-    "`Datasets` with given labels; `noise` is the `NoiseRecord` of its training part"
-    def __init__(self, *args, noise=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.noise = noise
-
-    @property
-    def items(self):
-        "The items; they carry their given labels"
-        items,codes = self.tls[0].items,getattr(self.tls[-1], 'codes', None)
-        if codes is None: return items
-        if isinstance(items, pd.DataFrame): return items.assign(**{_COL: codes.numpy()})
-        return GivenItems.of(items, codes)
-    @items.setter
-    def items(self, v):
-        raise ValueError(f"expected the {len(self)} items that the noisy labels belong to, got new ones. "
-                         "Build new dls and put noise on those.")
-
-    def new_empty(self): return Datasets(tls=[tl.new_empty() for tl in self.tls], n_inp=self.n_inp)
-
-    def subset(self, i):
-        kw  = dict(tls=[tl.subset(i) for tl in self.tls], n_inp=self.n_inp)
-        rec = {0: self.noise, 1: self.noise.valid}.get(i)
-        return Datasets(**kw) if rec is None else NoisyDatasets(**kw, noise=rec)
-
-    def dataloaders(self, *args, **kwargs):
-        "`DataLoaders` with their `noise`"
-        return _attach(super().dataloaders(*args, **kwargs), self.noise)
-
-# --- reading the labels ----------------------------------------------------------------------------------------------
-def _target(ds, what):
-    "The one list of single-label targets of `ds`"
-    if type(ds) not in (Datasets, NoisyDatasets):
-        raise TypeError(f"expected {what} over a fastai `Datasets` (of a DataBlock, ImageDataLoaders, array_dls), got "
-                        f"{type(ds).__name__}. Build the dls from a DataBlock.")
-    tls,fs = ds.tls[ds.n_inp:],ds.tls[-1].tfms.fs
-    last = fs[-1] if len(fs) else None
-    if len(tls) != 1 or not isinstance(last, Categorize) or isinstance(last, (MultiCategorize, EncodedMultiCategorize)):
-        got = f"{len(tls)} targets" if len(tls) != 1 else f"a target made by {type(last).__name__}"
-        raise ValueError(f"expected one single-label target (CategoryBlock) in {what}, got {got}. "
-                         "Label noise is defined for single-label classification.")
-    return tls[0]
-
-def _codes(ds, what):
-    "Labels of `ds` as ints, by position"
-    tl = _target(ds, what)
-    if isinstance(ds.items, ArrayItems): return ds.items.y.cpu().numpy().copy()
-    return np.array([int(tl[i]) for i in range(len(tl))], dtype=np.int64)
-
-def _draw(noise, y, vocab, stream=0):
-    if isinstance(noise, NoisyLabels): return noise.apply(y, len(vocab), vocab=vocab, stream=stream)
-    rec = noise if stream == 0 else noise.valid
-    if len(rec) != len(y): got = f"one of {len(rec)} labels for {len(y)}"
-    elif (rec.y_clean != y).any(): got = f"one with {int((rec.y_clean != y).sum())} other true labels"
-    elif rec.n_classes != len(vocab): got = f"one of {rec.n_classes} classes for {len(vocab)}"
-    else: return copy.copy(rec)
-    raise ValueError(f"expected the record of these very items in this order, got {got}. Use the same files and split.")
+# --- the law on a dataset --------------------------------------------------------------------------------------------
+def _draw(noise, part, y, vocab, stream=0):
+    if isinstance(noise, NoisyLabels):
+        X,rows = part.X if noise.needs_X else None,part.rows if noise.kind == 'human' else None
+        return noise.apply(y, len(vocab), X=X, vocab=vocab, stream=stream, rows=rows)
+    rec = match_record(noise if stream == 0 else noise.valid, y, part.rows, len(vocab))
+    if rec.vocab is None: rec.vocab = [str(v) for v in vocab]
+    return rec
 
 def _check_noise(noise):
     if isinstance(noise, (NoisyLabels, NoiseRecord)): return
     raise TypeError(f"`noise` must be NoisyLabels or a NoiseRecord, got {noise!r}. Pass NoisyLabels('symmetric', .4).")
 
-def _records(noise, y, yv, vocab):
-    "Record of labels `y`, and of validation labels (`yv()` reads them) where the law wants them noisy"
-    rec = _draw(noise, y, vocab)
+def _records(noise, train, valid, vocab):
+    "Record of the `Part` to train on, and of the one to validate on where the law wants it noisy"
+    rec = _draw(noise, train, train.y, vocab)
     wanted,rec.valid = noise.noisy_valid if isinstance(noise, NoisyLabels) else noise.valid is not None,None
     if wanted:
-        yv = yv()
+        yv = [] if valid is None else valid.y
         if not len(yv): raise ValueError("noisy_valid expected validation items, got none. Use another splitter.")
-        rec.valid = _draw(noise, yv, vocab, 1)
+        rec.valid = _draw(noise, valid, yv, vocab, 1)
     rec.log_true = wanted == 'both' or (rec.log_true and wanted)
     return rec
 
 # --- loaders ---------------------------------------------------------------------------------------------------------
-def _relabel(ds, rec, n=None):
-    "`ds` with the given labels of `rec`; rec=None: as it was, but its test sets show given labels of training items"
-    if rec is None and (type(ds) is not Datasets or len(ds.tls) != n): return ds
+def _relabel(ds, rec, n=None, y=None):
+    "`ds` with labels `y`, or those of `rec`; neither: as it was, but its test sets show given labels of training items"
+    y = rec.y_noisy if y is None and rec is not None else y
+    if y is None and (type(ds) is not Datasets or len(ds.tls) != n): return ds
     if isinstance(ds.items, ArrayItems):
-        if rec is None: return ds
+        if y is None: return ds
         it = ds.items
-        it = ArrayItems(it.x, torch.from_numpy(rec.y_noisy.copy()).to(it.y.device), it.vocab, it.rows)
+        it = ArrayItems(it.x, torch.from_numpy(y.copy()).to(it.y.device), it.vocab, it.rows)
         tls = [tl._new(it, split_idx=tl.split_idx) for tl in ds.tls]
-    else: tls = [*ds.tls[:-1], GivenLabels.of(ds.tls[-1], None if rec is None else rec.y_noisy.copy())]
-    if rec is None: return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
+    else: tls = [*ds.tls[:-1], GivenLabels.of(ds.tls[-1], None if y is None else y.copy())]
+    if y is None: return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
     return NoisyDatasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type, noise=rec)
+
+def _open_set(ds, rec, codes=None):
+    "`ds` with the foreign images of `rec` at `codes`; None: as it was, but its test sets show them for training items"
+    if not rec.is_open.any(): return ds
+    if rec.images is None or (rec.is_open != (rec.open_from >= 0)).any():
+        raise ValueError(f"expected the images of the {int(rec.is_open.sum())} open-set items, got none. A CSV "
+                         "holds none: set `record.images` to those it was drawn with, or draw again from the law.")
+    if ds.n_inp != 1: raise ValueError(f"open-set noise expected one image per item, got {ds.n_inp} inputs.")
+    if not isinstance(ds.items, ArrayItems):
+        if codes is None and type(ds.tls[0]) is OpenInputs: return ds
+        tls = [OpenInputs.of(ds.tls[0], codes, images=rec.images), *ds.tls[1:]]
+    elif codes is None: return ds
+    else:
+        it,i = ds.items,torch.from_numpy(np.flatnonzero(codes >= 0))
+        _check_like(rec.images.shape[1:], it.x.shape[1:], 'images', strict=True)
+        x = it.x.clone()
+        x[i.to(x.device)] = rec.images[codes[i]].to(x.device)
+        it = ArrayItems(x, it.y, it.vocab, it.rows)
+        tls = [tl._new(it, split_idx=tl.split_idx) for tl in ds.tls]
+    return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
 
 def _like(dl, ds):
     "A copy of `dl` over `ds`: same type, random stream, weights and transforms; changing one leaves the other alone"
@@ -163,33 +87,6 @@ def _like(dl, ds):
         setattr(res, nm, p)
     return res
 
-class WrongCategory(Category):
-    "A given label that is not the true one"
-    _show_args = {'label': 'category', 'color': '#D55E00'}  # Okabe and Ito's vermilion: not black to any colour vision
-
-def _show_given(dl, rec, b=None, max_n=9, ctxs=None, show=True, unique=False, **kwargs):
-    "`show_batch` that writes given and true label where they differ; a batch `b` from elsewhere shows its labels alone"
-    plain = partial(type(dl).show_batch, dl)
-    if b is not None or unique: return plain(b, max_n=max_n, ctxs=ctxs, show=show, unique=unique, **kwargs)
-    b = dl.one_batch()
-    if not show: return plain(b, max_n=max_n, show=False)
-    x,y,its = dl._pre_show_batch(b, max_n=max_n)
-    ids = batch_idxs(dl, 0, len(its))
-    if ids is None: return plain(b, max_n=max_n, ctxs=ctxs, show=show, **kwargs)   # text loaders sort on the fly
-    def mark(o, i):
-        true = dl.vocab[int(rec.y_clean[i])]
-        return (*o[:-1], o[-1] if str(o[-1]) == str(true) else WrongCategory(f'given: {o[-1]}\ntrue: {true}'))
-    if ctxs is None and isinstance(x, TensorImageBase) and not kwargs.keys() & {'figsize', 'nrows', 'ncols'}:
-        rows = max(1, int(len(its)**.5))
-        kwargs['figsize'] = 3*math.ceil(len(its)/rows), 3.4*rows            # room for titles of two lines
-    show_batch(x, y, L(mark(o, i) for o,i in zip(its, ids)), ctxs=ctxs, max_n=max_n, **kwargs)
-
-def _attach(dls, rec):
-    dls.noise = rec
-    for dl,r in zip(dls.loaders, (rec, rec.valid)):
-        if r is not None: dl.show_batch = partial(_show_given, dl, r)
-    return dls
-
 def add_label_noise(
     dls:DataLoaders,        # Loaders with a single-label target; they and their datasets stay as they are
     noise,                  # `NoisyLabels`, or a `NoiseRecord` (loaded) to give the same labels again
@@ -202,16 +99,21 @@ def add_label_noise(
     old,vocab = getattr(dls, 'noise', None),_target(dls.train_ds, 'the training set').vocab
     if old is not None and not compound:
         raise ValueError(f"expected dls with true labels, got noisy ones ({old}). Use the clean dls, or compound=True.")
-    rec = _records(noise, _codes(dls.train_ds, 'the training set'),
-                   lambda: _codes(dls.valid_ds, 'the validation set') if len(dls.loaders) > 1 else [], vocab)
+    train,valid = dls.train_ds,dls.valid_ds if len(dls.loaders) > 1 else None
+    rec = _records(noise, Part(train, dls.train.after_item, 'the training set'),
+                   None if valid is None else Part(valid, dls.valid.after_item, 'the validation set'), vocab)
+    if old is not None and old.is_open.any() and rec.is_open.any():
+        raise ValueError("expected one draw of open-set noise, got a second on top. Draw both shares at once.")
+    train,n = _open_set(train, rec, rec.open_from),len(train.tls)
+    if valid is not None and type(valid) in (Datasets, NoisyDatasets) and len(valid.tls) == n:
+        valid = _open_set(valid, rec)
     if old is not None:
         res = old.compose(rec)
         res.valid = old.valid if rec.valid is None else rec.valid if old.valid is None else old.valid.compose(rec.valid)
         res.log_true,rec = rec.log_true or old.log_true,res
     new = copy.copy(dls)
-    new.loaders = [_like(dls.train, _relabel(dls.train_ds, rec))]
-    if len(dls.loaders) > 1:
-        new.loaders.append(_like(dls.valid, _relabel(dls.valid_ds, rec.valid, len(dls.train_ds.tls))))
+    new.loaders = [_like(dls.train, _relabel(train, rec))]
+    if valid is not None: new.loaders.append(_like(dls.valid, _relabel(valid, rec.valid, n)))
     new.loaders += list(dls.loaders[2:])
     return _attach(new, rec)
 
@@ -230,10 +132,10 @@ class NoisyDataBlock(DataBlock):
         "Datasets of `source` with noisy training labels"
         ds = super().datasets(source, verbose=verbose)
         tl,(a,*rest) = _target(ds, 'the DataBlock'),[list(s) for s in ds.splits]
-        read = lambda idxs: np.array([int(tl[i]) for i in idxs], dtype=np.int64)
-        rec = _records(self.noise, read(a), lambda: read(rest[0]) if rest else [], tl.vocab)
-        codes = np.full(len(ds), -1)
-        if rec.valid is not None: codes[rest[0]] = rec.valid.y_noisy
-        codes[a] = rec.y_noisy
-        tls = [*ds.tls[:-1], GivenLabels.of(tl, codes)]
+        rec = _records(self.noise, Part(ds, self.item_tfms, 'the DataBlock', a),
+                       Part(ds, self.item_tfms, 'the DataBlock', rest[0]) if rest else None, tl.vocab)
+        given,foreign = np.full(len(ds), -1),np.full(len(ds), -1)
+        if rec.valid is not None: given[rest[0]] = rec.valid.y_noisy
+        given[a],foreign[a] = rec.y_noisy,rec.open_from
+        tls = [*_open_set(ds, rec, foreign).tls[:-1], GivenLabels.of(tl, given)]
         return NoisyDatasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type, noise=rec)

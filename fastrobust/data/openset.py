@@ -4,7 +4,7 @@ import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.vision.core import TensorImage
-from fastrobust.basics import nearest
+from fastrobust.basics import nearest, plain_dl
 
 __all__ = ['aux_images', 'AuxRows']
 
@@ -119,7 +119,7 @@ class AuxRows:
 
 def through_pipeline(imgs, dl, device):
     "uint8 images through the batch transforms of the training loader `dl`, once, as its own images are"
-    after = getattr(dl, 'after_batch', None)    # a torch DataLoader has none
+    after = getattr(plain_dl(dl), 'after_batch', None)  # a torch DataLoader has none
     fs = getattr(after, 'fs', None) or []
     if not any(type(t).__name__ == 'IntToFloatTensor' for t in fs): imgs = imgs.float()/255
     if after is None: return imgs.to(device)

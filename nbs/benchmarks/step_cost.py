@@ -17,7 +17,10 @@ from fastrobust.data.openset import aux_images                          # noqa: 
 from fastrobust.losses import GCELoss                                   # noqa: E402
 from fastrobust.models import small_cnn                                 # noqa: E402
 from fastrobust.objective import Technique                              # noqa: E402
+from fastrobust.history import SampleHistory                            # noqa: E402
 from fastrobust.techniques.augmix import AugMix                         # noqa: E402
+from fastrobust.techniques.coteaching import CoTeaching                 # noqa: E402
+from fastrobust.techniques.jocor import JoCoR                           # noqa: E402
 from fastrobust.techniques.logitclip import LogitClip                   # noqa: E402
 from fastrobust.techniques.odnl import ODNL                             # noqa: E402
 
@@ -54,6 +57,7 @@ def main():
     p.add_argument('--size', type=int, default=32)
     p.add_argument('--threads', type=int, default=1)
     p.add_argument('--nets', nargs='+', default=list(nets()))
+    p.add_argument('--rows', nargs='+', help='some of the rows')
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     warnings.simplefilter('ignore')
@@ -68,7 +72,10 @@ def main():
         rows = dict(plain=lambda: (ce(), None), again=lambda: (ce(), None), objective=lambda: (ce(), Nothing()),
                     plain_2x=lambda: (ce(), None), plain_3x=lambda: (ce(), None),  # as many rows as ODNL, AugMix
                     gce=lambda: (GCELoss(), None), clip_gce=lambda: (GCELoss(), LogitClip(1.)),
-                    augmix=lambda: (ce(), Timed()), odnl=lambda: (ce(), ODNL(aux)))
+                    augmix=lambda: (ce(), Timed()), odnl=lambda: (ce(), ODNL(aux)),
+                    history=lambda: (ce(), SampleHistory()), jocor=lambda: (ce(), JoCoR(.4)),
+                    coteaching=lambda: (ce(), CoTeaching(.4)))
+        rows = {k: v for k,v in rows.items() if not a.rows or k in ('plain', 'again', *a.rows)}
         learns = {}
         for k,make in rows.items():
             set_seed(0)
@@ -87,8 +94,7 @@ def main():
                 learn.fit(1)
                 got[k].append(learn.clock.seconds/steps*1e3)
                 if k == 'augmix': views.append(learn.timed.took/steps*1e3)
-        got['augmix_without_views'] = [t-v for t,v in zip(got['augmix'], views)]
-        got['views'] = views
+        if views: got['augmix_without_views'],got['views'] = [t-v for t,v in zip(got['augmix'], views)],views
         ms = pd.DataFrame(got)
         plain = ms[['plain', 'again']].to_numpy().mean(1)
         # ratios within a round, so that load that comes and goes hits both; of the fastest rounds beside it

@@ -1,0 +1,169 @@
+"What to do with these data, in words and with reasons: a look at the loaders, and at a noise report if there is one"
+import textwrap, zlib
+from html import escape
+import numpy as np
+import pandas as pd
+import torch
+from fastai.tabular.core import Tabular
+from fastai.torch_core import get_random_states, set_random_states
+from fastrobust.data.editing import given_labels
+from fastrobust.labels.reviewing import class_names
+
+__all__ = ['advise', 'Advice']
+
+# Rules of thumb, ours: no paper stands behind these numbers.
+FEW = 10_000    # Training images below which a pretrained network is the first thing to try
+RARE = 20       # Items of a class below which nothing said about that class is sure
+TAIL = 10.      # Largest class over smallest from which on the imbalance is treated
+CLEAN = .02     # Noise rate up to which labels pass for clean
+HEAVY = .5      # Noise rate from which on most methods lose their footing
+
+class Advice:
+    "What `advise` found: `facts` (Series), `reasons` (sentences), `recipe`, `learner_kwargs`, `code` to paste"
+    def __init__(self, facts, reasons, recipe, learner_kwargs, code):
+        self.facts,self.reasons,self.recipe = pd.Series(facts, dtype=object),list(reasons),recipe
+        self.learner_kwargs,self.code = learner_kwargs,code
+
+    def __repr__(self):
+        width = max(map(len, self.facts.index))
+        facts = [f'{k:<{width}}  {v}' for k,v in self.facts.items()]
+        wrap = lambda s: textwrap.fill(s, 110, initial_indent='- ', subsequent_indent='  ')
+        return '\n'.join([*facts, '', *map(wrap, self.reasons), '', self.code])
+
+    def _repr_html_(self):
+        rows = ''.join(f'<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k,v in self.facts.items())
+        said = ''.join(f'<li>{escape(o)}</li>' for o in self.reasons)
+        return f'<table>{rows}</table><ul>{said}</ul><pre>{escape(self.code)}</pre>'
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+def _inputs(dls):
+    "Shape (c,h,w) of an image, or None; looking leaves every random stream as it was"
+    states = get_random_states()
+    dl = dls.valid if len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train
+    try: x = dl.one_batch()[0]
+    finally: set_random_states(**states)
+    return tuple(x.shape[1:]) if isinstance(x, torch.Tensor) and x.ndim == 4 else None
+
+def _noise(dls, report, y):
+    "(rate, lo, hi, where from) or None; a report beats what is cached, that beats what was put there on purpose"
+    own = vars(dls)
+    kept = own.get('noise_estimate') if own.get('noise_estimate_of') in (None, zlib.crc32(y)) else None
+    for o,src in ((report, 'report'), (kept, 'estimate kept in `dls.noise_estimate`')):
+        if o is None: continue
+        rate = getattr(o, 'rate', getattr(o, 'tau', o))
+        if not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
+            raise TypeError(f"expected a noise report with a `rate` in [0,1], got {type(o).__name__}. Pass what "
+                            "`noise_report` returned.")
+        return float(rate),float(getattr(o, 'lo', rate)),float(getattr(o, 'hi', rate)),src
+    rec = getattr(dls, 'noise', None)
+    if rec is None: return None
+    return rec.realised_rate,rec.realised_rate,rec.realised_rate,'known: it was put there on purpose'
+
+def _need_own(dls, report, y):
+    given = getattr(report, 'given', None)
+    if given is None: return
+    given = np.asarray(given)
+    if given.dtype.kind in 'iu' and (len(given) != len(y) or (given != y).any()):
+        raise ValueError(f"expected a report of these dls ({len(y)} training items), got one of other items or labels "
+                         f"({len(given)}). Make it again: noise_report(make_learner, dls).")
+
+# --- what follows from it --------------------------------------------------------------------------------------------
+def _on_noise(noise):
+    "(recipe, sentences)"
+    if noise is None:
+        return 'noisy_labels',[
+            "How many labels are wrong is not known. noise_report(make_learner, dls) estimates it with an interval and "
+            "lists the suspects; it trains a few folds, which is why advise does not do it unasked. Until then the "
+            "recipe 'noisy_labels' is a cautious choice: on Fashion-MNIST it cost nothing measurable without wrong "
+            "labels (nbs/benchmarks/RESULTS.md)."]
+    rate,lo,hi,src = noise
+    known = src.startswith('known')
+    says = f"{rate:.1%} of the training labels are wrong ({src})" if known else (
+        f"About {rate:.0%} of the training labels are wrong, between {lo:.0%} and {hi:.0%} ({src})")
+    if rate <= CLEAN:
+        return None,[f"{says}: next to nothing, plain training will do. The few suspects are worth a look."]
+    out = [f"{says}: a long training would learn them by heart. The recipe 'noisy_labels' takes a loss that forgives "
+           "labels it cannot explain, and a short schedule. Two networks that choose for each other (JoCoR, "
+           f"CoTeaching) take the rate as tau={rate:.2g} and twice the time."]
+    if not known:
+        out.append("Look at the first rows of the report's table and fix what you can: fix_labels(dls, report, 'drop')."
+                   " Errors between classes that look alike hide from every estimate of this kind.")
+    if rate >= HEAVY:
+        out.append(f"From {HEAVY:.0%} on the wrong labels may outnumber the right ones in some class, and no method "
+                   "here can tell which is which then. Have a sample labelled again.")
+    return 'noisy_labels',out
+
+def _on_images(shape, n):
+    "(pretrained, sentences)"
+    c,h,w = shape
+    if c == 3 and n < FEW:
+        out = [f"{n:,} colour images are few: start from a pretrained network (rule of thumb: below {FEW:,}). It pays "
+               "if they are photographs of the world; microscopes and satellites need a try of both."]
+        if min(h, w) < 96:
+            out.append(f"Images of {h} x {w} pixels are small for networks trained on 224: enlarge them (Resize(128)) "
+                       "or compare with a small network from scratch.")
+        return True,out
+    if c == 3: return False,[f"{n:,} colour images are enough to train from scratch as well as from a pretrained "
+                             "network (rule of thumb); pretrained learns faster. Compare."]
+    return False,[f"Images of {c} channel{'s' if c > 1 else ''}: pretrained networks were made for three, their help "
+                  "is uncertain. A network from scratch is the plain choice; compare if these are photographs."]
+
+def _on_classes(counts, names):
+    have = counts[counts > 0]
+    out,few = [],[names[k] for k in np.flatnonzero((counts > 0) & (counts < RARE))]
+    if (counts == 0).any():
+        out.append(f"No training item: {', '.join(names[k] for k in np.flatnonzero(counts == 0)[:5])}.")
+    if few:
+        out.append(f"Fewer than {RARE} items: {', '.join(few[:5])}{' and others' if len(few) > 5 else ''}. Whatever is "
+                   "said about these classes, also by a report, rests on very little.")
+    if have.max() >= TAIL*have.min():
+        out.append(f"The largest class has {have.max()/have.min():.0f} times the items of the smallest (rule of thumb: "
+                   f"act from {TAIL:.0f} on). weighted_dls(dls, 'balanced') shows all classes equally often, "
+                   "SampleWeights('balanced') does it in the loss; judge by BalancedAccuracy. Methods that leave out "
+                   "items of large loss tend to leave out the rare classes.")
+    return out,bool(have.max() >= TAIL*have.min())
+
+def _code(net, kw, tail, unknown):
+    "The advice as code; `net` is what the learner gets after dls"
+    given = ''.join(f', {k}={v!r}' for k,v in kw.items())
+    metric = 'BalancedAccuracy()' if tail else 'accuracy'
+    star = 'tabular' if 'tabular' in net else 'vision'
+    lines = [f'from fastai.{star}.all import *', 'from fastrobust.all import *', '']
+    if unknown: lines += [f'# how many are wrong: noise_report(lambda dls: robust_learner(dls, {net}), dls)']
+    if tail: lines += ["dls = weighted_dls(dls, 'balanced')"]
+    fit = 'learn.fine_tune(5)' if kw.get('pretrained') else 'learn.fit_one_cycle(8)'
+    return '\n'.join([*lines, f'learn = robust_learner(dls, {net}{given}, metrics={metric})', fit])
+
+def advise(
+    dls,                # DataLoaders with one single-label target
+    report=None,        # `noise_report(..)` of these dls; None: `dls.noise_estimate` or `dls.noise` if there are any
+    make_learner=None   # Function (dls) -> new Learner: makes the report here and now; None: nothing is trained
+) -> Advice:
+    "A recipe for these data and why, in words; rules of thumb are called so"
+    y,names = given_labels(dls),class_names(dls)
+    if report is None and make_learner is not None:
+        from fastrobust.evaluate.noisereport import noise_report    # only here: advice alone trains nothing
+        report = noise_report(make_learner, dls)
+    _need_own(dls, report, y)
+    noise,counts = _noise(dls, report, y),np.bincount(y, minlength=len(names))
+    table = isinstance(dls.train_ds, Tabular)
+    shape = None if table else _inputs(dls)
+    have = counts[counts > 0]
+    facts = {'training items': f'{len(y):,}', 'classes': len(names),
+             'class sizes': f'{have.min():,} to {have.max():,} (ratio {have.max()/have.min():.3g})'}
+    kw,said,net = {},[],'layers=[200, 100], learner_func=tabular_learner' if table else 'net'     # net: an nn.Module
+    if shape is not None:
+        c,h,w = shape
+        facts['images'] = f"{h} x {w}, {dict([(1, 'grey'), (3, 'colour')]).get(c, f'{c} channels')}"
+        pretrained,said = _on_images(shape, len(y))
+        facts['pretrained'] = 'yes' if pretrained else 'compare'
+        small = not pretrained and min(h, w) <= 64
+        net = f'small_cnn({len(names)}, {c})' if small else 'resnet18'
+        if not small: kw['pretrained'] = pretrained
+    facts['wrong labels'] = 'unknown' if noise is None else (
+        f'{noise[0]:.1%} ({noise[3]})' if noise[3].startswith('known') else
+        f'{noise[0]:.1%}, interval {noise[1]:.1%} to {noise[2]:.1%} ({noise[3]})')
+    recipe,words = _on_noise(noise)
+    more,tail = _on_classes(counts, names)
+    if recipe is not None: kw['recipe'] = recipe
+    return Advice(facts, [*words, *said, *more], recipe, kw, _code(net, kw, tail, noise is None))

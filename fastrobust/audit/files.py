@@ -1,0 +1,101 @@
+"What an audit looks at: images and labels from a folder of class folders or from a CSV, checked before any training"
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+import numpy as np
+from PIL import Image
+from fastai.data.transforms import get_image_files
+from fastrobust.basics import robust_warn
+from fastrobust.labels.reviewing import read_cells
+
+__all__ = []
+
+_SPLITS = {'train', 'training', 'valid', 'val', 'validation', 'test'}
+_PATH  = ['path', 'file', 'fname', 'filename', 'file_name', 'filepath', 'file_path', 'image', 'image_path', 'img',
+         'name']
+_LABEL = ['label', 'labels', 'class', 'y', 'category', 'target', 'class_name']
+
+class Listing(NamedTuple):
+    "Images to audit"
+    root: Path      # What the paths are relative to
+    paths: list     # Relative, with forward slashes, no two alike
+    labels: list    # Class of each, as given
+    skipped: list   # (path, why) of what is left out
+    grey: bool      # Whether all images have one channel
+    side: int       # Median of the shorter sides, pixels
+    loader: str     # fastai's way to load them, as code without its end
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+def _dirs(d, out): return sorted(o for o in d.iterdir() if o.is_dir() and o.name[0] != '.' and o.resolve() != out)
+
+def _folder(root, out):
+    "(path, label) by class folder, also those inside train/ and valid/"
+    tops = _dirs(root, out)
+    parts = [o for o in tops if o.name.lower() in _SPLITS and _dirs(o, out)]
+    rows = []
+    for d in [k for o in parts for k in _dirs(o, out)] if parts else tops:
+        rows += [(f.relative_to(root).as_posix(), d.name) for f in sorted(get_image_files(d))]
+    train,valid = ([o.name for o in parts if o.name.lower()[:2] == k] for k in ('tr', 'va'))
+    how = f"train={train[0]!r}, valid={valid[0]!r}" if train and valid else 'valid_pct=.2'
+    if rows: return rows,f'from_folder(path, {how}'
+    loose = len(get_image_files(root, recurse=False))
+    raise ValueError("expected a folder with a sub-folder of images per class (or in train/ and valid/), "
+                     f"got {str(root)!r}: {loose} images of its own, {len(tops)} sub-folders without any. Sort the "
+                     "images into class folders, or give a CSV of paths and labels.")
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+def _column(t, names, what, file):
+    low = {str(k).strip().lower(): k for k in t.columns}
+    for o in names:
+        if o in low: return low[o]
+    raise ValueError(f"expected a column for the {what} in {file.name} ({', '.join(names[:4])}, ..), got columns "
+                     f"{', '.join(map(str, t.columns))}. Name it {names[0]!r} in the first line.")
+
+def _table(file):
+    t = read_cells(file)
+    p,y = _column(t, _PATH, 'image files', file),_column(t, _LABEL, 'labels', file)
+    rows = list(zip(t[p].str.strip(), t[y].str.strip()))
+    return rows,f'from_df(pd.read_csv(path/{file.name!r}), path, valid_pct=.2, fn_col={p!r}, label_col={y!r}'
+
+# --- what can be read ------------------------------------------------------------------------------------------------
+def _look(f):
+    "(mode, shorter side) of the image, or why it cannot be read"
+    try:
+        with Image.open(f) as im:
+            im.load()
+            return im.mode,min(im.size)
+    except Exception as e:      # Pillow raises whatever the broken bytes lead to
+        if not f.exists(): return 'no such file'
+        return f'cannot be read as an image ({type(e).__name__})'
+
+def read_source(
+    src,        # Folder of class folders, or CSV with columns for path and label
+    out=None    # Folder of the audit itself, never taken for a class
+):
+    "The `Listing` of `src`; what cannot be read is listed, not fatal"
+    src = Path(src)
+    if not src.exists(): raise FileNotFoundError(f"expected a folder or a CSV, got {str(src)!r}, which does not exist.")
+    root = src if src.is_dir() else src.parent
+    rows,how = _folder(src, None if out is None else Path(out).resolve()) if src.is_dir() else _table(src)
+    skipped,seen = [],{}
+    for p,label in rows:
+        if not p or not label: skipped.append((p or '(no path)', 'no label' if p else 'no path'))
+        elif p in seen: skipped.append((p, 'listed twice' + (f', also as {label}' if seen[p] != label else '')))
+        else: seen[p] = label
+    with ThreadPoolExecutor() as pool: looks = list(pool.map(lambda p: _look(root/p), seen))
+    skipped += [(p, o) for p,o in zip(seen, looks) if isinstance(o, str)]
+    keep = [(p, seen[p], o) for p,o in zip(seen, looks) if not isinstance(o, str)]
+    if not keep:
+        why = f", e.g. {skipped[0][0]!r}: {skipped[0][1]}" if skipped else ''
+        raise ValueError(f"expected images that can be read, got none of {len(rows)}{why}. Paths in a CSV are relative "
+                         "to its own folder.")
+    classes = Counter(o for _,o,_ in keep)
+    if len(classes) < 2:
+        raise ValueError(f"expected two classes or more, got {next(iter(classes))!r} alone. Nothing can be confused.")
+    single = [k for k,n in classes.items() if n == 1]
+    if single: robust_warn(f"a single image: {', '.join(single[:5])}. Nothing can be said about such a class.")
+    modes,sides = zip(*(o for *_,o in keep))
+    grey = set(modes) <= {'1', 'L', 'LA', 'I;16', 'I'}
+    return Listing(root, [o[0] for o in keep], [o[1] for o in keep], skipped, grey, int(np.median(sides)),
+                   how)

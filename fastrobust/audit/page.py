@@ -1,0 +1,100 @@
+"The page an audit leaves: how many labels are wrong, which ones most likely, how to go on, and what it cannot know"
+import base64, io, platform
+import pandas as pd
+import fastai, torch
+from PIL import Image
+from fastrobust import __version__, webpage as html
+
+__all__ = []
+
+WORST = 60      # Images on the page; all are in issues.csv
+
+def _png(file, side=128):
+    "The image as PNG for the page, at most `side` pixels"
+    with Image.open(file) as im:
+        im = im.convert('L' if im.mode in ('1', 'L', 'I;16', 'I') else 'RGB')
+        im.thumbnail((side, side))
+        buf = io.BytesIO()
+        im.save(buf, 'PNG')
+    return base64.b64encode(buf.getvalue()).decode()
+
+def sure(v): return '> 99%' if v > .99 else f'{v:.0%}'
+def _pct(v): return f'{v:.1%}' if v < .1 else f'{v:.0%}'
+
+def rate_words(rep):
+    "The noise rate with its interval, in a sentence"
+    n = len(rep.table)
+    return (f"About {_pct(rep.rate)} of the {n:,} labels are wrong, that is {round(rep.rate*n):,} images; anything "
+            f"between {_pct(rep.lo)} and {_pct(rep.hi)} agrees with what was seen.")
+
+def by_class(t):
+    "Items and suspects of each given class, and what they are most often taken for"
+    rows = {}
+    for k,g in t.groupby('given'):
+        sus = g[g.flagged]
+        top = sus.suggested.value_counts()
+        rows[k] = [f'{len(g):,}', f'{len(sus):,}', f'{len(sus)/len(g):.1%}',
+                   f'{top.index[0]} ({top.iloc[0]})' if len(top) else '']
+    df = pd.DataFrame.from_dict(rows, 'index', columns=['images', 'suspects', 'share', 'most often taken for'])
+    return df.loc[sorted(df.index, key=lambda k: -int(rows[k][1].replace(',', '')))]
+
+def _code(listing, out, size):
+    return f'''from fastai.vision.all import *
+from fastrobust.all import *
+
+path = Path({str(listing.root.resolve())!r})
+
+# your loaders as ever, the suspects left out of the training set (files are found by name)
+dls = ImageDataLoaders.{listing.loader}, item_tfms=Resize({size}))
+dls = fix_labels(dls, {str((out/'issues.csv').resolve())!r}, how='drop')
+
+# or the suggested labels, as they stand in fixed.csv
+df  = pd.read_csv({str((out/'fixed.csv').resolve())!r})
+dls = ImageDataLoaders.from_df(df, path, fn_col='path', label_col='label', item_tfms=Resize({size}))'''
+
+def limits(rep):
+    "What a reader must know before believing the numbers"
+    return [o[0].upper() + o[1:] for o in rep.notes] + [
+        "A suspicion is no proof: rare but right images are among the suspects. Look before you delete.",
+        "An image that is none of the classes cannot get a right label here. Write drop beside it.",
+        "Images shown twice, of the same thing or file, vouch for each other's wrong labels."]
+
+def audit_page(
+    rep,        # `NoiseReport`, its table with relative paths as `name`
+    listing,    # What was audited
+    out,        # Folder of the CSV files
+    pics,       # Name -> (PNG file, caption, alt)
+    settings,   # Sentences: how it was done
+    size        # Pixels, for the code
+):
+    "The report as HTML"
+    t = rep.table
+    bad = t[t.flagged]
+    shown = bad[:WORST] if len(bad) else t[:12]
+    cards = [(_png(listing.root/r.name_), r.given, r.suggested, sure(r.confidence), r.name_)
+             for r in shown.rename(columns=dict(name='name_')).itertuples()]
+    some = '' if not len(bad) else f"{len(shown)} of {len(bad):,} suspects; about {rep.precision:.0%} are wrong. "
+    parts = [html.para(rate_words(rep), 'lead'),
+             html.tiles([(_pct(rep.rate), f'of the labels wrong, {_pct(rep.lo)} to {_pct(rep.hi)}', '#D55E00'),
+                         (f'{len(bad):,}', f'suspects among {len(t):,} images', '#E69F00'),
+                         (f'{rep.acc:.1%}', 'of the given labels predicted by networks that did not see them',
+                          '#0072B2')]),
+             html.heading('The worst first' if len(bad) else 'No suspects: these fit their label least'),
+             html.para(some + "Struck through: the label as given. Below it: the one suggested by a network that was "
+                       "trained without this image, and how probable it is."), html.sheet(cards),
+             html.heading('How to go on'),
+             html.bullets(["Look: issues.csv has every image, the most suspicious first. In its column decision "
+                           "write keep, drop or the right class; fix_labels takes the file back, rows in any order.",
+                           "fixed.csv has the suggested label wherever one is suspected, and says so in its column.",
+                           "Nothing was changed in your files."]),
+             html.code(_code(listing, out, size)),
+             html.heading('Where the suspects are'), html.table(by_class(t)),
+             *[html.figure(*v) for v in pics.values()],
+             html.heading('What this cannot know'), html.bullets(limits(rep))]
+    if listing.skipped:
+        parts += [html.heading('Left out'), html.bullets([f'{p}: {why}' for p,why in listing.skipped[:50]])]
+        if len(listing.skipped) > 50: parts.append(html.para(f'.. and {len(listing.skipped)-50:,} more.'))
+    parts += [html.heading('How this was measured'), html.bullets(settings)]
+    foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, Python '
+            f'{platform.python_version()}.')
+    return html.page(f'Label audit of {listing.root.resolve().name or "your images"}', parts, foot)

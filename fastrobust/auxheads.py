@@ -1,0 +1,175 @@
+"Auxiliary classifiers on the inner features of any convolutional network, found by where its grid shrinks"
+from collections import Counter
+from functools import partial
+from typing import NamedTuple
+import torch
+from torch import nn
+from fastai.torch_core import get_random_states, set_random_states
+from fastrobust.models import AuxOut, Surgery, wrap_each
+
+__all__ = ['GridStage', 'find_stages', 'aux_head', 'AuxHeads', 'add_aux_heads']
+
+class GridStage(NamedTuple):
+    "Where a network has its last features of one grid: the output of a module"
+    name:str     # Of the module, as in `named_modules`
+    call:int     # Which of its calls in one forward pass, from 0: some networks use one ReLU everywhere
+    channels:int
+    grid:tuple   # (height, width)
+
+    @property
+    def area(self): return self.grid[0]*self.grid[1]
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+class _Call(NamedTuple):
+    "One call of a module in a forward pass; `stage` is None where its output is no feature map (bs,c,h,w)"
+    stage:object
+    area_in:float
+    conv:bool       # whether it holds a convolution
+    inside:list     # calls within
+
+def _trace(net, xb):
+    "What `net` returns for `xb`, and that call with all calls inside; eval mode, nothing of the network changes"
+    names,modes = {m: k for k,m in net.named_modules()},[(m, m.training) for m in net.modules()]
+    done,open_calls,hooks = Counter(),[[]],[]
+    is_map = lambda o: isinstance(o, torch.Tensor) and o.ndim == 4
+    def enter(m, args): open_calls.append([])
+    def leave(m, args, out):
+        inside = open_calls.pop()
+        stage = GridStage(names[m], done[m], out.shape[1], tuple(out.shape[2:])) if is_map(out) else None
+        area_in = args[0].shape[2]*args[0].shape[3] if args and is_map(args[0]) else float('inf')
+        open_calls[-1].append(_Call(stage, area_in, any(p.ndim == 4 for p in m.parameters()), inside))
+        done[m] += 1
+    try:
+        net.eval()
+        for m in names: hooks += [m.register_forward_pre_hook(enter), m.register_forward_hook(leave)]
+        with torch.no_grad(): z = net(*xb)
+    finally:
+        for h in hooks: h.remove()
+        for m,t in modes: m.training = t
+    return z,open_calls[0][0]
+
+def _areas(call): return [a for k in call.inside for a in ([k.stage.area] if k.stage else []) + _areas(k)]
+
+def _steps(call):
+    "The largest modules within which the grid takes no value between those of input and output, as (stage, conv)"
+    whole = call.stage and not any(call.stage.area < a < call.area_in for a in _areas(call))
+    if whole: return [(call.stage, call.conv)]
+    return [s for k in call.inside for s in _steps(k)] + ([(call.stage, False)] if call.stage else [])
+
+def _stages(call):
+    ss = _steps(call)
+    ss = [s for i,s in enumerate(ss) if all(o[0].area <= s[0].area for o in ss[i:])]   # no squeeze-and-excite, no U
+    drop = lambda i: ss[i][0].area == 1 < ss[i-1][0].area and (ss[i-1][0].area > 4 or not ss[i][1])
+    ss = ss[:next((i for i in range(1, len(ss)) if drop(i)), None)]             # global pooling ends the features
+    last = max((i for i,(_,conv) in enumerate(ss) if conv), default=None)       # and so does the last convolution
+    if last is None: return []
+    ss = [s for i,(s,_) in enumerate(ss) if i <= last or s.grid == ss[last][0].grid]
+    found = []
+    for s in reversed(ss):      # at least twice the area of the next: an unpadded convolution opens no stage
+        if not found or s.area >= 2*found[-1].area: found.append(s)
+    return found[::-1]
+
+def find_stages(
+    net,    # A convolutional network
+    *xb     # Its input: a batch of images (bs,c,h,w) as it sees them in training
+) -> list:
+    "The last features of each grid (`GridStage`), fine to coarse: the layer1 .. layer4 of a ResNet, whatever the names"
+    return _stages(_trace(net, xb)[1])
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+def aux_head(
+    c_in:int,       # Channels of the features it reads
+    c_out:int,      # Channels of the network's last stage
+    n_out:int,      # Number of classes
+    k=2,            # Grid of the features over that of the last stage: int or (height, width)
+    norm=nn.BatchNorm2d # Makes a normalisation layer from a number of channels
+):
+    "Bottleneck classifier: 1x1, k x k with stride k onto the last stage's grid, 1x1, mean over the grid, linear"
+    m,layers = max(c_out//4, min(c_out, 16)),[]     # a quarter as in the authors' code; not below 16 in small networks
+    for i,o,ks in ((c_in, m, 1), (m, m, k), (m, c_out, 1)):
+        layers += [nn.Conv2d(i, o, ks, stride=ks), norm(o), nn.ReLU(inplace=True)]
+    head = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_out, n_out))
+    for l in head:
+        if isinstance(l, (nn.Conv2d, nn.Linear)): nn.init.kaiming_normal_(l.weight); nn.init.zeros_(l.bias)
+    return head
+
+class AuxHeads(Surgery):
+    "A network with auxiliary heads: `AuxOut` in training; in evaluation (main + last auxiliary logits)/2, or main ones"
+    def __init__(self,
+        net,                # A convolutional network that returns logits (bs,c)
+        *xb,                # A batch as it sees them, to find the stages by
+        predict='main+aux', # 'main+aux', or 'main': what it returns in evaluation
+        n_heads=3           # Heads at most, those next to the last stage: 3 for the four stages of a ResNet
+    ):
+        super().__init__()
+        z,call = _trace(net, xb)
+        stages = _stages(call)
+        if len(stages) < 2 or not isinstance(z, torch.Tensor) or z.ndim != 2:
+            raise ValueError(_NO_GRID + f"{type(net).__name__} with feature maps of {[s.grid for s in stages]} and "
+                             f"an output of shape {tuple(getattr(z, 'shape', ()))}." + _REMEDY)
+        *inner,last = stages
+        inner = inner[-n_heads:]
+        has_bn = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+        norm = nn.BatchNorm2d if has_bn else partial(nn.GroupNorm, 1)   # who does without batch statistics still does
+        ks = [tuple(max(1, a//b) for a,b in zip(s.grid, last.grid)) for s in inner]
+        heads = [aux_head(s.channels, last.channels, z.shape[1], k, norm) for s,k in zip(inner, ks)]
+        self.net,self.heads,self.predict = net,nn.ModuleList(heads).to(z.device),predict
+        self.taps = [(s.name, s.call) for s in inner]
+
+    @property
+    def plain(self): return self.predict == 'main'
+
+    def groups(self, split):
+        "The heads join the last group: what `freeze` leaves trainable is the real head and these"
+        *body,head = [list(g) for g in split(self.net)]
+        return [*body, head + list(self.heads.parameters())]
+
+    def _run(self, xb, taps):
+        "Logits of the network and the features at `taps`; the hooks last as long as the forward pass, no copy has them"
+        seen,hooks = {name: [] for name,_ in taps},[]
+        try:
+            for name,outs in seen.items():
+                keep = lambda m, args, out, outs=outs: outs.append(out)
+                hooks.append(self.net.get_submodule(name).register_forward_hook(keep))
+            z = self.net(*xb)
+        finally:
+            for h in hooks: h.remove()
+        return z,[seen[name][call] for name,call in taps]
+
+    def forward(self, *xb):
+        if not self.training and self.plain: return self.net(*xb)
+        n = len(self.taps) if self.training else 1
+        z,feats = self._run(xb, self.taps[-n:])
+        aux = tuple(head(f) for head,f in zip(self.heads[-n:], feats))
+        return AuxOut(z, aux) if self.training else (z + aux[-1])/2     # the average of the authors' code
+
+# --- installation ----------------------------------------------------------------------------------------------------
+_NO_GRID = "expected a convolutional net whose grid shrinks, to put auxiliary heads between its stages, got "
+_REMEDY = " Use a ResNet or another image network (nn.Conv2d), or a technique without such heads, such as ELR."
+
+def _two_rows(dls):
+    "The first two items of a batch, looked at without moving any loader or random stream"
+    dl = dls.valid if len(dls.loaders) > 1 and len(dls.valid) else dls.train
+    rng = getattr(dl, 'rng', None)
+    state = rng.getstate() if rng is not None else None
+    try: b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
+    finally:
+        if rng is not None: rng.setstate(state); dl.rng = rng
+    n_inp = getattr(dls, 'n_inp', max(1, len(b)-1))
+    return [x[:2].as_subclass(torch.Tensor) for x in b[:n_inp]]
+
+def add_aux_heads(
+    model,              # A network, or two of them (`nets`), which get their own heads each
+    dls,                # The DataLoaders it is for: one batch of them shows the grids
+    predict='main+aux', # As in `AuxHeads`
+    n_heads=3           # As in `AuxHeads`
+):
+    "`model` with auxiliary heads; random streams stay where they are"
+    if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        raise ValueError(_NO_GRID + f"{type(model).__name__} without convolution over images." + _REMEDY)
+    states = get_random_states()
+    try:
+        p = next(model.parameters())
+        xb = [x.to(p.device, p.dtype) if x.is_floating_point() else x.to(p.device) for x in _two_rows(dls)]
+        return wrap_each(model, lambda net: AuxHeads(net, *xb, predict=predict, n_heads=n_heads))
+    finally: set_random_states(**states)

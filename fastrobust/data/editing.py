@@ -1,0 +1,130 @@
+"New loaders out of old ones, which stay as they are: other labels, fewer items, a split of the training set"
+import copy
+import numpy as np
+import pandas as pd
+from fastai.data.core import DataLoaders, Datasets
+from fastai.tabular.core import Tabular
+from fastai.torch_core import get_random_states, set_random_states
+from fastrobust.data.noiserecord import int_labels
+from fastrobust.data.noisyblock import NoisyDatasets, _attach, _codes, _like, _relabel
+
+__all__ = ['given_labels', 'with_labels', 'take_items', 'split_items']
+
+# --- one dataset -----------------------------------------------------------------------------------------------------
+def check_dls(dls):
+    "Refuse what is not made of fastai `Datasets` or tables"
+    if not isinstance(dls, DataLoaders):
+        raise TypeError(f"expected DataLoaders, got {type(dls).__name__}. Pass `learn.dls`.")
+    if not isinstance(dls.train_ds, (Datasets, Tabular)):
+        raise TypeError("expected dls over a fastai `Datasets` (of a DataBlock or array_dls) or a table, got "
+                        f"{type(dls.train_ds).__name__}. Build them with a DataBlock.")
+
+def check_ids(idxs, n, what='idxs'):
+    "Positions as an int array: whole, in [0,n), each once"
+    a = np.asarray(idxs)
+    if a.dtype == bool and a.shape == (n,): a = np.flatnonzero(a)
+    if a.ndim != 1 or not len(a) or a.dtype.kind not in 'iu':
+        raise ValueError(f"expected `{what}` as positions in the training set or a mask of its {n} items, got "
+                         f"{a.dtype} of shape {a.shape}. Pass e.g. np.flatnonzero(keep).")
+    if a.min() < 0 or a.max() >= n or len(np.unique(a)) < len(a):
+        raise ValueError(f"expected `{what}` in [0,{n}), each once, got {a.min()} to {a.max()}, {len(np.unique(a))} "
+                         f"different of {len(a)}. They are positions in `dls.train_ds`.")
+    return a.astype(np.int64)
+
+def _take(items, idx):
+    if isinstance(items, pd.DataFrame): return items.iloc[idx]
+    if isinstance(items, (list, tuple)): return [items[i] for i in idx]
+    return items[idx.tolist()]
+
+def _part(ds, idx, split_idx=0):
+    "The items `idx` of a training set with their given labels"
+    if isinstance(ds, Tabular): return ds.new(ds.items.iloc[idx])
+    tls = [tl._new(_take(ds.items, idx), split_idx=split_idx) for tl in ds.tls]
+    if not isinstance(ds, NoisyDatasets): return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
+    rec = None if ds.noise is None or split_idx else ds.noise.take(idx)
+    return NoisyDatasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type, noise=rec)
+
+def _quietly(f):
+    "Run `f`; a fastai loader draws from the global streams when it is made"
+    states = get_random_states()
+    try: return f()
+    finally: set_random_states(**states)
+
+def _train_dl(dl, ds, idx):
+    kw = dict(wgts=np.asarray(dl.wgts)[idx]) if hasattr(dl, 'wgts') else {}     # a WeightedDL
+    if dl.drop_last and len(ds) < dl.bs: kw['drop_last'] = False
+    return dl.new(ds, **kw)
+
+# --- the loaders -----------------------------------------------------------------------------------------------------
+def given_labels(
+    dls     # DataLoaders with one single-label target
+) -> np.ndarray: # (n,) int64, positions in the vocab
+    "Labels of the training set as they are given, by position in `dls.train_ds`"
+    check_dls(dls)
+    ds = dls.train_ds
+    if not isinstance(ds, Tabular): return _codes(ds, 'the training set')
+    y = ds.items[ds.y_names].to_numpy()
+    if y.shape[1] != 1 or y.dtype.kind not in 'iu':
+        raise ValueError(f"expected one single-label target in the table, got {list(ds.y_names)} of dtype {y.dtype}. "
+                         "Build it with y_block=CategoryBlock().")
+    return y[:,0].astype(np.int64)
+
+def with_labels(
+    dls,    # DataLoaders; they stay as they are
+    y       # New training labels (n,), positions in the vocab
+) -> DataLoaders:
+    "New dls with `y` for training labels; `.noise`, if there is one, keeps the true ones"
+    old,vocab = given_labels(dls),dls.vocab
+    vocab = vocab[-1] if len(vocab) and isinstance(vocab[0], (list, tuple)) else vocab
+    y = int_labels(y, len(vocab))
+    if len(y) != len(old):
+        raise ValueError(f"expected one label for each of the {len(old)} training items, got {len(y)}. Give all of "
+                         "them, in the order of `dls.train_ds`.")
+    ds,rec = dls.train_ds,getattr(dls, 'noise', None)
+    if rec is not None: rec = rec.relabelled(y)
+    if isinstance(ds, Tabular):
+        new = ds.new(ds.items.copy())
+        new.items[ds.y_names[0]] = y.astype(ds.items[ds.y_names[0]].dtype)
+        train = _quietly(lambda: _train_dl(dls.train, new, np.arange(len(y))))
+    else:
+        new = _relabel(ds, rec, y=y)
+        train = _like(dls.train, new)
+    return _dls(dls, train, rec)
+
+def take_items(
+    dls,    # DataLoaders; they stay as they are
+    idxs    # Positions in `dls.train_ds` to train on (k,), or a mask (n,)
+) -> DataLoaders:
+    "New dls that train on some of the items, with their given labels; validation stays the same"
+    check_dls(dls)
+    idx = check_ids(idxs, len(dls.train_ds))
+    rec = getattr(dls, 'noise', None)
+    train = _quietly(lambda: _train_dl(dls.train, _part(dls.train_ds, idx), idx))
+    return _dls(dls, train, None if rec is None else rec.take(idx))
+
+def _dls(dls, train, rec):
+    "`dls` with another training loader"
+    new = copy.copy(dls)
+    new.loaders = [train, *dls.loaders[1:]]
+    if rec is None: return new
+    if len(dls.loaders) > 1 and rec.valid is not None: new.loaders[1] = _like(dls.valid, dls.valid_ds)
+    return _attach(new, rec)
+
+def split_items(
+    dls,    # DataLoaders; they stay as they are
+    train,  # Positions in `dls.train_ds` to train on, or a mask
+    valid   # Positions in `dls.train_ds` to validate on, or a mask; validation transforms
+) -> DataLoaders:
+    "New dls that train on one part of the training set and validate on another, given labels and vocab as they are"
+    check_dls(dls)
+    ds = dls.train_ds
+    a,b = check_ids(train, len(ds), 'train'),check_ids(valid, len(ds), 'valid')
+    both = np.intersect1d(a, b)
+    if len(both):
+        raise ValueError(f"expected `train` and `valid` without common items, got {len(both)}, first {both[:3]}. "
+                         "What is measured on training items is no evidence.")
+    def make():
+        plain = dls.valid if len(dls.loaders) > 1 else dls.train
+        return (_train_dl(dls.train, _part(ds, a), a),
+                plain.new(_part(ds, b, 1), shuffle=False, drop_last=False))
+    return DataLoaders(*_quietly(make), path=copy.copy(dls.path), device=dls.device)

@@ -1,0 +1,80 @@
+"What a law of noise looks at in a fastai dataset: labels, images and positions, by position in the dataset"
+import re
+from pathlib import Path
+import numpy as np, pandas as pd
+import torch
+from fasttransform import Pipeline
+from fastai.data.core import Datasets
+from fastai.data.transforms import Categorize, EncodedMultiCategorize, MultiCategorize
+from fastai.torch_core import no_random
+from fastrobust.data.arrays import ArrayItems
+from fastrobust.data.givenlists import NoisyDatasets
+
+__all__ = []
+
+def target(ds, what):
+    "The one list of single-label targets of `ds`"
+    if type(ds) not in (Datasets, NoisyDatasets):
+        raise TypeError(f"expected {what} over a fastai `Datasets` (of a DataBlock, ImageDataLoaders, array_dls), got "
+                        f"{type(ds).__name__}. Build the dls from a DataBlock.")
+    tls,fs = ds.tls[ds.n_inp:],ds.tls[-1].tfms.fs
+    last = fs[-1] if len(fs) else None
+    if len(tls) != 1 or not isinstance(last, Categorize) or isinstance(last, (MultiCategorize, EncodedMultiCategorize)):
+        got = f"{len(tls)} targets" if len(tls) != 1 else f"a target made by {type(last).__name__}"
+        raise ValueError(f"expected one single-label target (CategoryBlock) in {what}, got {got}. "
+                         "Label noise is defined for single-label classification.")
+    return tls[0]
+
+def codes(ds, what):
+    "Labels of `ds` as ints, by position"
+    tl = target(ds, what)
+    if isinstance(ds.items, ArrayItems): return ds.items.y.cpu().numpy().copy()
+    return np.array([int(tl[i]) for i in range(len(tl))], dtype=np.int64)
+
+def positions(items):
+    "Positions in the whole data set: of arrays the rows, of files named '<number>_..' as in fastai's CIFAR; else None"
+    if isinstance(items, ArrayItems): return items.rows.numpy()
+    if not all(isinstance(o, (str, Path)) for o in items): return None
+    found = [re.match(r'\d+(?=_)', Path(o).name) for o in items]
+    return np.array([int(o[0]) for o in found]) if found and all(found) else None
+
+def images(
+    ds,             # `Datasets`
+    after_item,     # Item transforms, a list or a `Pipeline`
+    idxs=None,      # Which items; None: all
+    side=32         # Pixels; larger images of files are averaged down to it: the law is a random projection in any case
+):
+    "uint8 tensor (n,c,h,w): arrays as they are, files one by one through the item transforms of validation"
+    if isinstance(ds.items, ArrayItems): return ds.items.x
+    tl,pipe,out = ds.tls[0],Pipeline(after_item, split_idx=1),[]
+    with no_random(0):
+        for i in range(len(tl)) if idxs is None else idxs:
+            x = pipe((tl[int(i)],))[0]
+            if not isinstance(x, torch.Tensor) or x.ndim != 3 or x.dtype != torch.uint8:
+                raise TypeError(f"expected images for noise that depends on them, got {type(x).__name__}. For other "
+                                "data draw a record, `noise.apply(y, X=features)`, and hand that to add_label_noise.")
+            small = [min(side, s) for s in x.shape[1:]]
+            if small != list(x.shape[1:]):
+                x = torch.nn.functional.adaptive_avg_pool2d(x.as_subclass(torch.Tensor)[None].float(), small)[0].round()
+            out.append(x.as_subclass(torch.Tensor).byte())
+    if len({o.shape for o in out}) > 1:
+        raise ValueError("expected images of one size after the item transforms, got several. Add a Resize.")
+    return torch.stack(out)
+
+class Part:
+    "The items `idxs` of a dataset, as a law of noise wants to see them"
+    def __init__(self, ds, after_item, what, idxs=None):
+        self.ds,self.after_item,self.what,self.idxs = ds,after_item,what,idxs
+
+    @property
+    def y(self):
+        if self.idxs is None: return codes(self.ds, self.what)
+        tl = target(self.ds, self.what)
+        return np.array([int(tl[i]) for i in self.idxs], dtype=np.int64)
+    @property
+    def X(self): return images(self.ds, self.after_item, self.idxs)
+    @property
+    def rows(self):
+        items = self.ds.items
+        if isinstance(items, pd.DataFrame): return None
+        return positions(items if self.idxs is None else [items[i] for i in self.idxs])

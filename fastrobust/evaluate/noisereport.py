@@ -1,0 +1,140 @@
+"How many labels are wrong, and which? Plant errors, cross-validate, compare. `estimate_tau`: the one number"
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastai.torch_core import get_random_states, set_random_states
+from fastrobust.basics import robust_warn
+from fastrobust.labels.crossval import cross_val_preds, need_maker
+from fastrobust.data.editing import given_labels, with_labels
+from fastrobust.labels.report import NoiseReport
+from fastrobust.labels.mixtures import small_loss_split
+from fastrobust.labels.outofsample import need_probs, warn_in_sample
+from fastrobust.labels.planting import KINDS, plant_labels
+
+__all__ = ['noise_report', 'estimate_tau', 'Tau']
+
+def _vocab(dls):
+    vocab = list(dls.vocab)
+    return list(vocab[-1]) if vocab and isinstance(vocab[0], (list, tuple)) else vocab
+
+def _names(dls):
+    "File names of the training items; None where they have none"
+    items = getattr(dls.train_ds, 'items', None)
+    paths = isinstance(items, (list, tuple)) or hasattr(items, 'itemgot')
+    return [str(o) for o in items] if paths and len(items) and isinstance(items[0], (str, Path)) else None
+
+# --- the report ------------------------------------------------------------------------------------------------------
+def _given_probs(y, probs):
+    "Probabilities from elsewhere, refused where they cannot be evidence; and their folds"
+    own = getattr(probs, 'y', None)
+    if own is not None and (len(own) != len(y) or (np.asarray(own) != y).any()):
+        raise ValueError("expected probabilities made with the labels of these dls, got some made with other labels or "
+                         "in another order. Run cross_val_preds on the dls that you pass.")
+    p = need_probs(y, probs)[1]
+    if warn_in_sample(y, probs) and not getattr(probs, 'out_of_sample', False):
+        raise ValueError("expected out-of-sample probabilities, got some that predict practically every label as "
+                         "given, as a network does on items it was trained on: no evidence. Take them from "
+                         "cross_val_preds(make_learner, dls), or pass `make_learner` alone.")
+    return p,getattr(probs, 'folds', None)
+
+def _planted_preds(make_learner, dls, y, c, n_folds, share, seed, kind, kwargs):
+    "Plant, then cross-validate: probabilities, and what was planted"
+    path = kwargs.pop('path', None)
+    run = lambda dls, what: cross_val_preds(make_learner, dls, n_folds=n_folds, seed=seed,
+                                            path=None if path is None else Path(path)/what, **kwargs)
+    if not share: return run(dls, 'given'),None
+    first = dict(probs=run(dls, 'given')) if kind == 'confusion' else {}
+    new,mask = plant_labels(y, c, share, seed, kind, **first)
+    return run(with_labels(dls, new), 'planted'),(new, mask)
+
+def noise_report(
+    make_learner,       # Function (dls) -> new Learner on those dls; not needed beside `probs`. A robust loss (GCELoss)
+                        # keeps the folds from learning the errors, as pair noise makes a plain network do
+    dls,                # DataLoaders with one single-label target; they stay as they are, but for `.noise_estimate`
+    probs=None,         # Out-of-sample probabilities (n,c) in the order of the training set: nothing is trained
+    n_folds:int=3,      # Networks to train, each on the other folds
+    plant:float=.05,    # Share of labels made wrong before training, in [0,.5]; 0: none, no check on the audit itself
+    seed:int=0,         # Of the planting, folds and networks; the global streams are put back
+    plant_kind:str='symmetric', # 'symmetric', or 'confusion': as a first round of folds confuses them (twice the time)
+    **kwargs            # More for `cross_val_preds`: epochs, lr, fit, path, verbose
+)->NoiseReport:
+    "Share of wrong labels with interval, precision and recall of the list, and all items, most suspicious first"
+    if plant_kind not in KINDS: raise ValueError(f"`plant_kind` must be one of {KINDS}, got {plant_kind!r}.")
+    y,vocab = given_labels(dls),_vocab(dls)
+    if probs is not None:
+        if kwargs: raise ValueError(f"expected no {', '.join(kwargs)} beside `probs`, where nothing is trained. Leave "
+                                    "them or `probs` out.")
+        p,folds = _given_probs(y, probs)
+        planted,notes = None,["nothing was planted, as the probabilities were given: the tail of planted labels is "
+                              "computed from them, and nothing checks that they are out-of-sample."]
+    else:
+        need_maker(make_learner)
+        res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed, plant_kind, kwargs)
+        p,folds,notes = res.probs,res.folds,[]
+    rep = NoiseReport(y, p, vocab, _names(dls), folds, planted, plant_kind, notes)
+    _remember(dls, y, Tau(rep.rate, rep.lo, rep.hi))
+    return rep
+
+# --- the rate alone --------------------------------------------------------------------------------------------------
+class Tau(NamedTuple):
+    "Estimated share of wrong labels, as the selection methods take it, and its interval"
+    tau:float
+    lo:float
+    hi:float
+    def __str__(self): return f"tau {self.tau:.3f} ({self.lo:.3f} to {self.hi:.3f})"
+
+def _remember(dls, y, tau): dls.noise_estimate,dls.noise_estimate_of = tau,zlib.crc32(y)
+
+def _remembered(dls, y):
+    "The estimate kept on `dls`, if it is of these labels"
+    own = vars(dls)
+    return own.get('noise_estimate') if own.get('noise_estimate_of') == zlib.crc32(y) else None
+
+def _warmed_up(make_learner, dls, epochs):
+    "Losses of the training items after a short training on all of them, and their mixture"
+    states = get_random_states()
+    try:
+        learn = make_learner(dls)
+        dl = dls.train.new(shuffle=False, drop_last=False)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(epochs)
+            preds,targs = learn.get_preds(dl=dl)[:2]
+    finally: set_random_states(**states)
+    preds = preds.as_subclass(torch.Tensor).float()
+    l = F.nll_loss(preds.clamp(min=1e-9).log(), targs.as_subclass(torch.Tensor).long(), reduction='none').numpy()
+    split = small_loss_split(np.minimum(l, np.quantile(l, .999)))
+    r = float(split.weights[1])
+    a,b = 1-float(np.nanmean(split.posterior > .9)),float(np.nanmean(split.posterior < .1))
+    return Tau(min(r, .99), min(r, b), min(max(r, a), .99))
+
+def estimate_tau(
+    make_learner,       # Function (dls) -> new Learner on those dls
+    dls,                # DataLoaders; keeps the result as `.noise_estimate`, so that a second call is free
+    probs=None,         # Out-of-sample probabilities (n,c): nothing is trained
+    method:str='planted', # 'planted' (`noise_report`), or 'gmm': small-loss mixture after a warm-up, one short training
+    warmup:int=3,       # gmm: epochs of the warm-up; more lets the network learn the wrong labels too
+    verbose:bool=True,  # Print it
+    **kwargs            # planted: more for `noise_report`
+)->Tau:
+    "Share of wrong labels for JoCoR, Co-teaching and others: `(tau, lo, hi)`, printed with its interval"
+    if method not in ('planted', 'gmm'):
+        raise ValueError(f"`method` must be 'planted' or 'gmm', got {method!r}. 'planted' is the more exact one.")
+    y = given_labels(dls)
+    tau = _remembered(dls, y) if method == 'planted' and probs is None and not kwargs else None
+    if tau is None and method == 'gmm':
+        if kwargs or probs is not None:
+            raise ValueError("expected neither `probs` nor settings of `noise_report` with method='gmm', got some. "
+                             "Leave them out, or use method='planted'.")
+        need_maker(make_learner)
+        tau = _warmed_up(make_learner, dls, warmup)
+        _remember(dls, y, tau)
+    if tau is None:
+        if probs is None: kwargs = dict(verbose=False, **kwargs)
+        rep = noise_report(make_learner, dls, probs, **kwargs)
+        tau = Tau(rep.rate, rep.lo, rep.hi)
+        if rep.notes and rep.notes[0].startswith('model too weak'): robust_warn(rep.notes[0])
+    if verbose: print(tau)
+    return tau

@@ -1,0 +1,61 @@
+"The channel between true and given labels, from out-of-sample probabilities: noise matrix, rate, what is wrong where"
+# A mixture fitted by EM: item x has true class t with probability softmax(log p(x)/temperature)_t, and label j is given
+# to class t with probability T[t,j]. The temperature makes up for networks too sure or, trained on noise, too unsure of
+# themselves: the model's own mistakes are expected where it is unsure, wrong labels show where it is sure. The channel
+# is the noise adaptation layer of Goldberger & Ben-Reuven (2017), fitted after training; the temperature is ours.
+from typing import NamedTuple
+import numpy as np
+from fastrobust.labels.outofsample import need_probs
+
+__all__ = ['LabelChannel', 'label_channel', 'wrong_if_given']
+
+_FLOOR = 1e-9       # no network is surer than this
+_PRIOR = .1         # pseudo-items per item, spread as symmetric noise: without them model errors pass for noise
+
+class LabelChannel(NamedTuple):
+    "Estimated law of the given labels; `wrong[i]` is the probability that label i is wrong"
+    rate:float          # Share of wrong labels, the mean of `wrong`
+    T:np.ndarray        # Noise matrix (c,c), rows = true class, rows sum to 1
+    temperature:float   # Of the probabilities: above 1 the network is too sure
+    wrong:np.ndarray    # (n,) in [0,1]
+    true:np.ndarray     # Probability of each class to be the true one (n,c), the given label taken into account
+
+def _softmax(z):
+    z = np.exp(z-z.max(1, keepdims=True))
+    return z/z.sum(1, keepdims=True)
+
+def _symmetric(r, c): return (1-r)*np.eye(c) + r/(c-1)*(1-np.eye(c))
+
+def label_channel(
+    y,              # Given labels (n,), columns of `probs`
+    probs,          # Out-of-sample probabilities (n,c)
+    max_iter=500,   # Steps of EM at most
+    tol=1e-5        # Stop when rate and log-temperature move less
+)->LabelChannel:
+    "Fit noise matrix and temperature to the given labels by EM; the matrix is drawn a little towards symmetric noise"
+    y,p = need_probs(y, probs)
+    n,c = p.shape
+    log,at = np.log(np.maximum(p.astype(np.float64), _FLOOR)),np.arange(n)
+    T,beta,rate = _symmetric(.2, c),1.,.2                       # beta: 1/temperature
+    for _ in range(max_iter):
+        pure = _softmax(beta*log)
+        true = pure*T[:, y].T                                   # E: who could have been given this label
+        true /= true.sum(1, keepdims=True)
+        N = np.stack([np.bincount(y, weights=true[:, k], minlength=c) for k in range(c)])
+        old,rate = (rate, beta),float(1-np.trace(N)/n)
+        T = N + _PRIOR*N.sum(1, keepdims=True)*_symmetric(rate, c)  # M: the channel; a Newton step on 1/temperature
+        T /= np.maximum(T.sum(1, keepdims=True), 1e-12)
+        mean = (pure*log).sum(1)
+        slope,curve = (true*log).sum() - mean.sum(),(pure*(log-mean[:, None])**2).sum()
+        beta = float(np.clip(beta + slope/max(curve, 1e-12), beta/1.5, beta*1.5).clip(.1, 10))
+        if abs(rate-old[0]) < tol and abs(np.log(beta/old[1])) < tol: break
+    wrong = 1-true[at, y]
+    return LabelChannel(float(wrong.mean()), T, 1/beta, wrong, true)
+
+def wrong_if_given(
+    channel,    # `LabelChannel`
+    probs       # Out-of-sample probabilities (n,c), those it was fitted to
+)->np.ndarray: # (n,c)
+    "How probably wrong each label would be on each item, had it been given: `channel.wrong` at the given ones"
+    pure = _softmax(np.log(np.maximum(np.asarray(probs, dtype=np.float64), _FLOOR))/channel.temperature)
+    return 1 - pure*np.diag(channel.T)/(pure @ channel.T)

@@ -1,0 +1,154 @@
+"Out-of-sample probabilities of every training item: a fresh learner per fold predicts what it was not trained on"
+import gc, time, weakref
+from functools import partial
+from pathlib import Path
+import numpy as np
+import torch
+from fastai.callback import schedule   # noqa: F401 (gives Learner its fine_tune and fit_one_cycle)
+from fastai.learner import Learner
+from fastai.torch_core import get_random_states, set_random_states, set_seed
+from fastrobust.basics import robust_warn
+from fastrobust.data.editing import given_labels, split_items
+from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
+
+__all__ = ['cross_val_preds', 'stratified_folds', 'need_maker']
+
+_EXAMPLE = 'lambda dls: vision_learner(dls, resnet18)'
+
+def need_maker(make_learner):
+    "Refuse anything but a function that builds a new learner on the loaders it is given"
+    if isinstance(make_learner, Learner):
+        raise TypeError("expected a function that builds a new Learner, got a Learner. What a network says of items it "
+                        "was trained on is no evidence about their labels (in-sample probabilities). Either pass a "
+                        f"maker, cross_val_preds({_EXAMPLE}, dls) or noise_report({_EXAMPLE}, dls), or give "
+                        "probabilities of networks that did not see the items, noise_report(.., probs=).")
+    if not callable(make_learner):
+        raise TypeError(f"expected `make_learner` as a function of dls, got {make_learner!r}. For example: {_EXAMPLE}.")
+
+# --- folds -----------------------------------------------------------------------------------------------------------
+def stratified_folds(
+    y,              # Given labels (n,), ints
+    n_folds:int=5,  # In how many parts, 2 to n
+    seed:int=0      # Of the random dealing; the global streams are left alone
+)->np.ndarray: # Fold of each item, (n,)
+    "Deal the items to folds class by class: sizes differ by at most 1, over all items and within each class"
+    y = np.asarray(y)
+    if isinstance(n_folds, bool) or not isinstance(n_folds, (int, np.integer)) or not 2 <= n_folds <= len(y):
+        raise ValueError(f"`n_folds` must be an int from 2 to the number of items, {len(y)}, got {n_folds!r}. Try 5.")
+    rng,folds = np.random.default_rng(seed),np.empty(len(y), np.int64)
+    order = np.lexsort((rng.random(len(y)), y))
+    folds[order] = rng.permutation(n_folds)[np.arange(len(y))%n_folds]
+    return folds
+
+def _vocab(dls):
+    vocab = list(dls.vocab)
+    return list(vocab[-1]) if vocab and isinstance(vocab[0], (list, tuple)) else vocab
+
+def _warn_rare(y, vocab, n_folds):
+    counts = np.bincount(y, minlength=len(vocab))
+    rare = [f'{vocab[k]} ({counts[k]})' for k in np.flatnonzero((counts > 0) & (counts < n_folds))]
+    if rare:
+        robust_warn(f"classes with fewer items than the {n_folds} folds: {', '.join(rare[:10])}. Every item is still "
+                    "predicted by a network that did not see it, but where a class has a single item that network "
+                    "never saw the class, and the item looks wrong whatever it is. Look at these yourself.", 4)
+
+# --- one fold --------------------------------------------------------------------------------------------------------
+def _train(learn, epochs, lr):
+    "`fine_tune` where the body is frozen (a pretrained net), else one cycle"
+    if getattr(learn.opt, 'frozen_idx', 0): learn.fine_tune(epochs, **({} if lr is None else dict(base_lr=lr)))
+    else: learn.fit_one_cycle(epochs, lr_max=lr)
+
+def _need_own(learn, part, seen):
+    "Refuse a learner that could have seen the items it is to predict"
+    if not isinstance(learn, Learner):
+        raise TypeError(f"expected `make_learner` to return a Learner, got {type(learn).__name__}. For example: "
+                        f"{_EXAMPLE}.")
+    if learn.dls is not part:
+        raise ValueError("expected a learner on the loaders of this fold, got one on others: it would train on items "
+                         f"it is to predict. Use the `dls` that the function is given: {_EXAMPLE}.")
+    if any(p.requires_grad and seen.get(id(p), lambda: None)() is p for p in learn.model.parameters()):
+        raise ValueError("expected a new network for each fold, got the one that another fold trained on these items. "
+                         f"Build it inside the function: {_EXAMPLE}.")
+
+def _probs(learn, y, classes):
+    "Probabilities of the fold's items, checked"
+    z,targs = learn.get_preds(ds_idx=1)[:2]
+    if not isinstance(z, torch.Tensor) or tuple(z.shape) != (len(y), classes):
+        got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
+        raise ValueError(f"expected predictions of shape ({len(y)},{classes}), one column per class of the vocab, got "
+                         f"{got}. Give the network as many outputs as `dls.c`.")
+    if (np.asarray(targs).ravel() != y).any():
+        raise ValueError("expected the fold's items in their order, got predictions of other labels. Use loaders that "
+                         "return every item with its given label.")
+    z = z.as_subclass(torch.Tensor).float()
+    if not z.isfinite().all():
+        raise ValueError("expected finite predictions, got NaN or inf: the training diverged. Lower its learning rate.")
+    off = (z.sum(1)-1).abs().max().item()
+    if z.min() >= 0 and off < .05: return (z/z.sum(1, keepdim=True) if off > 1e-4 else z).numpy()    # half: rounded
+    robust_warn("the learner's loss has no activation, so it predicts logits: their softmax is taken.", stacklevel=5)
+    return z.softmax(1).numpy()
+
+def _fold(make_learner, dls, y, valid, classes, seed, fit, seen):
+    "(probabilities, accuracy on given labels, seconds) of one fold"
+    t = time.perf_counter()
+    set_seed(seed)      # before the loaders, which draw their own streams when they are made
+    part = split_items(dls, ~valid, valid)
+    learn = make_learner(part)
+    _need_own(learn, part, seen)
+    seen.update((id(p), weakref.ref(p)) for p in learn.model.parameters())
+    with learn.no_bar(), learn.no_logging():
+        fit(learn)
+        _need_own(learn, part, {})
+        probs = _probs(learn, y[valid], classes)
+    return probs,float((probs.argmax(1) == y[valid]).mean()),time.perf_counter()-t
+
+# --- all folds -------------------------------------------------------------------------------------------------------
+def cross_val_preds(
+    make_learner,   # Function (dls) -> new Learner on *those* dls, e.g. `lambda dls: vision_learner(dls, resnet18)`
+    dls,            # DataLoaders with one single-label target; they stay as they are, validation set included
+    n_folds:int=5,  # Each item is predicted by the one of so many networks that did not train on it
+    seed:int=0,     # Of folds, initialisation and batches; the global streams are put back afterwards
+    epochs:int=None, # Epochs per fold, of `fine_tune` where the body is frozen, else `fit_one_cycle`; None: 8
+    lr:float=None,  # Its learning rate; None: fastai's default, or the learner's own `lr`
+    fit=None,       # In place of epochs and lr: function (learn) that trains, e.g. `lambda learn: learn.fine_tune(3)`
+    path=None,      # Folder that keeps finished folds: after an interrupt the same call goes on from there
+    verbose:bool=True # A line per fold
+)->OutOfFold:
+    "Out-of-sample probabilities of all training items, folds stratified by given label, columns as in `dls.vocab`"
+    need_maker(make_learner)
+    if fit is not None and not (epochs is lr is None):
+        raise ValueError(f"expected either `fit` or `epochs` and `lr`, got both (epochs={epochs}, lr={lr}). Say them "
+                         "inside `fit`.")
+    epochs = 8 if epochs is None else epochs
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"`epochs` must be an int >= 1, got {epochs!r}.")
+    train = fit or partial(_train, epochs=epochs, lr=lr)
+    y,vocab = given_labels(dls),_vocab(dls)
+    folds = stratified_folds(y, n_folds, seed)
+    _warn_rare(y, vocab, n_folds)
+    marks = run_marks(dls, y, folds, seed, vocab, train, make_learner)
+    done = {} if path is None else stored_folds(Path(path), marks, n_folds)
+    probs,seen,states = np.empty((len(y), len(vocab)), np.float32),{},get_random_states()
+    try:
+        for k in range(n_folds):
+            old = k in done
+            if not old:
+                fold_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
+                done[k] = _fold(make_learner, dls, y, folds == k, len(vocab), fold_seed, train, seen)
+                _free()
+                if path is not None: store_fold(Path(path), k, marks, *done[k])
+            probs[folds == k],acc,secs = done[k]
+            where = f', from {path}' if old else ''
+            line = f"fold {k+1} of {n_folds}: accuracy on given labels {acc:.3f}, {secs:.0f} s{where}"
+            if verbose: print(line, flush=True)
+    except KeyboardInterrupt:
+        kept = "They are gone: give `path=` next time." if path is None else f"They are in {path}: call again to go on."
+        robust_warn(f"interrupted with {len(done)} of {n_folds} folds finished. {kept}")
+        raise
+    finally: set_random_states(**states)
+    return OutOfFold(probs, y, folds, vocab, [done[k][1] for k in range(n_folds)], sum(o[2] for o in done.values()))
+
+def _free():
+    "Give back what the last fold's network took"
+    gc.collect()
+    if torch.cuda.is_available(): torch.cuda.empty_cache()

@@ -1,0 +1,126 @@
+"What a cross-validation leaves: probabilities of all items by networks that did not see them, on disk and for cleanlab"
+import json, os, zipfile, zlib
+from functools import partial
+from pathlib import Path
+import numpy as np
+import torch
+from fastcore.foundation import L
+from fastrobust.basics import robust_warn
+from fastrobust.report import saving
+
+__all__ = ['OutOfFold', 'to_cleanlab', 'cleanlab_issues']
+
+# --- the result ------------------------------------------------------------------------------------------------------
+class OutOfFold:
+    "Out-of-sample probabilities (n,c) by position in `train_ds`; numpy and `find_label_issues` take it as an array"
+    out_of_sample = True
+    def __init__(self,
+        probs,          # Probabilities (n,c)
+        y,              # Given labels (n,) they were made with
+        folds,          # Fold of each item (n,): its network trained on the other folds
+        vocab,          # Classes, the columns of `probs`
+        fold_acc,       # Accuracy on the given labels of each fold
+        seconds=0.      # Of training and prediction, all folds
+    ):
+        self.probs,self.y,self.folds = np.asarray(probs, np.float32),np.asarray(y, np.int64),np.asarray(folds, np.int64)
+        self.vocab,self.fold_acc,self.seconds = list(vocab),[float(o) for o in fold_acc],float(seconds)
+
+    shape = property(lambda self: self.probs.shape)
+    acc   = property(lambda self: float((self.probs.argmax(1) == self.y).mean()), doc="Accuracy on the given labels")
+    def __len__(self): return len(self.probs)
+    def __getitem__(self, i): return self.probs[i]
+    def __array__(self, dtype=None, copy=None): return np.array(self.probs, dtype=dtype, copy=copy)
+
+    def __repr__(self):
+        lo,hi = min(self.fold_acc),max(self.fold_acc)
+        return (f"OutOfFold: {len(self)} items, {self.shape[1]} classes, {len(self.fold_acc)} folds; accuracy on the "
+                f"given labels {self.acc:.3f} (folds {lo:.3f} to {hi:.3f}), {self.seconds:.0f} s")
+
+    def save(self,
+        path    # File to write, .npz
+    ):
+        "Write everything to one file; returns its path"
+        path = Path(path).with_suffix('.npz')
+        return write_whole(path, vocab=json.dumps([str(o) for o in self.vocab]), probs=self.probs, y=self.y,
+                           folds=self.folds, fold_acc=self.fold_acc, seconds=self.seconds)
+
+    @classmethod
+    def load(cls,
+        path    # File that `save` wrote
+    ):
+        "Read what `save` wrote; the names of classes come back as strings"
+        with np.load(Path(path).with_suffix('.npz'), allow_pickle=False) as f:
+            return cls(f['probs'], f['y'], f['folds'], json.loads(str(f['vocab'])), f['fold_acc'], f['seconds'])
+
+def write_whole(path, **arrays):
+    "An .npz that is there whole or not at all"
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.with_name(path.name+'.part')
+        with open(tmp, 'wb') as f: np.savez_compressed(f, **arrays)
+        os.replace(tmp, path)
+    return path
+
+# --- finished folds on disk ------------------------------------------------------------------------------------------
+def _crc(o): return zlib.crc32(o if isinstance(o, (bytes, np.ndarray)) else repr(o).encode())
+
+def _code(f):
+    "What a function says, as far as it can be told: another architecture or number of epochs is another code"
+    if isinstance(f, partial): return [_code(o) for o in (f.func, *f.args, *sum(f.keywords.items(), ()))]
+    f = getattr(f, '__code__', f)
+    if not hasattr(f, 'co_code'): return repr(f) if isinstance(f, (int, float, str)) else _name(f)
+    consts = [_code(o) if hasattr(o, 'co_code') else repr(o) for o in f.co_consts]
+    return [_crc(f.co_code), list(f.co_names), consts]
+
+def _name(o): return getattr(o, '__qualname__', type(o).__qualname__)
+
+def _items(ds):
+    "What tells the items from others: pixels in memory, file names, else how many"
+    items = getattr(ds, 'items', ())
+    if isinstance(getattr(items, 'x', None), torch.Tensor): return _crc(np.ascontiguousarray(items.x.cpu().numpy()))
+    if not isinstance(items, (list, tuple, L)): return len(ds)
+    return _crc([str(o) for o in items if isinstance(o, (str, Path))])
+
+def run_marks(dls, y, folds, seed, vocab, fit, make_learner):
+    "What tells this run from others, as far as it shows; what a function takes from outside it does not"
+    marks = dict(labels=_crc(y), folds=_crc(folds), seed=seed, vocab=_crc([str(o) for o in vocab]),
+                 items=_items(dls.train_ds), training=_code(fit), learner=_code(make_learner))
+    return json.loads(json.dumps(marks))
+
+def stored_folds(path, marks, n_folds):
+    "Finished folds in `path`: {fold: (probabilities, accuracy, seconds)}; those of another run are refused"
+    res = {}
+    for file,k in ((path/f'fold_{k}.npz', k) for k in range(n_folds)):
+        if not file.exists(): continue
+        try:
+            with np.load(file, allow_pickle=False) as f:
+                old,res[k] = json.loads(str(f['marks'])),(f['probs'], float(f['acc']), float(f['seconds']))
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError) as e:
+            robust_warn(f"{file} cannot be read ({e}): fold {k+1} is trained again.", stacklevel=4)
+            continue
+        if other := [o for o in marks if old.get(o) != marks[o]]:
+            raise ValueError(f"expected folds of this very run in {str(path)!r}, got one of other {', '.join(other)}. "
+                             "Give another `path`, or delete that folder if its folds are of no use any more.")
+    return res
+
+def store_fold(path, k, marks, probs, acc, seconds):
+    "Keep a finished fold in `path`"
+    write_whole(path/f'fold_{k}.npz', marks=json.dumps(marks), probs=probs, acc=acc, seconds=seconds)
+
+# --- the bridge to cleanlab ------------------------------------------------------------------------------------------
+def to_cleanlab(
+    oof     # What `cross_val_preds` returned
+)->dict: # labels (n,), pred_probs (n,c)
+    "Keywords for cleanlab's functions: `cleanlab.filter.find_label_issues(**to_cleanlab(oof))`"
+    return dict(labels=oof.y.copy(), pred_probs=oof.probs.copy())
+
+def cleanlab_issues(
+    oof,        # What `cross_val_preds` returned
+    **kwargs    # Anything `cleanlab.filter.find_label_issues` takes
+):
+    "The issues that cleanlab finds itself, a mask (n,) unless `kwargs` ask for a ranking"
+    try: from cleanlab.filter import find_label_issues
+    except ImportError as e:
+        raise ImportError("expected the package cleanlab to be installed, got none. Install `fastrobust[label]`, or "
+                          "use our own `find_label_issues(oof.y, oof, collision='cleanlab')`.") from e
+    return find_label_issues(**to_cleanlab(oof), **{'n_jobs': 1, **kwargs})

@@ -1,0 +1,155 @@
+"Tables of suspected labels, from a report or as a reviewer gives them back, and whose items they speak of"
+from pathlib import Path, PurePath
+import numpy as np
+import pandas as pd
+from fastcore.foundation import L
+from fastai.data.core import Datasets
+from fastai.data.transforms import ColReader
+from fastrobust.basics import nearest, robust_warn
+
+__all__ = ['read_review', 'item_names', 'class_names']
+
+_WORDS = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False, '': False}
+
+def class_names(
+    dls     # DataLoaders with one single-label target
+) -> list:
+    "Classes of the target as strings, in the order of the codes"
+    vocab = list(dls.vocab)
+    return [str(o) for o in (vocab[-1] if vocab and isinstance(vocab[0], (list, tuple)) else vocab)]
+
+def item_names(
+    ds      # A training set
+) -> list: # of str, or None where items are no files
+    "File of each item, also where the items are rows that name files"
+    items = getattr(ds, 'items', None)
+    if isinstance(items, pd.DataFrame) and isinstance(ds, Datasets):
+        read = [f for f in ds.tls[0].tfms.fs if isinstance(f, ColReader)]
+        return [str(read[0](r)) for r in items.itertuples()] if read else None
+    ok = isinstance(items, (list, L)) and len(items) and isinstance(items[0], PurePath)
+    return [str(o) for o in items] if ok else None
+
+# --- the table -------------------------------------------------------------------------------------------------------
+def need_columns(t, k, why):
+    if k in t: return
+    raise ValueError(f"expected a column `{k}` {why}, got {[o.rstrip('_') for o in t.columns]}. Give the whole table "
+                     "of the report.")
+
+def read_cells(fname):
+    "All cells of a CSV as text ('None' may be a class), whichever of , ; tab a spreadsheet wrote between them"
+    if not Path(fname).is_file(): raise FileNotFoundError(f"expected a CSV, got no file {str(fname)!r}.")
+    try:
+        with open(fname, encoding='utf-8-sig') as f: first = f.readline()
+        return pd.read_csv(fname, dtype=str, keep_default_na=False, encoding='utf-8-sig',
+                           sep=max(',;\t', key=first.count))
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
+        raise ValueError(f"expected a CSV in UTF-8 with a line of column names, got {str(fname)!r} ({e}). Save it as "
+                         "'CSV UTF-8'.") from e
+
+def _read_csv(fname):
+    "A written report, in the order of its first column if that is the index"
+    t = read_cells(fname)
+    first = t.columns[0] if len(t.columns) else ''
+    if first in ('', 'Unnamed: 0'):
+        rank = pd.to_numeric(t[first], errors='coerce')
+        t = t.iloc[np.argsort(rank.to_numpy(), kind='stable')].drop(columns=first)
+    return t.reset_index(drop=True)
+
+def _classes(t, k, names, words=()):
+    "Column `k` as class names or `words`; an unknown one is refused with the nearest known"
+    s = pd.Series(['' if o is None or o != o else str(o) for o in t[k]], dtype=object)
+    res = s.where(s.isin(names or ()), s.str.strip())
+    res = res.where(res.isin(names or ()), res.str.lower().where(res.str.lower().isin(words), res))
+    if names is None: return res
+    bad = np.flatnonzero(~res.isin([*names, *words, '']))
+    if len(bad):
+        raise ValueError(f"expected classes of the vocab in column `{k}`, got {res[bad[0]]!r} in "
+                         f"row {bad[0]}. {nearest(res[bad[0]], [*words, *names])}")
+    return res
+
+def _numbers(s, k):
+    v = pd.to_numeric(s, errors='coerce')
+    bad = np.flatnonzero(v.isna())
+    if len(bad):
+        raise ValueError(f"expected numbers in column `{k}`, got {s.iloc[bad[0]]!r} in row {bad[0]}. Leave that column "
+                         "as it was written.")
+    return v.to_numpy()
+
+def _flags(s):
+    low = [str(o).strip().lower() for o in s]
+    bad = [o for o in low if o not in _WORDS]
+    if bad: raise ValueError(f"expected True or False in column `flagged`, got {bad[0]!r}. Write True or False.")
+    return np.array([_WORDS[o] for o in low], bool)
+
+def read_review(
+    report,     # `noise_report(..)`, its table, or a CSV of it: rows may be missing or in another order
+    vocab=None  # Classes, as `dls.vocab`; None: names are not checked
+) -> pd.DataFrame:
+    """The table with clean columns: item, given, and of suggested, margin, wrong, flagged, decision those it has.
+    `decision` is what a reviewer adds: 'keep', 'drop', a class, or nothing (undecided)."""
+    t = getattr(report, 'table', report)
+    if isinstance(t, (str, Path)): t = _read_csv(t)
+    if not isinstance(t, pd.DataFrame):
+        raise TypeError("expected a report, its table (DataFrame) or a CSV file of it, got "
+                        f"{type(report).__name__}. Pass what `noise_report` returned.")
+    names = None if vocab is None else [str(o) for o in vocab]
+    t = t.rename(columns=lambda o: str(o).strip()).reset_index(drop=True)
+    for k in ('item', 'given'): need_columns(t, k, 'in the table')
+    item = _numbers(t['item'], 'item')
+    if (item != np.floor(item)).any() or (item < 0).any():
+        raise ValueError("expected positions in the training set in column `item`, got fractions or negative numbers. "
+                         "Leave that column as it was written.")
+    if len(np.unique(item)) < len(item):
+        twice = pd.Series(item.astype(int))[pd.Series(item).duplicated()].iloc[0]
+        raise ValueError(f"expected every item once, got item {twice} twice. Delete one of the two rows.")
+    res = pd.DataFrame(dict(item=item.astype(np.int64)))
+    res['name_'] = [str(o) for o in t['name']] if 'name' in t else item.astype(np.int64).astype(str)
+    res['given'] = _classes(t, 'given', names)
+    if 'suggested' in t: res['suggested'] = _classes(t, 'suggested', names)
+    for k in ('confidence', 'margin', 'wrong'):
+        if k in t: res[k] = _numbers(t[k], k)
+    if 'flagged' in t: res['flagged'] = _flags(t['flagged'])
+    if 'decision' in t:
+        clash = {'keep', 'drop'} & set(names or ())
+        if clash: raise ValueError(f"a class is called {clash.pop()!r}, so a decision of that name has two meanings. "
+                                   "Edit the column `suggested` and use how='relabel'.")
+        res['decision'] = _classes(t, 'decision', names, ('keep', 'drop'))
+    return res
+
+# --- whose items -----------------------------------------------------------------------------------------------------
+def _find(wanted, names):
+    "Position of each file in `names`, -1: not there; a relative name fits the one file that ends with it"
+    known,res = {o: i for i,o in enumerate(names)},[]
+    parts,tails = [PurePath(o).parts for o in names],{}
+    for w in wanted:
+        p = PurePath(w).parts
+        if w in known or not p: res.append(known.get(w, -1)); continue
+        if len(p) not in tails:
+            tails[len(p)] = d = {}
+            for i,q in enumerate(parts): d[q[-len(p):]] = -1 if q[-len(p):] in d else i     # two fit: none does
+        res.append(tails[len(p)].get(p, -1))
+    return np.array(res, np.int64)
+
+def by_position(t, dls, y, names):
+    "Table `t` with `item` as positions in `dls.train_ds`: by file name where both have them; refused if labels differ"
+    files = item_names(dls.train_ds)
+    if files is not None and not (t.name_ == t['item'].astype(str)).all():
+        pos = _find(t.name_, files)
+        if not (pos >= 0).any():
+            raise ValueError(f"expected a report on these training items, got one on other files, e.g. "
+                             f"{t.name_.iloc[0]!r} (here: {files[0]!r}). Pass the dls it was made of.")
+        if (pos < 0).any():
+            robust_warn(f"{(pos < 0).sum()} of {len(pos)} rows of the report are of files that are not in the training "
+                        "set (of the validation set, deleted): left out.", 4)
+        t = t.assign(item=pos)[pos >= 0].reset_index(drop=True)
+    elif len(t) and t['item'].max() >= len(y):
+        raise ValueError(f"expected positions in a training set of {len(y)} items, got {t['item'].max()}. Pass the dls "
+                         "the report was made of.")
+    have = np.array(names, object)[y[t['item'].to_numpy()]]
+    bad = np.flatnonzero(have != t.given.to_numpy())
+    if len(bad):
+        i = bad[0]
+        raise ValueError(f"expected the report's `given` labels to be those of these dls, got {len(bad)} others: item "
+                         f"{t['item'][i]} has {have[i]!r}, the report says {t.given[i]!r}. It is of other dls, or of "
+                         "these before they were fixed: pass the dls it was made of.")
+    return t

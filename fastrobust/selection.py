@@ -1,0 +1,197 @@
+"What methods that choose their training items share: the forget rate, small losses, two networks, and who was chosen"
+# Co-teaching, https://arxiv.org/abs/1804.06872: every batch loses the share R(e) of its items, those with the largest
+# losses; R rises from 0 to tau, because networks learn right labels before wrong ones.
+import math
+from numbers import Real
+import numpy as np
+import torch
+from fastrobust.basics import check_length, progress, robust_warn, warn_unfinished
+from fastrobust.models import Twin, fresh_copy, looks_trained
+from fastrobust.objective import Technique
+
+__all__ = ['forget_rate', 'n_keep', 'small_loss', 'Selection', 'TwoNetworks']
+
+# --- functions -------------------------------------------------------------------------------------------------------
+def forget_rate(
+    tau:float,          # Final rate, in [0,1)
+    epoch,              # Epochs gone by, from 0; fractions are fine
+    gradual=10,         # T_k: epochs until the final rate; 10 in Co-teaching and JoCoR
+    exponent:float=1.,  # c; 1 in the papers' main results
+    form:str='paper'    # 'paper': tau min(e^c/T_k, 1); 'official': the code's linspace(0, tau^c, T_k), then tau
+) -> float:
+    "R(e), the share of a batch to leave out"
+    if form not in ('paper', 'official'): raise ValueError(f"`form` must be 'paper' or 'official', got {form!r}.")
+    if form == 'paper': return tau*min(epoch**exponent/gradual, 1.) if gradual > 0 else tau
+    if epoch >= gradual: return tau
+    return tau**exponent*epoch/(gradual-1) if gradual > 1 else 0.
+
+def n_keep(
+    bs:int,     # Items there are
+    rate:float  # Share to leave out
+) -> int:
+    "How many items stay: at least one, and not one fewer than (1-rate)*bs for the way floats round"
+    return max(1, math.floor((1-rate)*bs + 1e-8))
+
+def small_loss(
+    l,          # Losses (n,)
+    k:int,      # How many to choose
+    pool=None   # Positions among which to choose; None: all
+):
+    "Mask (n,) of the `k` smallest losses; ties go to the earlier item, so that runs repeat"
+    pool = torch.arange(len(l), device=l.device) if pool is None else pool
+    mask = torch.zeros(len(l), dtype=torch.bool, device=l.device)
+    mask[pool[l[pool].argsort(stable=True)[:k]]] = True
+    return mask
+
+def check_tau(tau):
+    "A rate in [0,1): a number, or what `estimate_tau` returned"
+    if isinstance(tau, (tuple, list)) and tau: tau = tau[0]
+    if isinstance(tau, bool) or not isinstance(tau, Real):
+        raise TypeError(f"`tau` must be a number in [0,1) or the result of estimate_tau, got {tau!r}. Pass e.g. .4.")
+    if not 0 <= tau < 1:
+        raise ValueError(f"`tau` must lie in [0,1), got {tau}: it is the share of items to leave out, about that of "
+                         "wrong labels. For 40 % pass .4; if unknown, estimate_tau(make_learner, dls).")
+    return float(tau)
+
+# --- who was chosen --------------------------------------------------------------------------------------------------
+class Selection(Technique):
+    "Base of techniques that train on chosen items only; remembers which, epoch by epoch"
+    # rank by rank in distributed training: each process chooses within its batches and remembers the items it has seen
+    window = 10     # Epochs over which `score` and `noisy_ids` look back
+    epochs = 0      # Epochs of the technique's life
+    judges = True   # Whether being chosen is evidence that a label is right
+
+    def __init__(self, *rate):
+        if rate: self.tau,self.gradual = check_tau(rate[0]),check_length('gradual', rate[1])
+        self.history,self._masks,self._open,self._sums = [],[],None,None    # a mask: chosen by one, by all; seen
+
+    @property
+    def rate(self):
+        "R(e) of the epoch under way"
+        return self.tau*self.through('gradual')
+    def through(self, length):
+        "How far the warm-up named `length` is, in [0,1]"
+        length = getattr(self, length)
+        return progress(length, self.epochs, self.learn.pct_train if isinstance(length, float) else None)
+
+    def check(self, learn):
+        other = [t.name for t in learn.cbs if isinstance(t, Selection) and t is not self]
+        if other:
+            raise ValueError(f"{other[0]} and {self.name} both choose the items to train on: keep one, remove the "
+                             "other with `remove_cb`.")
+        for k in ('gradual', 'warmup'):
+            if hasattr(self, k): warn_unfinished(self, k, learn)
+        bs = getattr(learn.dls.train, 'bs', None)
+        if bs and hasattr(self, 'tau') and n_keep(bs, self.tau) < 4 <= bs:
+            robust_warn(f"{self.name} keeps {n_keep(bs, self.tau)} of {bs} items: a choice among few is mostly chance. "
+                        "Use larger batches; gradient accumulation does not help, it chooses in each small batch.")
+
+    def before_train(self): self._open,self._sums = None,None
+
+    def update(self, batch):
+        if batch.w is None: return
+        ws = torch.stack([w > 0 for w in (batch.w if isinstance(batch.w, list) else [batch.w])]).detach()
+        zs = [h.main if hasattr(h, 'main') else h for h in batch.heads]
+        differ = (zs[0].argmax(1) != zs[1].argmax(1)).sum() if len(zs) > 1 else 0
+        s = torch.stack([torch.as_tensor(o, dtype=torch.float, device=ws.device)
+                         for o in (ws.float().mean(0).sum(), differ, batch.n)])
+        self._sums = s if self._sums is None else self._sums + s
+        if not batch.has_ids: return
+        n = len(self.learn.dls.train_ds)
+        if self._open is None: self._open = torch.zeros(3, n, dtype=torch.uint8, device=ws.device)
+        self._open[:,batch.ids.to(ws.device)] = torch.stack([ws.any(0), ws.all(0), torch.ones_like(ws[0])]).byte()
+
+    def _epoch(self):
+        "Numbers of the epoch so far"
+        res = {} if self._sums is None else dict(zip(('kept', 'disagree'), (self._sums[:2]/self._sums[2]).tolist()))
+        res = {'kept': float('nan'), 'disagree': float('nan'), **res}
+        rec = getattr(self.learn.dls, 'noise', None)
+        if rec is not None and self._open is not None and len(rec) == self._open.shape[1]:
+            clean = torch.as_tensor(~(rec.is_noisy | rec.is_open), device=self._open.device)
+            s,clean = self._open[:2].bool(),clean & self._open[2].bool()
+            right,chosen = (s & clean).sum().item(),s.sum().item()
+            res['label_precision'] = right/chosen if chosen else float('nan')
+            res['label_recall'] = right/(2*clean.sum().item()) if clean.any() else float('nan')
+        return res
+
+    def columns(self):
+        keep = ['kept'] + (['label_precision'] if getattr(self.learn.dls, 'noise', None) is not None else [])
+        e = self._epoch()
+        return {k: e.get(k, float('nan')) for k in keep}
+
+    def after_epoch(self):
+        if hasattr(self.learn, 'lr_finder') or self._sums is None: return
+        self.history.append(dict(epoch=self.epochs, **self._epoch()))
+        if self._open is not None: self._masks = [*self._masks[-self.window+1:], self._open.cpu().numpy().astype(bool)]
+        self.epochs += 1
+        self._open,self._sums = None,None
+
+    def __getstate__(self): return {**super().__getstate__(), '_masks': [], '_open': None, '_sums': None}
+
+    @property
+    def selected(self):
+        "Mask (n,) over the training set: seen and chosen in the last epoch (by at least one network)"
+        if self._masks: return self._masks[-1][0].copy()
+        why = "this loader does not say which items a batch has" if self.history else "no epoch was finished yet"
+        raise ValueError(f"expected a finished epoch with known items, got none: {why}. Fit first, with a shuffling "
+                         "loader that is not sorted on the fly.")
+
+    def score(self, i=None):
+        "In [0,1], 1 = clean: share of its visits in the last `window` epochs that chose an item; NaN: no visit"
+        if not self.judges:
+            raise ValueError(f"{self.name} chooses items on which its networks disagree, which says nothing about "
+                             "their labels. Use SampleHistory or noise_report to rank them.")
+        self.selected       # raises before the first epoch
+        n = np.sum([m[2] for m in self._masks], axis=0)  # not all: drop_last, drawing by weight, other ranks
+        s = np.where(n > 0, np.sum([m[:2].mean(0) for m in self._masks], axis=0)/np.maximum(n, 1), np.nan)
+        return s if i is None else s[i]
+
+    def noisy_ids(self,
+        k:int=None  # How many; None: all that were chosen in less than half of the epochs
+    ):
+        "Positions in the training set of the items chosen least often, most suspicious first"
+        s = self.score()
+        order = np.argsort(s, kind='stable')
+        return order[:int((s < .5).sum()) if k is None else k]
+
+class TwoNetworks(Selection):
+    "Base of techniques that train two networks; `Twin` holds them, evaluation uses the mean of their logits"
+    surgery = Twin
+
+    def __init__(self, *rate, second=None):
+        super().__init__(*rate)
+        if second is not None and (not callable(second) or isinstance(second, torch.nn.Module)):
+            raise TypeError(f"`second` must be a function that gives the second network, got {second!r}. Write "
+                            "second=lambda: net; None makes a copy with other initial weights.")
+        self.second = second
+
+    def __getstate__(self): return {**super().__getstate__(), 'second': None}    # a lambda cannot be pickled
+
+    def prepare(self, learn):
+        a = learn.model
+        b = self.second() if self.second is not None else self._other(learn)
+        p = next(a.parameters(), None)
+        if p is not None: b.to(p.device)
+        pa,pb = list(a.parameters()),list(b.parameters())
+        if a is b or any(x is y for x,y in zip(pa, pb)):
+            raise ValueError(f"{self.name} expected a second network with parameters of its own, got the first one's. "
+                             "Let `second` build a new network.")
+        if len(pa) == len(pb) and all(x.shape == y.shape and torch.equal(x, y) for x,y in zip(pa, pb)):
+            raise ValueError(f"{self.name} expected two different networks, got two equal ones, which would never "
+                             "disagree. Let `second` build one from another seed.")
+        learn.model = Twin(a, b)
+
+    def _other(self, learn):
+        "A second network: all weights drawn anew, or those of the head where the first one has learned something"
+        a,frozen = learn.model,getattr(learn.opt, 'frozen_idx', 0)
+        if not frozen and not looks_trained(a): return fresh_copy(a)
+        groups = [list(g) for g in learn.splitter(a)] if learn.splitter is not None else []
+        if groups and isinstance(groups[0], torch.nn.Parameter): groups = [groups]
+        own = [list(m.parameters(recurse=False)) for m in a.modules()]
+        head = groups[-1] if len(groups) > 1 else [g for g in own if g][-1]
+        robust_warn(f"{self.name}: the network is trained already, so the second one shares its start except for the "
+                    f"head ({sum(p.numel() for p in head):,} parameters drawn anew). `second=` takes a function that "
+                    "gives another one.", 8)
+        return fresh_copy(a, head)
+
+    def heads(self, pred): return list(pred)

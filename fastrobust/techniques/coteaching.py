@@ -1,0 +1,42 @@
+"Co-teaching: two networks, each trained on what the other finds easy; Co-teaching+: only where they disagree"
+# Papers: Han et al., Co-teaching, https://arxiv.org/abs/1804.06872; Yu et al., How does disagreement help
+# generalization against label corruption?, https://arxiv.org/abs/1901.04215
+# Stages: surgery (Twin) + weights. Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
+from fastrobust.basics import check_length
+from fastrobust.selection import TwoNetworks, n_keep, small_loss
+
+__all__ = ['CoTeaching', 'CoTeachingPlus']
+
+class CoTeaching(TwoNetworks):
+    "Each network trains on the other's items of small loss (https://arxiv.org/abs/1804.06872, Algorithm 1)"
+    def __init__(self,
+        tau,         # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau
+        gradual=10,  # Ramp from 0 to tau: int epochs of the technique's life (10 in the paper) | float share of a fit
+        second=None  # Function giving the second network; None: a copy of the first with other initial weights
+    ): super().__init__(tau, gradual, second=second)
+
+    def pool(self, zs):
+        "Positions to choose from; None: the whole batch"
+    def weights(self, ls, zs, *yb):
+        pool = self.pool(zs)
+        n = len(ls[0]) if pool is None else len(pool)
+        k = n_keep(n, self.rate) if pool is None else int((1-self.rate)*n + 1e-8)   # few disagree: perhaps nobody
+        a,b = (small_loss(l, k, pool).float() for l in ls)
+        return [b, a]
+
+class CoTeachingPlus(CoTeaching):
+    "After a warm-up, Co-teaching among the items on which the two networks disagree (https://arxiv.org/abs/1901.04215)"
+    judges = False
+    def __init__(self,
+        tau,         # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau
+        gradual=10,  # Ramp from 0 to tau: int epochs of the technique's life (10 in the paper) | float share of a fit
+        warmup=5,    # Plain Co-teaching first: int epochs of its life (0 to 100 in the paper, 5 for CIFAR-100)
+                     # | float share of a fit
+        second=None  # Function giving the second network; None: a copy of the first with other initial weights
+    ):
+        super().__init__(tau, gradual, second=second)
+        self.warmup = check_length('warmup', warmup)
+
+    def pool(self, zs):
+        if self.through('warmup') < 1: return
+        return (zs[0].argmax(1) != zs[1].argmax(1)).nonzero().squeeze(1)

@@ -1,0 +1,35 @@
+"SampleWeights: every training item counts in the loss by a weight of its own"
+# Importance weights against noisy labels: Liu and Tao, Classification with Noisy Labels by Importance Reweighting,
+# arxiv.org/abs/1411.7718. Where the weights come from is not our business here: a report, class sizes, your trust.
+# Stage: weights. Combines with every base loss, LogitClip, AugMix, ODNL; refused with MixUp (two labels an image).
+import torch
+from fastrobust.basics import robust_warn
+from fastrobust.data.weighting import item_weights, warn_equal
+from fastrobust.objective import Technique
+
+__all__ = ['SampleWeights']
+
+class SampleWeights(Technique):
+    "Weighted mean loss of each batch, sum w_i l_i/sum w_i, w by position (https://arxiv.org/abs/1411.7718)"
+    def __init__(self,
+        w   # Weights (n,) by position in `dls.train_ds`, finite, >= 0; or 'balanced': 1/size of the item's class
+    ):
+        if w is None or callable(w):
+            raise TypeError(f"expected weights (n,) or 'balanced', got {w!r}. Those of a report: "
+                            "fix_labels(dls, report, 'weight').fixes.weights, on the dls before it.")
+        self.w,self._w = w,None
+
+    def __repr__(self):
+        return f"SampleWeights({self.w!r})" if isinstance(self.w, str) else f"SampleWeights({len(self.w)} weights)"
+
+    def check(self, learn):
+        w = item_weights(learn.dls, self.w)
+        self._w = torch.as_tensor(w/w.mean(), dtype=torch.float32)
+        if warn_equal(w, 'SampleWeights'): return
+        if learn.dls.train.bs == 1: robust_warn("SampleWeights on batches of one: a mean of one loss has no weights.")
+        drawn = getattr(learn.dls.train, 'wgts', None)
+        if drawn is not None and (drawn != drawn[0]).any():
+            robust_warn("SampleWeights on a loader that draws by weight already: both act, so the weights multiply. "
+                        "Keep one of the two.")
+
+    def weights(self, ls, zs, *yb): return self._w[self.learn.objective.batch.ids].to(ls[0])
