@@ -76,7 +76,8 @@ class Batch:
         ids = self._ids() if self._ids else None
         if ids is None:
             raise ValueError("expected a loader that says which items a batch has, got one that does not (an iterable "
-                             "dataset, or one sorted on the fly). Use an ordinary shuffling loader.")
+                             "dataset, or texts sorted on the fly). Use an ordinary shuffling loader; for texts "
+                             "dl_type=TfmdDL with before_batch=pad_input.")
         return ids
     @property
     def aux(self):

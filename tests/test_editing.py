@@ -149,3 +149,22 @@ def test_errors():
     df = pd.DataFrame(dict(u=np.arange(20.), y=np.arange(20.)))
     reg = TabularPandas(df, procs=[Normalize], cont_names=['u'], y_names='y', splits=[[*range(15)], [*range(15, 20)]])
     with pytest.raises(ValueError, match='single-label'): given_labels(reg.dataloaders(bs=4))
+
+def test_noise_on_a_table():
+    "As on images: by position, the truth kept, validation clean or noisy, the given dls untouched"
+    dls = table()
+    y,yv = given_labels(dls),by_position(dls.valid)
+    noisy = add_label_noise(dls, NoisyLabels('symmetric', .4))
+    assert (noisy.noise.y_clean == y).all() and noisy.noise.realised_rate == .4 and list(noisy.vocab) == list('abc')
+    assert all(noisy.noise.y_noisy[i] == k for i,k in by_position(noisy.train).items())
+    assert by_position(noisy.valid) == yv and (given_labels(dls) == y).all() and getattr(dls, 'noise', None) is None
+    both = add_label_noise(dls, NoisyLabels('pair', .4, noisy_valid=True))
+    assert by_position(both.valid) == dict(enumerate(both.noise.valid.y_noisy)) != yv
+    with pytest.raises(ValueError, match='noisy ones'): add_label_noise(noisy, NoisyLabels('pair', .1))
+    again = add_label_noise(dls, noisy.noise)
+    assert (given_labels(again) == noisy.noise.y_noisy).all()
+    for law in (NoisyLabels('instance', .3), NoisyLabels('open', .3, images=tiny_arrays()[0])):
+        with pytest.raises(TypeError, match='a table'): add_label_noise(dls, law)
+    learn = tabular_learner(noisy, layers=[8])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    noisy.show_batch()

@@ -61,13 +61,7 @@ def given_labels(
 ) -> np.ndarray: # (n,) int64, positions in the vocab
     "Labels of the training set as they are given, by position in `dls.train_ds`"
     check_dls(dls)
-    ds = dls.train_ds
-    if not isinstance(ds, Tabular): return _codes(ds, 'the training set')
-    y = ds.items[ds.y_names].to_numpy()
-    if y.shape[1] != 1 or y.dtype.kind not in 'iu':
-        raise ValueError(f"expected one single-label target in the table, got {list(ds.y_names)} of dtype {y.dtype}. "
-                         "Build it with y_block=CategoryBlock().")
-    return y[:,0].astype(np.int64)
+    return _codes(dls.train_ds, 'the training set')
 
 def with_labels(
     dls,    # DataLoaders; they stay as they are
@@ -82,14 +76,7 @@ def with_labels(
                          "them, in the order of `dls.train_ds`.")
     ds,rec = dls.train_ds,getattr(dls, 'noise', None)
     if rec is not None: rec = rec.relabelled(y)
-    if isinstance(ds, Tabular):
-        new = ds.new(ds.items.copy())
-        new.items[ds.y_names[0]] = y.astype(ds.items[ds.y_names[0]].dtype)
-        train = _quietly(lambda: _train_dl(dls.train, new, np.arange(len(y))))
-    else:
-        new = _relabel(ds, rec, y=y)
-        train = _like(dls.train, new)
-    return _dls(dls, train, rec)
+    return _dls(dls, _like(dls.train, _relabel(ds, rec, y=y)), rec)
 
 def take_items(
     dls,    # DataLoaders; they stay as they are

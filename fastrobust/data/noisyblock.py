@@ -5,13 +5,14 @@ import torch
 from fastcore.foundation import L
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.tabular.core import Tabular
 from fastrobust.data.arrays import ArrayItems, _check_like
 from fastrobust.data.givenlists import GivenLabels, NoisyDatasets, OpenInputs
 from fastrobust.data.human import match_record
 from fastrobust.data.noise import NoisyLabels
 from fastrobust.data.noiserecord import NoiseRecord
 from fastrobust.data.noisyshow import WrongCategory, attach as _attach
-from fastrobust.data.reading import Part, codes as _codes, target as _target   # noqa: F401  editing.py too
+from fastrobust.data.reading import Part, codes as _codes, label_vocab, table_with, target as _target  # noqa: F401
 
 __all__ = ['NoisyDataBlock', 'add_label_noise', 'NoisyDatasets', 'GivenLabels', 'WrongCategory']
 
@@ -43,6 +44,7 @@ def _records(noise, train, valid, vocab):
 def _relabel(ds, rec, n=None, y=None):
     "`ds` with labels `y`, or those of `rec`; neither: as it was, but its test sets show given labels of training items"
     y = rec.y_noisy if y is None and rec is not None else y
+    if isinstance(ds, Tabular): return ds if y is None else table_with(ds, y)
     if y is None and (type(ds) is not Datasets or len(ds.tls) != n): return ds
     if isinstance(ds.items, ArrayItems):
         if y is None: return ds
@@ -56,6 +58,7 @@ def _relabel(ds, rec, n=None, y=None):
 def _open_set(ds, rec, codes=None):
     "`ds` with the foreign images of `rec` at `codes`; None: as it was, but its test sets show them for training items"
     if not rec.is_open.any(): return ds
+    if isinstance(ds, Tabular): raise TypeError("expected images to replace by others, got a table. Use closed noise.")
     if rec.images is None or (rec.is_open != (rec.open_from >= 0)).any():
         raise ValueError(f"expected the images of the {int(rec.is_open.sum())} open-set items, got none. A CSV "
                          "holds none: set `record.images` to those it was drawn with, or draw again from the law.")
@@ -96,7 +99,7 @@ def add_label_noise(
     _check_noise(noise)
     bad = [type(dl).__name__ for dl in getattr(dls, 'loaders', [dls]) if not isinstance(dl, TfmdDL)]
     if bad: raise TypeError(f"expected `DataLoaders` of TfmdDLs, got {bad[0]}. Use a DataBlock or array_dls.")
-    old,vocab = getattr(dls, 'noise', None),_target(dls.train_ds, 'the training set').vocab
+    old,vocab = getattr(dls, 'noise', None),label_vocab(dls.train_ds, 'the training set')
     if old is not None and not compound:
         raise ValueError(f"expected dls with true labels, got noisy ones ({old}). Use the clean dls, or compound=True.")
     train,valid = dls.train_ds,dls.valid_ds if len(dls.loaders) > 1 else None
@@ -104,7 +107,7 @@ def add_label_noise(
                    None if valid is None else Part(valid, dls.valid.after_item, 'the validation set'), vocab)
     if old is not None and old.is_open.any() and rec.is_open.any():
         raise ValueError("expected one draw of open-set noise, got a second on top. Draw both shares at once.")
-    train,n = _open_set(train, rec, rec.open_from),len(train.tls)
+    train,n = _open_set(train, rec, rec.open_from),len(getattr(train, 'tls', ()))
     if valid is not None and type(valid) in (Datasets, NoisyDatasets) and len(valid.tls) == n:
         valid = _open_set(valid, rec)
     if old is not None:

@@ -34,5 +34,5 @@ def attach(dls, rec):
     "Give `dls` its record and a `show_batch` that uses it"
     dls.noise = rec
     for dl,r in zip(dls.loaders, (rec, rec.valid)):
-        if r is not None: dl.show_batch = partial(_show_given, dl, r)
+        if r is not None and hasattr(dl.dataset, 'tls'): dl.show_batch = partial(_show_given, dl, r)   # no tables
     return dls

@@ -6,6 +6,7 @@ import torch
 from fasttransform import Pipeline
 from fastai.data.core import Datasets
 from fastai.data.transforms import Categorize, EncodedMultiCategorize, MultiCategorize
+from fastai.tabular.core import Tabular
 from fastai.torch_core import no_random
 from fastrobust.data.arrays import ArrayItems
 from fastrobust.data.givenlists import NoisyDatasets
@@ -25,11 +26,28 @@ def target(ds, what):
                          "Label noise is defined for single-label classification.")
     return tls[0]
 
+def label_vocab(ds, what):
+    "Class names of the one target of `ds`, a `Datasets` or a table"
+    if not isinstance(ds, Tabular): return target(ds, what).vocab
+    codes(ds, what)     # raises where the target is none
+    return ds.procs.vocab
+
 def codes(ds, what):
     "Labels of `ds` as ints, by position"
+    if isinstance(ds, Tabular):
+        y = ds.items[ds.y_names].to_numpy()
+        if y.shape[1] == 1 and y.dtype.kind in 'iu': return y[:,0].astype(np.int64)
+        raise ValueError(f"expected one single-label target in {what}, got {list(ds.y_names)} of dtype {y.dtype}. "
+                         "Build the table with y_block=CategoryBlock().")
     tl = target(ds, what)
     if isinstance(ds.items, ArrayItems): return ds.items.y.cpu().numpy().copy()
     return np.array([int(tl[i]) for i in range(len(tl))], dtype=np.int64)
+
+def table_with(ds, y):
+    "The table `ds` with labels `y`"
+    new = ds.new(ds.items.copy())
+    new.items[ds.y_names[0]] = y.astype(ds.items[ds.y_names[0]].dtype)
+    return new
 
 def positions(items):
     "Positions in the whole data set: of arrays the rows, of files named '<number>_..' as in fastai's CIFAR; else None"
@@ -46,6 +64,9 @@ def images(
 ):
     "uint8 tensor (n,c,h,w): arrays as they are, files one by one through the item transforms of validation"
     if isinstance(ds.items, ArrayItems): return ds.items.x
+    if isinstance(ds, Tabular):
+        raise TypeError("expected images for noise that depends on them, got a table. Draw a record, "
+                        "`noise.apply(y, X=features)`, and hand that to add_label_noise.")
     tl,pipe,out = ds.tls[0],Pipeline(after_item, split_idx=1),[]
     with no_random(0):
         for i in range(len(tl)) if idxs is None else idxs:

@@ -12,7 +12,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.all import (CoTeaching, GCELoss, JoCoR, NoisyLabels, SmallLoss, add_label_noise, array_dls, estimate_tau,   # noqa: E402
+from fastrobust.all import (GCELoss, JoCoR, NoisyLabels, SmallLoss, add_label_noise, array_dls, estimate_tau,   # noqa: E402
                             sample_dls, small_cnn)
 
 def digits():
@@ -29,7 +29,7 @@ def mlp():
 
 DATA = dict(digits=(digits, mlp, 25), fashion=(sample_dls, lambda: small_cnn(10), 20))
 NOISE = {'clean': None, 'sym .2': ('symmetric', .2), 'sym .4': ('symmetric', .4), 'instance .3': ('instance', .3)}
-METHODS = dict(SmallLoss=SmallLoss, CoTeaching=CoTeaching, JoCoR=JoCoR)
+METHODS = dict(SmallLoss=SmallLoss, JoCoR=JoCoR)
 
 def train(dls, net, epochs, t, seed):
     set_seed(seed)
