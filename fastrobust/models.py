@@ -87,7 +87,7 @@ def unwrap(model, cls=Surgery, i=0):
 
 def wrap_each(model, make):
     "`make` around a model, or around each of two networks"
-    if not hasattr(model, 'nets'): return make(model)
+    if not (isinstance(model, Surgery) and hasattr(model, 'nets')): return make(model)
     for i,net in enumerate(model.nets): model.nets[i] = make(net)
     return model
 

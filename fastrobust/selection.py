@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 import torch
 from fastrobust.basics import check_length, progress, robust_warn, warn_unfinished
-from fastrobust.models import Twin, fresh_copy, looks_trained
+from fastrobust.models import SurgeonSplit, Twin, fresh_copy, looks_trained
 from fastrobust.objective import Technique
 
 __all__ = ['forget_rate', 'n_keep', 'small_loss', 'Selection', 'TwoNetworks']
@@ -120,21 +120,34 @@ class Selection(Technique):
         return {k: e.get(k, float('nan')) for k in keep}
 
     def after_epoch(self):
-        if hasattr(self.learn, 'lr_finder') or self._sums is None: return
+        if hasattr(self.learn, 'lr_finder'): return
+        if self._sums is None:      # an epoch that fit(.., start_epoch=) skips was trained before
+            skipped = self.learn.epoch < getattr(getattr(self.learn, 'skip_to_epoch', None), '_skip_to', 0)
+            if skipped: self.epochs = max(self.epochs, self.learn.epoch+1)
+            return
         self.history.append(dict(epoch=self.epochs, **self._epoch()))
         if self._open is not None: self._masks = [*self._masks[-self.window+1:], self._open.cpu().numpy().astype(bool)]
         self.epochs += 1
         self._open,self._sums = None,None
 
     def __getstate__(self): return {**super().__getstate__(), '_masks': [], '_open': None, '_sums': None}
+    def state_dict(self):
+        "What a later training needs to go on from here; exports and copies leave the masks behind"
+        return dict(epochs=self.epochs, history=[dict(o) for o in self.history], masks=[m.copy() for m in self._masks])
+    def load_state_dict(self,
+        state   # Of `state_dict`
+    ):
+        "Go on from there"
+        self.epochs,self.history,self._masks = state['epochs'],list(state['history']),list(state['masks'])
 
     @property
     def selected(self):
         "Mask (n,) over the training set: seen and chosen in the last epoch (by at least one network)"
         if self._masks: return self._masks[-1][0].copy()
-        why = "this loader does not say which items a batch has" if self.history else "no epoch was finished yet"
-        raise ValueError(f"expected a finished epoch with known items, got none: {why}. Fit first, with a shuffling "
-                         "loader that is not sorted on the fly.")
+        why = ("the loader did not say which items a batch has, or this is a copy or a loaded export, which leave the "
+               "masks behind") if self.history else "no epoch was finished yet"
+        raise ValueError(f"expected a finished epoch with known items, got none: {why}. Fit, with a shuffling loader "
+                         "that is not sorted on the fly.")
 
     def score(self, i=None):
         "In [0,1], 1 = clean: share of its visits in the last `window` epochs that chose an item; NaN: no visit"
@@ -185,8 +198,7 @@ class TwoNetworks(Selection):
         "A second network: all weights drawn anew, or those of the head where the first one has learned something"
         a,frozen = learn.model,getattr(learn.opt, 'frozen_idx', 0)
         if not frozen and not looks_trained(a): return fresh_copy(a)
-        groups = [list(g) for g in learn.splitter(a)] if learn.splitter is not None else []
-        if groups and isinstance(groups[0], torch.nn.Parameter): groups = [groups]
+        groups = SurgeonSplit(learn.splitter)(a)
         own = [list(m.parameters(recurse=False)) for m in a.modules()]
         head = groups[-1] if len(groups) > 1 else [g for g in own if g][-1]
         robust_warn(f"{self.name}: the network is trained already, so the second one shares its start except for the "

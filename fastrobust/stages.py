@@ -146,14 +146,16 @@ class Objective(nn.Module):
         plain = by is None and not targets and not any(own(t, 'sample_loss') for t in self.stages)
         as_is = lambda: sum_of([self.base(z, *yb) for z in zs])     # bitwise torch's and fastai's own loss
         if plain and not any(own(t, 'weights') for t in self.stages): return as_is()
+        v = None if targets else _class_weights(self.base if by is None else by.base_loss, yb[0], len(zs[0]))
         ls = [self._per_sample(by, targets, z, *yb) for z in zs]
+        if v is not None: ls = [l/torch.where(v > 0, v, torch.ones_like(v)) for l in ls]    # judged without weights
         for t in self.stages:
             if own(t, 'sample_loss'): ls = t.sample_loss(ls, zs, *yb)
         ls = list(ls) if isinstance(ls, (list, tuple)) else [ls]
         w,norm = self._weights(ls, zs, *yb)
         if plain and w is None: return as_is()
         b.l,b.w = [l.detach() for l in ls],w
-        v = None if targets else _class_weights(self.base if by is None else by.base_loss, yb[0], len(ls[0]))
+        if v is not None: ls = [l*v for l in ls]
         return sum_of([self._reduce(l, w[i] if isinstance(w, list) else w, v, norm) for i,l in enumerate(ls)])
 
     def _per_sample(self, by, targets, z, *yb):

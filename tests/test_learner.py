@@ -320,3 +320,12 @@ def test_classes_as_architectures_and_as_losses():
     with pytest.raises(TypeError, match='expected an architecture'): robust_learner(tiny_dls())
     with pytest.raises(TypeError, match='return .loss, techniques.'):
         robust_learner(tiny_dls(), Net(), recipe=lambda dls: GCELoss())
+
+def test_the_recipe_takes_a_rate():
+    "With a rate, or an estimate of it, the recipe trains two networks that choose"
+    from functools import partial
+    from fastrobust.recipes import noisy_labels
+    from fastrobust.techniques.jocor import JoCoR
+    learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, None, 2), recipe=partial(noisy_labels, tau=(.3, .2, .4)))
+    assert isinstance(learn.jocor, JoCoR) and learn.jocor.tau == .3 and len(learn.model.nets) == 2
+    assert isinstance(learn.loss_func.base, type(learn.dls.train_ds.loss_func))

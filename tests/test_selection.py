@@ -234,6 +234,37 @@ def test_tau_may_be_the_result_of_an_estimate(): assert SmallLoss((.25, .2, .3))
 def test_two_ways_to_choose_are_refused():
     with pytest.raises(ValueError, match='both choose the items'): tiny_learner([SmallLoss(.3), Decoupling()]).fit(1)
 
+def test_a_trained_plain_learner_gets_a_second_head():
+    learn = tiny_learner(norm='bn')
+    learn.fit(1)
+    with pytest.warns(RobustWarning, match='shares its start except for the head'): learn.add_cb(JoCoR(.3, gradual=1))
+    a,b = learn.model.nets
+    assert torch.equal(a[0].weight, b[0].weight) and not torch.equal(a[-1].weight, b[-1].weight)
+    learn.fit(1)
+
+@pytest.mark.parametrize('mk', [lambda: SmallLoss(.3, 0), lambda: CoTeaching(.3, 0), lambda: JoCoR(.3, gradual=0)])
+def test_class_weights_do_not_choose(mk):
+    "A class that counts ten times is not taken for wrong ten times as often; the mean is torch's weighted one"
+    picks = []
+    for w in (None, torch.tensor([10., 1, 1])):
+        learn = tiny_learner(mk(), loss_func=CrossEntropyLossFlat(weight=w), dls=tiny_dls(n=192, bs=64))
+        t = learn.objective.techniques()[0]
+        set_seed(5); learn.fit(1, 0.)
+        picks.append(t.selected)
+    assert (picks[0] == picks[1]).all()
+
+def test_selection_resumes(tmp_path):
+    t = CoTeaching(.4, 4)
+    learn = tiny_learner(t)
+    learn.fit(2)
+    new = CoTeaching(.4, 4)
+    new.load_state_dict(t.state_dict())
+    assert new.epochs == 2 and (new.selected == t.selected).all() and new.history == t.history
+    fresh = CoTeaching(.4, 4)
+    tiny_learner(fresh).fit(4, start_epoch=2)
+    assert fresh.epochs == 4 and [h['epoch'] for h in fresh.history] == [2, 3]
+    with pytest.raises(ValueError, match='masks behind'): copy.deepcopy(learn).objective.techniques()[0].selected
+
 def test_loaders_without_positions_train_and_say_so():
     learn = tiny_learner(SmallLoss(.3, .5))
     from fastrobust import objective
@@ -244,7 +275,7 @@ def test_loaders_without_positions_train_and_say_so():
     finally: objective.epoch_idxs = old
     t = learn.objective.techniques()[0]
     assert abs(t.history[0]['kept']-.85) < .16
-    with pytest.raises(ValueError, match='does not say which items'): t.selected
+    with pytest.raises(ValueError, match='did not say which items'): t.selected
 
 def test_the_base_is_no_technique_to_use(): assert TwoNetworks.surgery is Twin
 

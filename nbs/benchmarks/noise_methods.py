@@ -15,7 +15,7 @@ def cifar(seed, n=5000):
     sys.path.insert(0, str(folder))
     import packs
     d = packs.cifar10()
-    X,y,Xv,yv,human = d['x'],d['y'],d['xv'],d['yv'],d['human']['worse']
+    X,y,Xv,yv,human = d['x'],d['y'],d['xv'],d['yv'],d['human']['worse_label']
     g = np.random.default_rng(seed)
     ids = np.concatenate([g.permutation(np.flatnonzero(y == k))[:n//10] for k in range(10)])
     dls = array_dls(X[ids], y[ids], valid=(Xv[:2000], yv[:2000]), vocab=list(range(10)), bs=64)
