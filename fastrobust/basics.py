@@ -51,9 +51,10 @@ def progress(length, epochs, pct):
 
 def warn_unfinished(t, name, learn):
     "Say before a fit that it will end inside the warm-up `name` of technique `t`"
-    length,n = getattr(t, name),getattr(learn, 'n_epoch', None)
+    length,n = getattr(t, name),learn.n_epoch
     frozen = getattr(getattr(learn, 'opt', None), 'frozen_idx', 0)      # the short first half of fine_tune
-    if n is None or frozen or not isinstance(length, Integral) or t.epochs + n > length: return
+    no_fit = learn.lock.locked() or hasattr(learn, 'lr_finder')         # `validate` and `get_preds` hold the lock
+    if no_fit or frozen or not isinstance(length, Integral) or t.epochs + n > length: return
     robust_warn(f"this fit ends after epoch {t.epochs+n}, inside the {length} epochs of `{name}` of {t.name}, so the "
                 f"technique never acts in full. Give a share of the fit instead, e.g. {name}=.3.", 6)
 

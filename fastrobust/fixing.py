@@ -44,7 +44,8 @@ def _count(top, n):
     need_number('top', top)
     if isinstance(top, (int, np.integer)) and 1 <= top <= n: return int(top)
     if isinstance(top, (float, np.floating)) and 0 < top < 1: return round(top*n)
-    raise ValueError(f"`top` must be an int from 1 to {n} (items) or a share in (0,1), got {top!r}.")
+    raise ValueError(f"`top` must be an int from 1 to {n} (items) or a share in (0,1), got {top!r}. For example top="
+                     f"{n} for all of them, top=.05 for one in twenty; to change none, leave out fix_labels.")
 
 def _selected(t, n, top, threshold):
     "Rows to act on (bool), and whether somebody asked for them"
@@ -57,6 +58,7 @@ def _selected(t, n, top, threshold):
             raise ValueError(f"`threshold` must lie in (0,1], the range of `margin` (low = doubtful), got {threshold}.")
         need_columns(t, 'margin', 'to select by `threshold`')
         return t.margin.to_numpy() < threshold,True
+    if 'flagged' not in t and 'decision' in t and (t.decision != '').any(): return np.zeros(len(t), bool),False
     need_columns(t, 'flagged', 'to select without `top` and `threshold`')
     return t.flagged.to_numpy(bool),False
 
@@ -64,9 +66,9 @@ def _actions(t, n, how, top, threshold, keep):
     "What becomes of each row: 'drop', 'weight', a class, or '' (nothing)"
     chosen,asked = _selected(t, n, top, threshold)
     act = np.full(len(t), '', object)
-    if how == 'relabel': need_columns(t, 'suggested', "for how='relabel'")
-    if how == 'weight' and 'wrong' not in t: need_columns(t, 'margin', "(or `wrong`) for how='weight'")
-    act[chosen] = t.suggested.to_numpy()[chosen] if how == 'relabel' else how
+    if how == 'relabel' and chosen.any(): need_columns(t, 'suggested', "for how='relabel'")
+    if how == 'weight' and chosen.any() and 'wrong' not in t: need_columns(t, 'margin', "(or `wrong`) for how='weight'")
+    if chosen.any(): act[chosen] = t.suggested.to_numpy()[chosen] if how == 'relabel' else how
     said = t.decision.to_numpy(object) if 'decision' in t else np.full(len(t), '', object)
     given = said != ''
     if given.any() and not asked:
@@ -96,7 +98,8 @@ def _need_all_classes(old, y, stay, names, how):
 def fix_labels(
     dls,            # DataLoaders the report was made of; they stay as they are
     report,         # `noise_report(..)`, its table, or a CSV of that table, edited by a reviewer or not
-    how='drop',     # Of the selected items: 'drop', 'relabel' (as suggested), 'weight' (draw by 1-`wrong`)
+    how='drop',     # Of the selected items: 'drop', 'relabel' (as suggested), 'weight' (draw by 1-`wrong`,
+                    # times the weights that the training loader draws by already)
     top=None,       # Select so many of the most suspicious: an int, or a share of the training set in (0,1)
     threshold=None, # Select the items with a smaller margin, in (0,1]; neither: the flagged ones
     keep=None       # Positions in `dls.train_ds` never to be touched, or a mask (n,)
@@ -122,7 +125,7 @@ def fix_labels(
     _need_all_classes(y, new, stay, names, 'drop' if drop.any() else how)
     res = with_labels(dls, new)
     if drop.any(): res = take_items(res, stay)
-    if weigh.any(): res = weighted_dls(res, w[stay])
+    if weigh.any(): res = weighted_dls(res, w[stay]*getattr(res.train, 'wgts', 1))
     done = np.where(drop, 'drop', np.where(weigh, 'weight', 'relabel'))
     to = np.where(drop, '', np.where(weigh, t.given, act))
     res.fixes = Fixes(dls, pd.DataFrame(dict(item=item, name=t.name_.to_numpy(), old=t.given.to_numpy(), new=to,

@@ -79,12 +79,14 @@ class Selection(Technique):
         if other:
             raise ValueError(f"{other[0]} and {self.name} both choose the items to train on: keep one, remove the "
                              "other with `remove_cb`.")
-        for k in ('gradual', 'warmup'):
-            if hasattr(self, k): warn_unfinished(self, k, learn)
         bs = getattr(learn.dls.train, 'bs', None)
         if bs and hasattr(self, 'tau') and n_keep(bs, self.tau) < 4 <= bs:
             robust_warn(f"{self.name} keeps {n_keep(bs, self.tau)} of {bs} items: a choice among few is mostly chance. "
                         "Use larger batches; gradient accumulation does not help, it chooses in each small batch.")
+
+    def before_fit(self):
+        for k in ('gradual', 'warmup'):
+            if hasattr(self, k): warn_unfinished(self, k, self.learn)
 
     def before_train(self): self._open,self._sums = None,None
 

@@ -1,5 +1,6 @@
 "python -m fastrobust audit: what it reads, what it writes, what it says when it cannot"
 import os, re, subprocess, sys, types, warnings
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 import numpy as np
@@ -34,6 +35,15 @@ def images(d, n=60, wrong=6, split=False):
         if j in bad: names.append((p/f'{i:04d}.png').relative_to(d).as_posix())
     return names
 
+def page_code(f):
+    "The lines a report gives to paste"
+    return unescape(re.search(r'<pre><code>(.*?)</code>', f.read_text(encoding='utf-8'), re.S)[1])
+
+def few_suspects(out):
+    "No more than six, as networks of one epoch may suspect a whole class"
+    t = pd.read_csv(out/'issues.csv', index_col=0)
+    t.assign(flagged=np.arange(len(t)) < 6).to_csv(out/'issues.csv')
+
 @pytest.fixture(scope='module')
 def ran(tmp_path_factory):
     "The command, from the outside, on a folder with errors, a broken image and its own output inside"
@@ -58,8 +68,9 @@ def test_finds_the_errors_and_says_so(ran):
 def test_files(ran):
     d = ran[1]
     assert {o.name for o in (d/'report').iterdir()} == {
-        'report.html', 'issues.csv', 'fixed.csv', 'rate.png', 'matrix.png', 'folds'}
-    assert set(read_source(d, d/'report').labels) == {'Trouser', 'Sandal', 'Bag'}       # its own pictures are no class
+        'report.html', 'issues.csv', 'fixed.csv', 'rate.png', 'matrix.png'}
+    for out in ('report', 'another'):       # its own pictures are no class, and those of an earlier audit neither
+        assert set(read_source(d, d/out).labels) == {'Trouser', 'Sandal', 'Bag'}
     f,t = pd.read_csv(d/'report'/'fixed.csv'),pd.read_csv(d/'report'/'issues.csv', index_col=0)
     assert list(f.columns) == ['path', 'label', 'action', 'given', 'confidence']
     assert [Path(p).parent.name for p in f.path] == list(f.given) and all((d/p).is_file() for p in f.path)
@@ -86,9 +97,18 @@ def test_page_stands_alone(ran):
     assert not p.stack and 'broken &lt;b&gt;.png: cannot be read' in html
     for o in (t.name[0], t.suggested[0], 'How to go on', 'What this cannot know', 'planted errors are flagged'):
         assert str(o) in html
-    code = re.search(r'<pre><code>(.*?)</code>', html, re.S)[1].replace('&#x27;', "'")
+    code = page_code(d/'report'/'report.html')
     compile(code, 'page', 'exec')
-    assert "fix_labels(dls, " in code and "from_folder(path, valid_pct=.2" in code
+    assert "fix_labels(dls, " in code and 'from_folder' not in code and 'the 1 left out are not in it' in code
+
+def test_the_code_on_the_page_runs(ran, tmp_path):
+    d = ran[1]
+    names = page_code(d/'report'/'report.html')
+    with pytest.warns(RobustWarning, match='not in the training set'): exec(names, got := {})
+    assert list(got['dls'].vocab) == ['Bag', 'Sandal', 'Trouser'] and len(got['df']) == 150    # nothing broken
+    t = pd.read_csv(d/'report'/'issues.csv')
+    assert len(got['dls'].train_ds)+len(got['dls'].valid_ds) == 150 and t.flagged.sum() > 9
+    got['dls'].valid.one_batch()
 
 def test_the_csv_goes_back_into_fix_labels(ran):
     _,d,bad = ran
@@ -98,21 +118,78 @@ def test_the_csv_goes_back_into_fix_labels(ran):
     assert len(dls.train_ds)-len(new.train_ds) == t.name[t.flagged].isin(
         [o.relative_to(d).as_posix() for o in dls.train_ds.items]).sum() > 5
 
-def test_again_takes_the_finished_folds(ran, capsys, tmp_path):
-    d = ran[1]
-    audit(d, d/'report', 'small', epochs=12)
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    "An audit stopped after its folds, and the call that goes on"
+    images(tmp_path/'i', 36, 3)
+    def go(stop=False, **kw):
+        with monkeypatch.context() as m:
+            def end(*a, **k): raise KeyboardInterrupt
+            if stop: m.setattr(auditing, 'audit_page', end)
+            try: return audit(tmp_path/'i', tmp_path/'o', **{**dict(arch='small', epochs=1, folds=2, bs=8), **kw})
+            except KeyboardInterrupt: assert stop
+    go(stop=True)
+    assert len(list((tmp_path/'o'/'folds'/'planted').iterdir())) == 2
+    return go
+
+def test_again_takes_the_finished_folds(stopped, capsys, tmp_path):
+    capsys.readouterr()
+    stopped()
+    assert capsys.readouterr().out.count(', from ') == 2
+    assert (tmp_path/'o'/'report.html').exists() and not (tmp_path/'o'/'folds').exists()
+    stopped()
+    assert ', from ' not in capsys.readouterr().out
+
+@pytest.mark.parametrize('kw', [dict(), dict(bs=4), dict(size=16), dict(arch='squeezenet1_1')])
+def test_folds_of_other_settings_are_deleted(stopped, capsys, tmp_path, kw):
+    (tmp_path/'o'/'folds'/'mine.txt').write_text('')
+    if not kw:      # a label was mended
+        f = next((tmp_path/'i'/'Bag').iterdir())
+        f.rename(tmp_path/'i'/'Sandal'/f.name)
+    if 'arch' in kw:
+        import torchvision.models as tm
+        torch.save(tm.squeezenet1_1(weights=None).state_dict(), tmp_path/'w.pth')
+        kw = dict(kw, weights=tmp_path/'w.pth', size=32)
+    capsys.readouterr()
+    stopped(**kw)
     out = capsys.readouterr().out
-    assert out.count(', from ') == 3
-    with pytest.raises(ValueError, match='folds of this very run'):
-        audit(d, d/'report', 'small', epochs=12, seed=1)
-    assert (d/'report'/'report.html').exists()
+    assert 'folds of other labels or settings in' in out and ', from ' not in out
+    assert [o.name for o in (tmp_path/'o'/'folds').iterdir()] == ['mine.txt']
+
+def test_folds_of_other_weights_are_deleted(stopped, capsys, tmp_path):
+    import torchvision.models as tm
+    def weights(): torch.save(tm.squeezenet1_1(weights=None).state_dict(), tmp_path/'w.pth')
+    kw = dict(arch='squeezenet1_1', weights=tmp_path/'w.pth', size=32)
+    weights()
+    stopped(stop=True, **kw)
+    weights()
+    stopped(**kw)
+    out = capsys.readouterr().out
+    assert out.count('folds of other labels or settings in') == 2 and ', from ' not in out
 
 # --- what it reads ---------------------------------------------------------------------------------------------------
 def test_train_and_valid_inside(tmp_path):
     bad = images(tmp_path, split=True)
     l = read_source(tmp_path)
     assert len(l.paths) == 60 and set(l.labels) == {'Trouser', 'Sandal', 'Bag'} and set(bad) <= set(l.paths)
-    assert "train='train', valid='valid'" in l.loader and l.grey and l.side == 28 and not l.skipped
+    assert l.split == ('train', 'valid') and l.grey and l.side == 28 and not l.skipped
+
+def test_the_code_of_a_split_keeps_it(stopped, tmp_path):
+    images(tmp_path/'s', 36, 3, split=True)
+    (tmp_path/'i').rename(tmp_path/'s'/'test')
+    (tmp_path/'s').rename(tmp_path/'i')
+    stopped()
+    few_suspects(tmp_path/'o')
+    exec(page_code(tmp_path/'o'/'report.html'), got := {})
+    at = lambda ds: {str(o).split('/')[0] for o in ds.items.path}
+    assert at(got['dls'].train_ds) == {'train'} and at(got['dls'].valid_ds) == {'valid'}
+
+def test_out_anywhere_is_no_part_of_the_images(tmp_path):
+    images(tmp_path/'i')
+    own = tmp_path/'i'/'Bag'/'report'
+    own.mkdir()
+    Image.new('L', (8, 8)).save(own/'rate.png')
+    assert len(read_source(tmp_path/'i', own).paths) == 60 and len(read_source(tmp_path/'i', tmp_path).paths) == 61
 
 @pytest.mark.parametrize('cols,sep', [(('path', 'label'), ','), (('Image ', 'CLASS'), ';'), (('fname', 'y'), '\t')])
 def test_tables(tmp_path, cols, sep):
@@ -125,7 +202,7 @@ def test_tables(tmp_path, cols, sep):
     assert len(l.paths) == 60 and l.labels == [o[1] for o in rows[:60]]
     assert [o for _,o in l.skipped] == [
         'listed twice', 'listed twice, also as NA', 'no path', 'no label', 'no such file']
-    assert f'fn_col={cols[0]!r}' in l.loader
+    assert l.split is None
 
 @pytest.mark.parametrize('make,what', [
     (lambda d: None, 'a sub-folder of images per class'),
@@ -184,7 +261,29 @@ def test_a_pretrained_body_from_a_table(tmp_path):
     rep = audit(tmp_path/'t.csv', tmp_path/'o', 'squeezenet1_1', tmp_path/'w.pth', size=32, epochs=1, folds=2)
     assert sorted(rep.table.name) == [o[0] for o in rows] and 0 <= rep.lo <= rep.rate <= rep.hi <= 1
     html = (tmp_path/'o'/'report.html').read_text(encoding='utf-8')
-    assert 'squeezenet1_1 with the weights of w.pth' in html and 'from_df(pd.read_csv(path' in html
+    assert 'squeezenet1_1 with the weights of w.pth' in html
+
+def test_paths_as_people_write_them(tmp_path, monkeypatch):
+    import torchvision.models as tm
+    images(tmp_path/'i', 36, 3)
+    (tmp_path/'t').mkdir()
+    fs = sorted((tmp_path/'i').rglob('*.png'))
+    ways = [str, lambda f: f'../i/./{f.parent.name}/{f.name}', lambda f: f'./../i/{f.parent.name}/{f.name}']
+    rows = [(ways[i % 3](f), f.parent.name) for i,f in enumerate(fs)]
+    pd.DataFrame(rows+[(str(fs[1]), 'Bag')], columns=['path', 'label']).to_csv(tmp_path/'t'/'t.csv', index=False)
+    torch.save(tm.squeezenet1_1(weights=None).state_dict(), tmp_path/'w.pth')
+    monkeypatch.chdir(tmp_path/'t')
+    for arch,w in (('squeezenet1_1', tmp_path/'w.pth'), ('small', None)):
+        rep = audit('t.csv', 'o', arch, w, size=32, epochs=1, folds=2)
+        assert sorted(rep.table.name) == sorted(o[0] for o in rows)
+        few_suspects(Path('o'))
+        code = page_code(Path('o/report.html'))
+        with pytest.warns(RobustWarning, match='not in the training set'): exec(code.split('# or the')[0], got := {})
+        left = {str(o.resolve()) for o in [*got['dls'].train_ds.items, *got['dls'].valid_ds.items]}
+        bad = {str((tmp_path/'t'/o).resolve()) for o in rep.table.name[:6]}
+        assert len(left) == 36-len(got['dls'].fixes) and len(bad-left) == len(got['dls'].fixes) > 0
+        exec(code, got := {})
+        assert len(got['dls'].train_ds)+len(got['dls'].valid_ds) == 36 and got['dls'].valid.one_batch()
 
 def test_timm_weights(tmp_path):
     timm = pytest.importorskip('timm')

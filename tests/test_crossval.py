@@ -207,18 +207,26 @@ def test_an_error_keeps_finished_folds_too(tmp_path):
     cross_val_preds(mk, dls, 3, epochs=1, path=tmp_path, verbose=False)
     assert len(made) == 2
 
+@pytest.mark.parametrize('path', [True, False])
+def test_stopped_in_the_first_fold(tmp_path, path):
+    with pytest.warns(RobustWarning, match='0 of 3 folds finished. Nothing was kept: the next call begins anew'), \
+         pytest.raises(KeyboardInterrupt):
+        cross_val_preds(counted(1)[0], tiny_dls(), 3, epochs=1, path=tmp_path/'f' if path else None, verbose=False)
+    assert not (tmp_path/'f').exists()
+
 def test_without_a_path_it_says_so():
     with pytest.warns(RobustWarning, match='1 of 3 folds finished. They are gone: give `path='), \
          pytest.raises(KeyboardInterrupt): cross_val_preds(counted(2)[0], tiny_dls(), 3, epochs=1, verbose=False)
 
 def test_folds_of_another_run_are_refused(tmp_path):
-    def go(mk=make, dls=None, n=3, epochs=1, seed=0):
-        cross_val_preds(mk, dls or tiny_dls(), n, seed, epochs=epochs, path=tmp_path, verbose=False)
+    def go(mk=make, dls=None, n=3, epochs=1, seed=0, **kw):
+        cross_val_preds(mk, dls or tiny_dls(), n, seed, epochs=epochs, path=tmp_path, verbose=False, **kw)
     go()
     files = {o.name: o.read_bytes() for o in tmp_path.iterdir()}
     for what,kw in (('training', dict(epochs=2)), ('learner', dict(mk=lambda d: tiny_learner(dls=d, seed=4))),
                     ('seed', dict(seed=1)), ('folds', dict(n=4)), ('items', dict(dls=tiny_dls(size=4))),
                     ('labels', dict(dls=add_label_noise(tiny_dls(), NoisyLabels('symmetric', .5, seed=0)))),
+                    ('tag', dict(tag='resnet18')), ('batch', dict(dls=tiny_dls(bs=4))),
                     ('vocab', dict(dls=tiny_dls(vocab=['a', 'b', 'c'])))):
         with pytest.raises(ValueError, match=f'of this very run in .* other .*{what}.*another `path`'): go(**kw)
     assert files == {o.name: o.read_bytes() for o in tmp_path.iterdir()}

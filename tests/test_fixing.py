@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as draw, settings, strategies as st
 from PIL import Image
 from fastai.data.block import CategoryBlock, DataBlock
-from fastai.data.transforms import RandomSplitter, get_image_files, parent_label
+from fastai.data.transforms import IndexSplitter, RandomSplitter, get_image_files, parent_label
 from fastai.tabular.core import Categorify
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
@@ -16,6 +16,7 @@ from fastrobust.basics import RobustWarning
 from fastrobust.data.editing import given_labels
 from fastrobust.data.noise import NoisyLabels
 from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.data.weighting import weighted_dls
 from fastrobust.fixing import fix_labels, to_cleaner
 from fastrobust.report import Report
 from fastrobust.labels.reviewing import read_review
@@ -89,6 +90,19 @@ def test_weights_are_the_margins_and_stay_in_the_loader(dls):
     learn.fit(1)
     assert np.isfinite(learn.recorder.values[0]).all()
 
+def test_weights_that_were_there_stay(dls):
+    own = np.random.default_rng(3).uniform(.1, 5, 48)
+    rep,old = report(dls),weighted_dls(dls, own)
+    new = fix_labels(old, rep, how='weight', top=20)
+    w = own.copy()
+    w[rep.table.item[:20]] *= rep.table.margin[:20]
+    assert np.allclose(new.train.wgts, w/w.sum()) and np.allclose(old.train.wgts, own/own.sum())
+    assert new.fixes.weights.max() == 1
+    t = rep.table.assign(decision='')
+    t.loc[3, 'decision'] = 'drop'
+    both,stay = fix_labels(old, t, how='weight', top=20),np.arange(48) != t['item'][3]
+    assert np.allclose(both.train.wgts, w[stay]/w[stay].sum())
+
 def test_weights_by_the_probability_of_error_where_it_is_known(dls):
     rep = report(dls)
     rep.table['wrong'] = np.linspace(1, 0, 48)
@@ -106,7 +120,8 @@ def test_top_threshold_keep(dls):
     assert n(top=3, keep=t.item[:2].to_numpy()) == 47 and n(keep=list(t.item[6:30])) == 42
     mask = np.zeros(48, bool); mask[t.item[0]] = True
     assert n(top=3, keep=mask) == 46 and n(top=3, keep=[]) == 45
-    for bad in (0, 49, 1., -.1, 0.): pytest.raises(ValueError, n, top=bad)
+    for bad in (0, 49, 1., -.1, 0.):
+        with pytest.raises(ValueError, match=r'share in \(0,1\), got .* top=48 for all of them'): n(top=bad)
     for bad in (True, '3'): pytest.raises(TypeError, n, top=bad)
     for bad in (0, 1.5): pytest.raises(ValueError, n, threshold=bad)
     with pytest.raises(ValueError, match='both'): n(top=3, threshold=.3)
@@ -210,6 +225,19 @@ def test_decisions_rule(dls, tmp_path):
     t.loc[0, 'decision'] = 'drop'
     assert len(fix_labels(dls, t, keep=[t['item'][0], t['item'][1]], top=1).train_ds) == 48
 
+def test_decisions_alone_are_enough(dls, tmp_path):
+    rep,y = report(dls),given_labels(dls)
+    t = rep.table[['item', 'name', 'given']].assign(decision='keep')
+    t.loc[0, 'decision'],t.loc[5, 'decision'] = 'drop','bee'
+    t.to_csv(tmp_path/'r.csv', index=False)
+    want = y.copy()
+    want[t['item'][5]] = 1
+    for how in ('drop', 'relabel', 'weight'):
+        new = fix_labels(dls, tmp_path/'r.csv', how)
+        assert (given_labels(new) == np.delete(want, t['item'][0])).all()
+    with pytest.raises(ValueError, match='a column `flagged`'): fix_labels(dls, t.assign(decision=''))
+    with pytest.raises(ValueError, match='a column `suggested`'): fix_labels(dls, t, 'relabel', top=3)
+
 def test_class_names_that_pandas_would_eat(tmp_path):
     vocab = ['NA', 'None', '007']
     dls = tiny_dls(vocab=vocab)
@@ -252,6 +280,18 @@ def test_a_name_that_fits_two_files_fits_none():
     names = ['/d/train/ant/1.png', '/d/valid/ant/1.png', '/d/train/bee/2.png']
     got = _find(['ant/1.png', 'train/ant/1.png', 'bee/2.png', names[1], 'cat/3.png'], names)
     assert got.tolist() == [-1, 0, 2, 1, -1]
+
+@pytest.mark.parametrize('full', [True, False])
+def test_files_listed_twice(folder, full):
+    fs = sorted(get_image_files(folder))
+    fs += fs[:10]
+    dls = DataBlock((ImageBlock, CategoryBlock), get_y=parent_label, splitter=IndexSplitter([])).dataloaders(
+        fs, bs=8, num_workers=0, device='cpu')
+    rep,y = report(dls, names=[str(o if full else o.relative_to(folder)) for o in fs]),given_labels(dls)
+    new = fix_labels(dls, rep, 'relabel', top=45)
+    want = y.copy()
+    for r in rep.table[:45].itertuples(): want[r.item] = VOCAB.index(r.suggested)
+    assert (given_labels(new) == want).all() and new.fixes.table['item'].is_unique and len(new.fixes) == 45
 
 def test_rows_that_name_files(folder):
     fs = get_image_files(folder)

@@ -1,4 +1,6 @@
 "The report on noise: what it reads from arrays, end to end on embedded images, what it refuses, and its picture"
+import pickle, warnings
+from functools import partial
 import matplotlib
 matplotlib.use('Agg')
 import numpy as np, pandas as pd
@@ -7,11 +9,15 @@ import torch
 from fastai.learner import Learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.editing import given_labels, with_labels
+from fastrobust.data.editing import given_labels, take_items, with_labels
 from fastrobust.data.noise import NoisyLabels
+from fastrobust.data.noisyblock import add_label_noise
 from fastrobust.data.samples import sample_data
 from fastrobust.evaluate.noisereport import Tau, estimate_tau, noise_report
+from fastrobust.labels.channel import wrong_if_given
+from fastrobust.labels.planting import plant_labels
 from fastrobust.labels.report import NoiseReport
+from fastrobust.history import SampleHistory
 from fastrobust.losses import GCELoss
 from fastrobust.models import small_cnn
 from fastrobust.labels.outoffold import OutOfFold
@@ -71,6 +77,51 @@ def test_clean_labels_are_left_alone():
     none = NoiseReport(*world(3000, rate=0., sure=9.)[1:], VOCAB)       # not even a doubtful one
     assert not none.issues.any() and np.isnan(none.precision) and 'of the flagged' not in ' '.join(none.notes)
 
+def test_where_hardly_any_label_is_called_wrong_the_order_is_judged():
+    y,g,p = world(1500, rate=0.)
+    new,mask = plant_labels(g, 5, .05, 1)
+    rep,bare = NoiseReport(g, p, VOCAB, planted=(new, mask)),NoiseReport(g, p, VOCAB)
+    assert not rep.issues.any() and rep.few and rep.recall < .5 < .6 < rep.by_rank
+    assert rep.notes[0].startswith('no label is called wrong (0 of 1,500); of 75 planted errors, 73% (62% to 82%) are')
+    assert 'planted' not in bare.notes[0] and 'among the 75 most suspicious' in bare.notes[0]
+    assert abs(bare.by_rank-rep.by_rank) < .1                   # what to expect of plants, and what they did
+    # the share by hand: the planted ones among the 75 highest chances to be wrong, of labels as the networks saw them
+    s = wrong_if_given(rep.channel, p)[np.arange(1500), new]
+    assert rep.by_rank == pytest.approx(mask[np.argsort(-s)[:75]].mean()) == rep.summary['recall by rank']
+    some = NoiseReport(*world(1500, rate=.01)[1:], VOCAB)
+    assert some.issues.any() and 'hardly any label' in some.notes[0] and 'of the flagged' in some.notes[0]
+    many = NoiseReport(*world(1500, rate=.25)[1:], VOCAB)
+    assert not many.few and 'random errors would be flagged' in many.notes[0] and 'planted' not in many.notes[0]
+
+def test_flagged_too_few_for_the_rate():
+    rep = NoiseReport(*world(1500, rate=.03, sure=1.)[1:], VOCAB)
+    assert rep.rate > .02 and 0 < rep.issues.mean() < .05/3 and rep.few and 'by its order' not in rep.notes[0]
+    assert 'hardly any label' in rep.notes[0]
+    rep = NoiseReport(*world(1500, rate=.025, sure=9.)[1:], VOCAB)
+    assert rep.issues.mean() > .05/3 and rep.rate < .02 and rep.few     # all that the rate asks for, but little
+
+def test_a_sure_network_leaves_ties_to_chance():
+    y = np.arange(1000)%5
+    p = np.eye(5)[y]                                            # all right labels alike, all plants alike
+    p[:100] = np.eye(5)[(y[:100]+1)%5]                          # 100 wrong ones tie with them
+    rep = NoiseReport(y, p, VOCAB)
+    assert rep.first == 50 and .2 < rep.by_rank < .5            # of 50+95 that tie 50 come first, plants as any
+
+def test_easy_clean_data_from_folds_warn_of_nothing():
+    y = np.arange(500)%5
+    p = np.full((500, 5), .01)
+    p[np.arange(500), y] = .96
+    dls = images(500, labels=y)
+    oof = OutOfFold(p, y, np.arange(500)%3, dls.vocab, [1.]*3)
+    class Other:                                                # of elsewhere, without folds, but says what it is
+        out_of_sample = True
+        def __array__(self, dtype=None, copy=None): return p
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RobustWarning)
+        for o in (oof, Other()): assert noise_report(dls=dls, probs=o).rate < .01
+        NoiseReport(y, p, VOCAB, folds=np.arange(500)%3)
+    with pytest.warns(RobustWarning, match='trained on these items'): NoiseReport(y, p, VOCAB)
+
 def test_what_it_says():
     say = lambda **kw: ' '.join(NoiseReport(*world(3000, **kw)[1:], VOCAB).notes)
     assert 'planted errors are easier to see' in say() and 'model too weak' not in say()
@@ -113,6 +164,78 @@ def test_given_probabilities_train_nothing_and_the_rate_is_kept_for_these_labels
     with pytest.raises(TypeError, match='make_learner'): estimate_tau(None, other)      # not of those labels
     assert estimate_tau(None, dls, probs=p, verbose=False).tau == rep.rate
 
+def test_an_estimate_is_kept_for_one_method_and_one_maker(monkeypatch, capsys):
+    y,g,p = world(600)
+    dls,ran = images(600, labels=g),[]
+    def train(maker, dls, *args, **kwargs):
+        ran.append(maker(None))
+        return OutOfFold(p, given_labels(dls), np.arange(600)%3, dls.vocab, [.7]*3)
+    def warmed_up(maker, dls, epochs):
+        ran.append(f'gmm {epochs}')
+        return Tau(.6, .5, .7)
+    monkeypatch.setattr('fastrobust.evaluate.noisereport.cross_val_preds', train)
+    monkeypatch.setattr('fastrobust.evaluate.noisereport._warmed_up', warmed_up)
+    def sized(w): return lambda dls: w                          # one code, other networks
+    def calls(*args, **kw):
+        ran.clear()
+        tau = estimate_tau(*args, **kw)
+        out = capsys.readouterr().out
+        assert out.strip() == f'{tau}{"" if ran else " (kept from before)"}'
+        return list(ran)
+    assert calls(sized(1), dls, method='gmm') == ['gmm 3'] and calls(sized(1), dls, method='gmm') == []
+    assert calls(sized(1), dls, method='gmm', warmup=5) == ['gmm 5']
+    assert calls(sized(1), dls) == [1] and calls(sized(1), dls) == [] and calls(None, dls) == []
+    assert calls(sized(2), dls) == [2] and calls(sized(1), dls) == [1]
+    assert calls(lambda dls, w=3: w, dls) == [3] and calls(lambda dls, w=4: w, dls) == [4]
+    of = lambda dls, w: w
+    assert calls(partial(of, w=5), dls) == [5] and calls(partial(of, w=5), dls) == []
+    assert calls(partial(of, w=6), dls) == [6]
+    assert calls(outside, dls) == [7] and calls(outside, dls) == []
+    monkeypatch.setitem(globals(), 'WIDTH', 8)
+    assert calls(outside, dls) == [8]
+    noise_report(sized(9), dls)                                 # a report is an estimate too
+    assert calls(sized(9), dls) == []
+    for maker in (None, sized(9)):
+        noise_report(maker, dls, probs=p)                       # of unknown networks
+        assert calls(sized(9), dls) == [9]
+    dls.noise_estimate = .3                                     # by hand: not an estimate of ours
+    assert calls(sized(9), dls) == [9]
+    assert pickle.loads(pickle.dumps(vars(dls)['noise_estimate_by'])) == dls.noise_estimate_by
+
+WIDTH = 7
+def outside(dls): return WIDTH
+
+def test_new_dls_start_without_an_estimate():
+    y,g,p = world(300)
+    dls = images(300, labels=g)
+    tau = estimate_tau(dls=dls, probs=p, verbose=False)
+    half = NoisyLabels('open', .5, images=np.zeros((150, 8, 8), np.uint8))    # the labels stay
+    new = [add_label_noise(dls, NoisyLabels('symmetric', .2)), add_label_noise(dls, half), with_labels(dls, g),
+           take_items(dls, np.arange(200))]
+    for o in new:
+        assert not [k for k in vars(o) if k.startswith('noise_estimate')]
+        with pytest.raises(TypeError, match='neither'): estimate_tau(None, o)
+    assert dls.noise_estimate == tau
+
+def test_area_under_the_margin_beside_the_rest():
+    y,g,p = world(300)
+    dls = images(300, labels=g)
+    aum = np.random.default_rng(0).normal(size=300)
+    t = noise_report(dls=dls, probs=p, history=aum).table
+    assert t.columns[-1] == 'aum' and np.array_equal(t.aum, aum[t['item']])
+    assert 'aum' not in noise_report(dls=dls, probs=p).table
+    learn = Learner(dls, small_cnn(5), loss_func=torch.nn.CrossEntropyLoss(), cbs=SampleHistory(), lr=.01)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    seen = learn.sample_history
+    t = noise_report(dls=dls, probs=p, history=seen).table
+    assert np.allclose(t.aum, seen.aum()[t['item']], equal_nan=True) and np.isfinite(t.aum).mean() > .9
+    for bad in (aum[:299], aum[:, None], np.array(['a']*300)):
+        with pytest.raises(ValueError, match='SampleHistory or AUM'): noise_report(dls=dls, probs=p, history=bad)
+    with pytest.raises(ValueError, match='other labels for 288'):     # the last batch was left out
+        noise_report(dls=with_labels(dls, (g+1)%5), probs=p, history=seen)
+    with pytest.raises(ValueError, match='at least one recorded'):
+        noise_report(dls=dls, probs=p, history=SampleHistory())
+
 def test_names_of_files_and_a_weak_model():
     y,g,p = world(600, rate=.6)
     dls = images(600, labels=g)
@@ -130,6 +253,13 @@ def test_in_sample_probabilities_and_other_mistakes_are_refused():
     with pytest.raises(ValueError, match='another order'):
         noise_report(None, dls, probs=OutOfFold(p[::-1], g[::-1], np.zeros(600), dls.vocab, [.7]))
     with pytest.raises(ValueError, match='nothing is trained'): noise_report(None, dls, probs=p, epochs=3)
+    for bad in (np.full((600, 4), .25), np.full((600, 6), 1/6)):
+        with pytest.raises(ValueError, match=r'(?s)\(n,c\) of shape \(600,5\).*got shape'):
+            noise_report(None, dls, probs=OutOfFold(bad, g, np.zeros(600), dls.vocab, [.7]))
+    with pytest.raises(ValueError, match='vocab'): NoiseReport(g, np.full((600, 6), 1/6), VOCAB)
+    with pytest.raises(TypeError, match='(?s)`dls`, got None.*probs=p'): noise_report(probs=p)
+    with pytest.raises(TypeError, match='(?s)`dls`, got None.*probs=p'): estimate_tau(probs=p)
+    with pytest.raises(TypeError, match='make_learner` or `probs`, got neither'): noise_report(dls=dls)
     with pytest.raises(ValueError, match='plant_kind'): noise_report(None, dls, probs=p, plant_kind='odd')
     with pytest.raises(ValueError, match="'planted' or 'gmm'"): estimate_tau(None, dls, method='em')
     with pytest.raises(ValueError, match='gmm'): estimate_tau(None, dls, probs=p, method='gmm')

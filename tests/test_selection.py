@@ -18,6 +18,7 @@ from fastrobust.basics import RobustWarning, check_length, progress
 from fastrobust.data.editing import with_labels
 from fastrobust.data.noise import NoisyLabels
 from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.learner import robust_learner
 from fastrobust.models import Twin, fresh_copy, looks_trained, small_cnn
 from fastrobust.selection import TwoNetworks, forget_rate, n_keep, small_loss
 from fastrobust.stripping import strip
@@ -217,7 +218,10 @@ def test_the_ramp_goes_on_over_fits_and_stops_for_nothing_else(tmp_path):
     learn.fit(1)
     assert t.epochs == 6
 
-def test_warnings_where_nothing_would_happen():
+def test_warnings_where_nothing_would_happen(recwarn):
+    learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, None, 2), [SmallLoss(.3)])
+    learn.validate()
+    assert not [w for w in recwarn if issubclass(w.category, RobustWarning)]     # no fit, no warning
     with pytest.warns(RobustWarning, match='inside the 10 epochs of `gradual`'): tiny_learner(SmallLoss(.3)).fit(2)
     with pytest.warns(RobustWarning, match='inside the 5 epochs of `warmup`'):
         tiny_learner(CoTeachingPlus(.3, .5, warmup=5)).fit(1)

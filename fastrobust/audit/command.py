@@ -1,5 +1,5 @@
 "The audit: images of a folder or a CSV, networks that have not seen them, a page with the labels that look wrong"
-import inspect, os, shutil, tempfile
+import inspect, os, shutil, tempfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -18,6 +18,7 @@ from fastrobust.audit.page import audit_page, rate_words, sure
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.data.arrays import array_dls
 from fastrobust.evaluate.noisereport import noise_report
+from fastrobust.labels.outoffold import OtherRun, drop_folds
 from fastrobust.losses import GCELoss
 from fastrobust.models import small_cnn
 from fastrobust.noiseplots import plot_noise_matrices
@@ -123,11 +124,10 @@ def _loaders(listing, names, small, size, bs):
     if small:
         X = _small_images(listing, size)
         return array_dls(X, listing.labels, valid=(X[:1], listing.labels[:1]), vocab=names, bs=bs)
-    label = dict(zip(listing.paths, listing.labels))
+    label = {listing.root/p: k for p,k in zip(listing.paths, listing.labels)}
     block = DataBlock((ImageBlock, CategoryBlock(names)), splitter=IndexSplitter([]), item_tfms=Resize(size),
-                      get_y=lambda f: label[f.relative_to(listing.root).as_posix()],
-                      batch_tfms=Normalize.from_stats(*imagenet_stats))
-    return block.dataloaders([listing.root/p for p in listing.paths], bs=bs, path=listing.root)
+                      get_y=lambda f: label[f], batch_tfms=Normalize.from_stats(*imagenet_stats))
+    return block.dataloaders(list(label), bs=bs, path=listing.root)
 
 def _settings(n, small, side, size, epochs, bs):
     "What was not said: few images need small batches and more epochs (rules of thumb)"
@@ -163,7 +163,7 @@ def _pictures(rep, names, tmp):
 
 def audit(
     source,             # Folder of class folders (also inside train/ and valid/), or a CSV of paths and labels
-    out='./fastrobust-audit', # Folder for report.html, issues.csv, fixed.csv, figures; finished folds stay in folds/
+    out='./fastrobust-audit', # Folder for report.html, issues.csv, fixed.csv, figures; till then finished folds
     arch:str=None,      # 'small', a torchvision or timm name; None: pretrained resnet18, 'small' where none can be had
     weights=None,       # File with a state dict for `arch`, for machines without network
     size:int=None,      # Pixels; None: 128, for 'small' the images' own up to 64
@@ -186,7 +186,14 @@ def audit(
     size,epochs,bs = _settings(n, small, listing.side, size, epochs, bs)
     dls = _loaders(listing, names, small, size, bs)
     print(f"{what}; {size} pixels, {epochs} epochs, batches of {bs}, {folds} folds, device {dls.device}", flush=True)
-    rep = noise_report(make, dls, n_folds=folds, plant=plant, seed=seed, epochs=epochs, path=out/'folds')
+    crc = '' if weights is None else zlib.crc32(Path(weights).read_bytes())
+    run = dict(n_folds=folds, plant=plant, seed=seed, epochs=epochs, path=out/'folds',
+               tag=f'{what}; {size} pixels, {epochs} epochs, batches of {bs}; weights {crc}')
+    try: rep = noise_report(make, dls, **run)
+    except OtherRun:
+        print(f"folds of other labels or settings in {out/'folds'}: deleted", flush=True)
+        drop_folds(out/'folds')
+        rep = noise_report(make, dls, **run)
     rep.table['name'] = [listing.paths[i] for i in rep.table['item']]
     said = [f"Each image was judged by a network that had not seen it: {folds} folds, {what}; {size} pixels, "
             f"{epochs} epochs, batches of {bs}, seed {seed}, device {dls.device}.",
@@ -201,6 +208,7 @@ def audit(
             (tmp/'report.html').write_text(page, encoding='utf-8')
             for f in sorted(tmp.iterdir(), key=lambda f: f.suffix == '.html'): os.replace(f, out/f.name)
         finally: shutil.rmtree(tmp, ignore_errors=True)
+        drop_folds(out/'folds')
     _tell(rep, out)
     return rep
 

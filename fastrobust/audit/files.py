@@ -1,4 +1,5 @@
 "What an audit looks at: images and labels from a folder of class folders or from a CSV, checked before any training"
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +20,20 @@ _LABEL = ['label', 'labels', 'class', 'y', 'category', 'target', 'class_name']
 class Listing(NamedTuple):
     "Images to audit"
     root: Path      # What the paths are relative to
-    paths: list     # Relative, with forward slashes, no two alike
+    paths: list     # As listed, absolute or relative to `root`; no two of the same file
     labels: list    # Class of each, as given
     skipped: list   # (path, why) of what is left out
     grey: bool      # Whether all images have one channel
     side: int       # Median of the shorter sides, pixels
-    loader: str     # fastai's way to load them, as code without its end
+    split: tuple    # Names of the folders to train and to validate on; None: no such folders
 
 # --- folders ---------------------------------------------------------------------------------------------------------
-def _dirs(d, out): return sorted(o for o in d.iterdir() if o.is_dir() and o.name[0] != '.' and o.resolve() != out)
+def _left(d):
+    "Whether `d` is the folder of an audit"
+    return all((d/o).is_file() for o in ('report.html', 'issues.csv', 'fixed.csv'))
+
+def _dirs(d, out):
+    return sorted(o for o in d.iterdir() if o.is_dir() and o.name[0] != '.' and o.resolve() != out and not _left(o))
 
 def _folder(root, out):
     "(path, label) by class folder, also those inside train/ and valid/"
@@ -35,10 +41,10 @@ def _folder(root, out):
     parts = [o for o in tops if o.name.lower() in _SPLITS and _dirs(o, out)]
     rows = []
     for d in [k for o in parts for k in _dirs(o, out)] if parts else tops:
-        rows += [(f.relative_to(root).as_posix(), d.name) for f in sorted(get_image_files(d))]
+        fs = [f for f in sorted(get_image_files(d)) if out is None or out not in f.resolve().parents]
+        rows += [(f.relative_to(root).as_posix(), d.name) for f in fs]
     train,valid = ([o.name for o in parts if o.name.lower()[:2] == k] for k in ('tr', 'va'))
-    how = f"train={train[0]!r}, valid={valid[0]!r}" if train and valid else 'valid_pct=.2'
-    if rows: return rows,f'from_folder(path, {how}'
+    if rows: return rows,(train[0], valid[0]) if train and valid else None
     loose = len(get_image_files(root, recurse=False))
     raise ValueError("expected a folder with a sub-folder of images per class (or in train/ and valid/), "
                      f"got {str(root)!r}: {loose} images of its own, {len(tops)} sub-folders without any. Sort the "
@@ -55,8 +61,7 @@ def _column(t, names, what, file):
 def _table(file):
     t = read_cells(file)
     p,y = _column(t, _PATH, 'image files', file),_column(t, _LABEL, 'labels', file)
-    rows = list(zip(t[p].str.strip(), t[y].str.strip()))
-    return rows,f'from_df(pd.read_csv(path/{file.name!r}), path, valid_pct=.2, fn_col={p!r}, label_col={y!r}'
+    return list(zip(t[p].str.strip(), t[y].str.strip()))
 
 # --- what can be read ------------------------------------------------------------------------------------------------
 def _look(f):
@@ -77,11 +82,14 @@ def read_source(
     src = Path(src)
     if not src.exists(): raise FileNotFoundError(f"expected a folder or a CSV, got {str(src)!r}, which does not exist.")
     root = src if src.is_dir() else src.parent
-    rows,how = _folder(src, None if out is None else Path(out).resolve()) if src.is_dir() else _table(src)
-    skipped,seen = [],{}
+    out = None if out is None else Path(out).resolve()
+    if out == root.resolve() or out in root.resolve().parents: out = None   # then no part of the images
+    rows,split = _folder(src, out) if src.is_dir() else (_table(src), None)
+    skipped,seen,files = [],{},{}
     for p,label in rows:
         if not p or not label: skipped.append((p or '(no path)', 'no label' if p else 'no path'))
-        elif p in seen: skipped.append((p, 'listed twice' + (f', also as {label}' if seen[p] != label else '')))
+        elif (o := files.setdefault(os.path.abspath(root/p), p)) in seen:
+            skipped.append((p, 'listed twice' + (f', also as {label}' if seen[o] != label else '')))
         else: seen[p] = label
     with ThreadPoolExecutor() as pool: looks = list(pool.map(lambda p: _look(root/p), seen))
     skipped += [(p, o) for p,o in zip(seen, looks) if isinstance(o, str)]
@@ -98,4 +106,4 @@ def read_source(
     modes,sides = zip(*(o for *_,o in keep))
     grey = set(modes) <= {'1', 'L', 'LA', 'I;16', 'I'}
     return Listing(root, [o[0] for o in keep], [o[1] for o in keep], skipped, grey, int(np.median(sides)),
-                   how)
+                   split)

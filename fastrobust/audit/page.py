@@ -1,5 +1,6 @@
 "The page an audit leaves: how many labels are wrong, which ones most likely, how to go on, and what it cannot know"
 import base64, io, platform
+from pathlib import Path
 import pandas as pd
 import fastai, torch
 from PIL import Image
@@ -39,18 +40,31 @@ def by_class(t):
     return df.loc[sorted(df.index, key=lambda k: -int(rows[k][1].replace(',', '')))]
 
 def _code(listing, out, size):
+    def load(label):
+        if any(Path(o).is_absolute() for o in listing.paths):
+            return (f"label = {{path/f: k for f,k in zip(df.path, df.{label})}}\n"
+                    f"dls = ImageDataLoaders.from_path_func(path, list(label), lambda f: label[f], {how}, {tfm})")
+        return f"dls = ImageDataLoaders.from_df(df, path, fn_col='path', label_col={label!r}, {how},\n{' '*31}{tfm})"
+    how,tfm,own = 'valid_pct=.2',f'item_tfms=Resize({size})',''
+    if listing.split:
+        a,b = (o+'/' for o in listing.split)
+        own = f"df  = df[df.path.str.startswith(({a!r}, {b!r}))].assign(is_valid=df.path.str.startswith({b!r}))\n"
+        how = "valid_col='is_valid'"
+    less = f"; the {len(listing.skipped)} left out are not in it" if listing.skipped else ''
     return f'''from fastai.vision.all import *
 from fastrobust.all import *
 
 path = Path({str(listing.root.resolve())!r})
 
-# your loaders as ever, the suspects left out of the training set (files are found by name)
-dls = ImageDataLoaders.{listing.loader}, item_tfms=Resize({size}))
+# the images that were looked at, with your labels and the suggested ones{less}
+df  = pd.read_csv({str((out/'fixed.csv').resolve())!r}, dtype=str, keep_default_na=False)
+{own}
+# your labels, the suspects left out of the training set (files are found by name)
+{load('given')}
 dls = fix_labels(dls, {str((out/'issues.csv').resolve())!r}, how='drop')
 
-# or the suggested labels, as they stand in fixed.csv
-df  = pd.read_csv({str((out/'fixed.csv').resolve())!r})
-dls = ImageDataLoaders.from_df(df, path, fn_col='path', label_col='label', item_tfms=Resize({size}))'''
+# or the suggested labels
+{load('label')}'''
 
 def limits(rep):
     "What a reader must know before believing the numbers"

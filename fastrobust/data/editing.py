@@ -6,7 +6,7 @@ from fastai.data.core import DataLoaders, Datasets
 from fastai.tabular.core import Tabular
 from fastai.torch_core import get_random_states, set_random_states
 from fastrobust.data.noiserecord import int_labels
-from fastrobust.data.noisyblock import NoisyDatasets, _attach, _codes, _like, _relabel
+from fastrobust.data.noisyblock import NoisyDatasets, _attach, _codes, _copy, _like, _relabel
 
 __all__ = ['given_labels', 'with_labels', 'take_items', 'split_items']
 
@@ -91,7 +91,7 @@ def take_items(
 
 def _dls(dls, train, rec):
     "`dls` with another training loader"
-    new = copy.copy(dls)
+    new = _copy(dls)
     new.loaders = [train, *dls.loaders[1:]]
     if rec is None: return new
     if len(dls.loaders) > 1 and rec.valid is not None: new.loaders[1] = _like(dls.valid, dls.valid_ds)

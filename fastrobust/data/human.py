@@ -1,6 +1,7 @@
 "Labels that people gave, and label files of others: CIFAR-10N/100N, CSV, JSON, checked item by item"
 # CIFAR-N: Wei et al., Learning with Noisy Labels Revisited, https://arxiv.org/abs/2110.12088; labels CC BY-NC 4.0.
 import csv, io, json, pickle
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
@@ -127,8 +128,12 @@ def _order(names, items, path):
     for key in (str, lambda o: Path(str(o)).name):
         o2i = {key(o): i for i,o in enumerate(names)}
         if len(o2i) == len(names) and all(key(o) in o2i for o in items): return [o2i[key(o)] for o in items]
-    miss = next((o for o in items if Path(str(o)).name not in {Path(str(n)).name for n in names}), items[0])
-    raise ValueError(f"{path}: expected a row for each item, got none, or several, for {miss}. Use the same files.")
+    rows = Counter(Path(str(o)).name for o in names)
+    miss = [str(o) for o in items if not rows[Path(str(o)).name]]
+    bad,got = (miss, 'none') if miss else (list(dict.fromkeys(o for o in rows if rows[o] > 1)), 'two or several,')
+    which = ', '.join(bad[:3]) + (f' and {len(bad)-3} more' if len(bad) > 3 else '')
+    raise ValueError(f"{path}: expected one row for each of the {len(items)} items, got {len(names)} rows, {got} for "
+                     f"{which}. Use the same files.")
 
 def _of_csv(path, lines, y, items, vocab):
     rd = csv.DictReader([o for o in lines if not o.startswith('#')])

@@ -90,6 +90,12 @@ def _like(dl, ds):
         setattr(res, nm, p)
     return res
 
+def _copy(dls):
+    "A shallow copy, without what was estimated from the old labels and images"
+    new = copy.copy(dls)
+    for k in ('noise_estimate', 'noise_estimate_of', 'noise_estimate_by'): vars(new).pop(k, None)
+    return new
+
 def add_label_noise(
     dls:DataLoaders,        # Loaders with a single-label target; they and their datasets stay as they are
     noise,                  # `NoisyLabels`, or a `NoiseRecord` (loaded) to give the same labels again
@@ -114,7 +120,7 @@ def add_label_noise(
         res = old.compose(rec)
         res.valid = old.valid if rec.valid is None else rec.valid if old.valid is None else old.valid.compose(rec.valid)
         res.log_true,rec = rec.log_true or old.log_true,res
-    new = copy.copy(dls)
+    new = _copy(dls)
     new.loaders = [_like(dls.train, _relabel(train, rec))]
     if valid is not None: new.loaders.append(_like(dls.valid, _relabel(valid, rec.valid, n)))
     new.loaders += list(dls.loaders[2:])

@@ -1,6 +1,8 @@
 "How many labels are wrong, and which? Plant errors, cross-validate, compare. `estimate_tau`: the one number"
 import zlib
+from functools import partial
 from pathlib import Path
+from types import CellType
 from typing import NamedTuple
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.labels.report import NoiseReport
 from fastrobust.labels.mixtures import small_loss_split
+from fastrobust.labels.outoffold import _code, _name
 from fastrobust.labels.outofsample import need_probs, warn_in_sample
 from fastrobust.labels.planting import KINDS, plant_labels
 
@@ -27,18 +30,19 @@ def _names(dls):
     return [str(o) for o in items] if paths and len(items) and isinstance(items[0], (str, Path)) else None
 
 # --- the report ------------------------------------------------------------------------------------------------------
-def _given_probs(y, probs):
+def _given_probs(y, probs, c):
     "Probabilities from elsewhere, refused where they cannot be evidence; and their folds"
     own = getattr(probs, 'y', None)
     if own is not None and (len(own) != len(y) or (np.asarray(own) != y).any()):
         raise ValueError("expected probabilities made with the labels of these dls, got some made with other labels or "
                          "in another order. Run cross_val_preds on the dls that you pass.")
-    p = need_probs(y, probs)[1]
+    p = need_probs(y, probs, c)[1]
     if warn_in_sample(y, probs) and not getattr(probs, 'out_of_sample', False):
         raise ValueError("expected out-of-sample probabilities, got some that predict practically every label as "
                          "given, as a network does on items it was trained on: no evidence. Take them from "
                          "cross_val_preds(make_learner, dls), or pass `make_learner` alone.")
-    return p,getattr(probs, 'folds', None)
+    folds = getattr(probs, 'folds', None)
+    return p,np.zeros(len(y), int) if folds is None else folds
 
 def _planted_preds(make_learner, dls, y, c, n_folds, share, seed, kind, kwargs):
     "Plant, then cross-validate: probabilities, and what was planted"
@@ -50,32 +54,57 @@ def _planted_preds(make_learner, dls, y, c, n_folds, share, seed, kind, kwargs):
     new,mask = plant_labels(y, c, share, seed, kind, **first)
     return run(with_labels(dls, new), 'planted'),(new, mask)
 
+def _need_either(make_learner, dls, probs):
+    "Refuse a call without data, or without anything to judge them by"
+    if dls is None:
+        raise TypeError("expected `dls`, got None. Pass noise_report(make_learner, dls), or noise_report(dls=dls, "
+                        "probs=p) with out-of-sample probabilities.")
+    if make_learner is None and probs is None:
+        raise TypeError("expected `make_learner` or `probs`, got neither. Pass a function that builds a new learner, "
+                        "e.g. lambda dls: vision_learner(dls, resnet18), or out-of-sample probabilities (n,c).")
+
+def _aum(history, y):
+    "Area under the margin of each item (n,), of a `SampleHistory` or as given; None: none"
+    if history is None: return None
+    given,aum = getattr(history, 'given', None),getattr(history, 'aum', None)
+    a = np.asarray(aum() if callable(aum) else history)
+    if a.shape != y.shape or a.dtype.kind not in 'fiu':
+        raise ValueError(f"expected `history` as a SampleHistory or AUM values of the {len(y)} training items, got "
+                         f"{a.dtype} of shape {a.shape}. Pass `learn.sample_history` of a training on these dls.")
+    if callable(aum) and given is not None and ((given >= 0) & (given != y)).any():
+        raise ValueError(f"expected a history of the labels of these dls, got other labels for "
+                         f"{int(((given >= 0) & (given != y)).sum())} items. Pass that of a training on them.")
+    return a.astype(float)
+
 def noise_report(
-    make_learner,       # Function (dls) -> new Learner on those dls; not needed beside `probs`. A robust loss (GCELoss)
+    make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`. A robust loss (GCELoss)
                         # keeps the folds from learning the errors, as pair noise makes a plain network do
-    dls,                # DataLoaders with one single-label target; they stay as they are, but for `.noise_estimate`
+    dls=None,           # DataLoaders with one single-label target; they stay as they are, but for `.noise_estimate`
     probs=None,         # Out-of-sample probabilities (n,c) in the order of the training set: nothing is trained
     n_folds:int=3,      # Networks to train, each on the other folds
     plant:float=.05,    # Share of labels made wrong before training, in [0,.5]; 0: none, no check on the audit itself
     seed:int=0,         # Of the planting, folds and networks; the global streams are put back
     plant_kind:str='symmetric', # 'symmetric', or 'confusion': as a first round of folds confuses them (twice the time)
+    history=None,       # A fitted `SampleHistory`, or AUM values (n,) by position: column `aum` of the table
     **kwargs            # More for `cross_val_preds`: epochs, lr, fit, path, verbose
 )->NoiseReport:
     "Share of wrong labels with interval, precision and recall of the list, and all items, most suspicious first"
     if plant_kind not in KINDS: raise ValueError(f"`plant_kind` must be one of {KINDS}, got {plant_kind!r}.")
+    _need_either(make_learner, dls, probs)
     y,vocab = given_labels(dls),_vocab(dls)
+    aum = _aum(history, y)
     if probs is not None:
         if kwargs: raise ValueError(f"expected no {', '.join(kwargs)} beside `probs`, where nothing is trained. Leave "
                                     "them or `probs` out.")
-        p,folds = _given_probs(y, probs)
+        p,folds = _given_probs(y, probs, len(vocab))
         planted,notes = None,["nothing was planted, as the probabilities were given: the tail of planted labels is "
                               "computed from them, and nothing checks that they are out-of-sample."]
     else:
         need_maker(make_learner)
         res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed, plant_kind, kwargs)
         p,folds,notes = res.probs,res.folds,[]
-    rep = NoiseReport(y, p, vocab, _names(dls), folds, planted, plant_kind, notes)
-    _remember(dls, y, Tau(rep.rate, rep.lo, rep.hi))
+    rep = NoiseReport(y, p, vocab, _names(dls), folds, planted, plant_kind, notes, aum)
+    _remember(dls, y, Tau(rep.rate, rep.lo, rep.hi), 'planted', None if probs is not None else make_learner)
     return rep
 
 # --- the rate alone --------------------------------------------------------------------------------------------------
@@ -86,12 +115,28 @@ class Tau(NamedTuple):
     hi:float
     def __str__(self): return f"tau {self.tau:.3f} ({self.lo:.3f} to {self.hi:.3f})"
 
-def _remember(dls, y, tau): dls.noise_estimate,dls.noise_estimate_of = tau,zlib.crc32(y)
+def _who(f):
+    "What tells a maker from others: its code and what it takes from outside; defined again it is still the same"
+    if isinstance(f, partial): return [_who(f.func), *map(_plain, (*f.args, *sorted(f.keywords.items())))]
+    if not hasattr(f, '__code__'): return _plain(f)
+    cells = [o.cell_contents for o in f.__closure__ or () if o != CellType()]     # not an empty one
+    outside = [f.__globals__[k] for k in f.__code__.co_names if k in f.__globals__]
+    return [_name(f), _code(f), *map(_plain, (getattr(f, '__self__', None), f.__defaults__, f.__kwdefaults__, *cells,
+                                              *outside))]
 
-def _remembered(dls, y):
-    "The estimate kept on `dls`, if it is of these labels"
+def _plain(o): return _code(o) if hasattr(o, '__code__') else repr(o)     # repr: by value, else by address
+
+def _key(maker): return None if maker is None else zlib.crc32(repr(_who(maker)).encode())
+
+def _remember(dls, y, tau, method, maker):
+    dls.noise_estimate,dls.noise_estimate_of,dls.noise_estimate_by = tau,zlib.crc32(y),(method, _key(maker))
+
+def _remembered(dls, y, method, maker):
+    "The estimate kept on `dls`, if it is of these labels, made by this method and maker; None: any maker"
     own = vars(dls)
-    return own.get('noise_estimate') if own.get('noise_estimate_of') == zlib.crc32(y) else None
+    tau,by = own.get('noise_estimate'),own.get('noise_estimate_by', ())
+    if not isinstance(tau, Tau) or own.get('noise_estimate_of') != zlib.crc32(y) or by[:1] != (method,): return None
+    return tau if maker is None or by[1] == _key(maker) else None
 
 def _warmed_up(make_learner, dls, epochs):
     "Losses of the training items after a short training on all of them, and their mixture"
@@ -111,8 +156,8 @@ def _warmed_up(make_learner, dls, epochs):
     return Tau(min(r, .99), min(r, b), min(max(r, a), .99))
 
 def estimate_tau(
-    make_learner,       # Function (dls) -> new Learner on those dls
-    dls,                # DataLoaders; keeps the result as `.noise_estimate`, so that a second call is free
+    make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`
+    dls=None,           # DataLoaders; keeps the result as `.noise_estimate`: the same call again is free, and says so
     probs=None,         # Out-of-sample probabilities (n,c): nothing is trained
     method:str='planted', # 'planted' (`noise_report`), or 'gmm': small-loss mixture after a warm-up, one short training
     warmup:int=3,       # gmm: epochs of the warm-up; more lets the network learn the wrong labels too
@@ -122,19 +167,20 @@ def estimate_tau(
     "Share of wrong labels for JoCoR, Co-teaching and others: `(tau, lo, hi)`, printed with its interval"
     if method not in ('planted', 'gmm'):
         raise ValueError(f"`method` must be 'planted' or 'gmm', got {method!r}. 'planted' is the more exact one.")
-    y = given_labels(dls)
-    tau = _remembered(dls, y) if method == 'planted' and probs is None and not kwargs else None
+    if dls is None: _need_either(make_learner, dls, probs)
+    y,kind = given_labels(dls),method if method == 'planted' else f'gmm, {warmup} epochs'
+    tau = kept = _remembered(dls, y, kind, make_learner) if probs is None and not kwargs else None
     if tau is None and method == 'gmm':
         if kwargs or probs is not None:
             raise ValueError("expected neither `probs` nor settings of `noise_report` with method='gmm', got some. "
                              "Leave them out, or use method='planted'.")
         need_maker(make_learner)
         tau = _warmed_up(make_learner, dls, warmup)
-        _remember(dls, y, tau)
+        _remember(dls, y, tau, kind, make_learner)
     if tau is None:
         if probs is None: kwargs = dict(verbose=False, **kwargs)
         rep = noise_report(make_learner, dls, probs, **kwargs)
         tau = Tau(rep.rate, rep.lo, rep.hi)
         if rep.notes and rep.notes[0].startswith('model too weak'): robust_warn(rep.notes[0])
-    if verbose: print(tau)
+    if verbose: print(f'{tau} (kept from before)' if kept else tau)
     return tau

@@ -112,7 +112,8 @@ def cross_val_preds(
     lr:float=None,  # Its learning rate; None: fastai's default, or the learner's own `lr`
     fit=None,       # In place of epochs and lr: function (learn) that trains, e.g. `lambda learn: learn.fine_tune(3)`
     path=None,      # Folder that keeps finished folds: after an interrupt the same call goes on from there
-    verbose:bool=True # A line per fold
+    verbose:bool=True, # A line per fold
+    tag:str=''      # Settings that the code of the functions does not show, e.g. the architecture: kept with the folds
 )->OutOfFold:
     "Out-of-sample probabilities of all training items, folds stratified by given label, columns as in `dls.vocab`"
     need_maker(make_learner)
@@ -126,7 +127,7 @@ def cross_val_preds(
     y,vocab = given_labels(dls),_vocab(dls)
     folds = stratified_folds(y, n_folds, seed)
     _warn_rare(y, vocab, n_folds)
-    marks = run_marks(dls, y, folds, seed, vocab, train, make_learner)
+    marks = run_marks(dls, y, folds, seed, vocab, train, make_learner, tag)
     done = {} if path is None else stored_folds(Path(path), marks, n_folds)
     probs,seen,states = np.empty((len(y), len(vocab)), np.float32),{},get_random_states()
     try:
@@ -143,6 +144,7 @@ def cross_val_preds(
             if verbose: print(line, flush=True)
     except KeyboardInterrupt:
         kept = "They are gone: give `path=` next time." if path is None else f"They are in {path}: call again to go on."
+        if not done: kept = "Nothing was kept: the next call begins anew."
         robust_warn(f"interrupted with {len(done)} of {n_folds} folds finished. {kept}")
         raise
     finally: set_random_states(**states)

@@ -81,10 +81,13 @@ def _items(ds):
     if not isinstance(items, (list, tuple, L)): return len(ds)
     return _crc([str(o) for o in items if isinstance(o, (str, Path))])
 
-def run_marks(dls, y, folds, seed, vocab, fit, make_learner):
+class OtherRun(ValueError): "Stored folds are of another run"
+
+def run_marks(dls, y, folds, seed, vocab, fit, make_learner, tag=''):
     "What tells this run from others, as far as it shows; what a function takes from outside it does not"
     marks = dict(labels=_crc(y), folds=_crc(folds), seed=seed, vocab=_crc([str(o) for o in vocab]),
-                 items=_items(dls.train_ds), training=_code(fit), learner=_code(make_learner))
+                 items=_items(dls.train_ds), training=_code(fit), learner=_code(make_learner),
+                 batch=getattr(dls, 'bs', None), tag=str(tag))
     return json.loads(json.dumps(marks))
 
 def stored_folds(path, marks, n_folds):
@@ -99,13 +102,21 @@ def stored_folds(path, marks, n_folds):
             robust_warn(f"{file} cannot be read ({e}): fold {k+1} is trained again.", stacklevel=4)
             continue
         if other := [o for o in marks if old.get(o) != marks[o]]:
-            raise ValueError(f"expected folds of this very run in {str(path)!r}, got one of other {', '.join(other)}. "
-                             "Give another `path`, or delete that folder if its folds are of no use any more.")
+            raise OtherRun(f"expected folds of this very run in {str(path)!r}, got one of other {', '.join(other)}. "
+                           "Give another `path`, or delete that folder if its folds are of no use any more.")
     return res
 
 def store_fold(path, k, marks, probs, acc, seconds):
     "Keep a finished fold in `path`"
     write_whole(path/f'fold_{k}.npz', marks=json.dumps(marks), probs=probs, acc=acc, seconds=seconds)
+
+def drop_folds(path):
+    "Delete stored folds in `path` and one folder below it, and these folders if nothing else is in them"
+    dirs = [o for o in path.glob('*') if o.is_dir()]
+    for d in [*dirs, path]:
+        files = [*d.glob('fold_*.npz'), *d.glob('fold_*.npz.part')]
+        for f in files: f.unlink()
+        if (files or d == path) and d.is_dir() and not any(d.iterdir()): d.rmdir()
 
 # --- the bridge to cleanlab ------------------------------------------------------------------------------------------
 def to_cleanlab(

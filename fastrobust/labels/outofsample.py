@@ -13,7 +13,8 @@ def as_array(o):
 
 def need_probs(
     y,      # Given labels (n,), ints 0..c-1; not every class need have items
-    probs   # Out-of-sample probabilities (n,c): array, tensor, table or `OutOfFold`
+    probs,  # Out-of-sample probabilities (n,c): array, tensor, table or `OutOfFold`
+    n_classes=None # c, where it is known
 ): # (labels int64 (n,), probabilities float32 or float64 (n,c))
     "Labels and probabilities as arrays, refused unless finite, in [0,1], with rows that sum to 1 within .001"
     if isinstance(probs, tuple) and len(probs) and getattr(probs[0], 'ndim', 0) == 2:
@@ -23,6 +24,9 @@ def need_probs(
     if p.ndim != 2 or not len(p) or p.shape[1] < 2 or p.dtype.kind not in 'fiub':
         raise ValueError(f"expected probabilities (n,c) of at least one item and two classes, got {p.dtype} of shape "
                          f"{p.shape}. Give one row per item and one column per class.")
+    if n_classes not in (None, p.shape[1]):
+        raise ValueError(f"expected probabilities (n,c) of shape ({len(as_array(y))},{n_classes}), one column per "
+                         f"class of the vocab, got shape {p.shape}. Take them from a network with {n_classes} outputs.")
     if p.dtype not in (np.float32, np.float64): p = p.astype(np.float32 if p.dtype == np.float16 else np.float64)
     if y.ndim == 2: raise ValueError(f"expected labels (n,), got shape {y.shape}. Of one-hot labels take `.argmax(1)`.")
     if y.shape != p.shape[:1]:

@@ -4,6 +4,7 @@ import pandas as pd
 from fastrobust.labels.channel import wrong_if_given
 from fastrobust.labels.confident import confident_joint, find_label_issues
 from fastrobust.labels.mixtures import small_loss_split
+from fastrobust.labels.outofsample import need_probs, warn_in_sample
 from fastrobust.labels.planting import noise_rate, plant_check, rival_margins
 from fastrobust.report import Report
 from fastrobust.labels.transition import noise_rate_from_joint
@@ -12,6 +13,8 @@ __all__ = ['NoiseReport']
 
 WEAK = .45      # Agreement with the given labels below which a network says little about them
 ERRS = .2       # Share of the labels contradicted beyond the estimated rate: the network's own errors
+_HARDLY = .02   # Estimated rate below which too few labels are flagged to find planted errors by
+_LIKELY = .05   # Share of errors to try the ranking on where none were planted
 _SHOWN = 10     # Rows printed; `.table` has all
 _BLUE,_ORANGE,_GREY = '#0072B2','#D55E00','#6b7580'
 
@@ -21,15 +24,33 @@ def _wilson(k, n, z=1.96):
     mid,half = (p+z*z/2/n)/d,z*np.sqrt(p*(1-p)/n + z*z/4/n/n)/d
     return float(max(mid-half, 0)),float(min(mid+half, 1))
 
+def _ranked(own, rival, planted):
+    "Share of planted errors among as many labels that rank first, its interval, and how many that are"
+    (s,m),(rs,rm),n = own,rival,len(own[0])       # suspicion and margin of the given labels, and of all others
+    if planted is not None:
+        new,mask = planted
+        s,m,k = np.where(mask, rs[np.arange(n), new], s),np.where(mask, rm[np.arange(n), new], m),int(mask.sum())
+        found = int(mask[np.lexsort((m, -s))[:k]].sum())
+        return found/k,*_wilson(found, k),k
+    k,others = max(round(_LIKELY*n), 1),~np.isnan(rm)   # none: what to expect of errors in k labels at random
+    s,m,plants = np.append(s, rs[others]),np.append(m, rm[others]),np.arange(n + others.sum()) >= n
+    o = np.lexsort((np.random.default_rng(0).random(len(s)), m, -s))    # a sure network makes ties
+    w = np.where(plants, k/n/others.sum(), (1-k/n)/n)[o]
+    first = w.cumsum() <= k/n
+    return float((w*plants[o])[first].sum()*n/k),np.nan,np.nan,k
+
+class _OutOfSample(np.ndarray): out_of_sample = True
+
 def _estimates(y, p, est, acc):
     "Every estimate by name, the two that count first; which way each errs"
     loss = -np.log(np.maximum(p[np.arange(len(y)), y].astype(float), 1e-9))
     gmm = small_loss_split(np.minimum(loss, np.quantile(loss, .999)), warn=False) if np.ptp(loss) > 0 else None
+    flagged = find_label_issues(y, p.view(_OutOfSample))    # the caller has looked whether they are
     rows = [('planted tail', est.tail.rate, 'too high where networks err, too low for confusable errors'),
             ('label channel', est.channel.rate, 'too high where classes look alike, too low for confusable errors'),
             ('small-loss mixture', np.nan if gmm is None else float(gmm.weights[1]),
              'two groups of losses' if gmm is not None and gmm.separated else 'no two groups: means little'),
-            ('flagged by PBNR', float(find_label_issues(y, p).mean()), 'upper bound'),
+            ('flagged by PBNR', float(flagged.mean()), 'upper bound'),
             ('confident joint', noise_rate_from_joint(confident_joint(y, p)), 'counts model errors as noise'),
             ('disagreement', 1-acc, 'upper bound: all that the folds predict otherwise')]
     return pd.DataFrame(rows, columns=['estimate', 'rate', 'note']).set_index('estimate')
@@ -44,9 +65,11 @@ class NoiseReport(Report):
         folds=None,     # Fold of each item (n,)
         planted=None,   # (labels with the planted ones (n,), mask (n,)) that the networks were trained on
         kind='symmetric', # Of the planted
-        notes=()        # More to say
+        notes=(),       # More to say
+        aum=None        # Area under the margin (n,), a column more
     ):
-        y,p = np.asarray(y, dtype=np.int64),np.asarray(probs)
+        if folds is None: warn_in_sample(y, probs)
+        y,p = need_probs(y, probs, len(vocab))
         mask = np.zeros(len(y), bool) if planted is None else planted[1]
         est = noise_rate(y, p, use=~mask)
         self.given,self.probs,self.vocab,self.channel,self.T = y,p,list(vocab),est.channel,est.channel.T
@@ -58,7 +81,8 @@ class NoiseReport(Report):
         self.estimates = _estimates(y[~mask], p[~mask], est, self.acc)
         self._flag(planted)
         self.check = None if planted is None else plant_check(y, p, *planted, kind)
-        super().__init__(self._items(names), self._summary(), _draw, self._title(), [*self._say(), *notes], 'noise')
+        notes = [*self._say(), *notes]
+        super().__init__(self._items(names, aum), self._summary(), _draw, self._title(), notes, 'noise')
 
     def _flag(self, planted):
         "Which labels are called wrong: probably so, but no more than the rate; and how many of the planted are"
@@ -74,11 +98,16 @@ class NoiseReport(Report):
             found = would[mask, new[mask]] > cut
             self.recall,(self.recall_lo,self.recall_hi) = float(found.mean()),_wilson(found.sum(), len(found))
         share = self.issues.mean()
+        own,rivals = rival_margins(self.given, self.probs)
+        ranked = _ranked((would[~other], own), (would, rivals), planted)
+        self.by_rank,self.by_rank_lo,self.by_rank_hi,self.first = ranked
+        need = min(self.first, _LIKELY*len(wrong))      # where so few are flagged, most of the planted cannot be
+        self.few = bool(self.rate < _HARDLY or self.issues.sum() < need/3)
         per = lambda r: float(min(r*self.recall/share, 1)) if share else np.nan
         self.precision_lo,self.precision_hi = per(self.lo),per(self.hi)
         self.precision = float(min(per(self.rate), wrong[self.issues].mean())) if share else np.nan
 
-    def _items(self, names):
+    def _items(self, names, aum):
         "All items, most suspicious first"
         true,vocab = self.channel.true.argmax(1),np.array(self.vocab, dtype=object)
         true = np.where(self.issues & (true == self.given), np.where(
@@ -88,6 +117,7 @@ class NoiseReport(Report):
         df = pd.DataFrame(dict(item=pos, name=pos if names is None else names, given=vocab[self.given],
                                suggested=vocab[true], confidence=self.channel.true[pos, true].astype(float),
                                margin=margin.astype(float), wrong=self.channel.wrong, flagged=self.issues))
+        if aum is not None: df['aum'] = aum
         return df.iloc[np.lexsort((margin, -self.channel.wrong))].reset_index(drop=True)
 
     def _summary(self):
@@ -95,7 +125,8 @@ class NoiseReport(Report):
                'items': len(self.given), 'classes': len(self.vocab), 'planted': int(self.planted.sum()),
                'flagged': int(self.issues.sum()), 'precision of flagged': self.precision,
                'precision lo': self.precision_lo, 'precision hi': self.precision_hi, 'recall of flagged': self.recall,
-               'recall lo': self.recall_lo, 'recall hi': self.recall_hi, 'temperature': self.channel.temperature}
+               'recall lo': self.recall_lo, 'recall hi': self.recall_hi, 'recall by rank': self.by_rank,
+               'temperature': self.channel.temperature}
         return {**res, **{f'rate by {k}': float(v) for k,v in self.estimates.rate.items()}}
 
     def _title(self):
@@ -107,6 +138,24 @@ class NoiseReport(Report):
         off = self.T*(1-np.eye(len(self.T)))*np.maximum(self.channel.true.sum(0), 1e-9)[:, None]
         return float(off.max(1).sum()/max(off.sum(), 1e-12))
 
+    def _found(self):
+        "What the list finds of planted errors, by its flags or, where hardly any label is flagged, by its order"
+        n = int(self.issues.sum())
+        if self.few: res = f"{'hardly any' if n else 'no'} label is called wrong ({n:,} of {len(self.issues):,})"
+        if self.few and self.check is None:
+            res += (f"; of random errors in {self.first:,} labels, {self.by_rank:.0%} would be among the "
+                    f"{self.first:,} most suspicious")
+        elif self.few:
+            res += (f"; of {self.check.n} planted errors, {self.by_rank:.0%} ({self.by_rank_lo:.0%} to "
+                    f"{self.by_rank_hi:.0%}) are among the {self.first:,} most suspicious labels")
+        elif self.check is None: res = f"{self.recall:.0%} of random errors would be flagged"
+        else:
+            res = (f"{self.recall:.0%} of planted errors are flagged ({self.recall_lo:.0%} to {self.recall_hi:.0%}, "
+                   f"{self.check.n} planted)")
+        if not n: return res + '.'
+        return (f"{res}; of the flagged, about {self.precision:.0%} are wrong ({self.precision_lo:.0%} to "
+                f"{self.precision_hi:.0%}).")
+
     def _say(self):
         "What a reader must know, the gravest first"
         if self.acc < WEAK:
@@ -117,12 +166,7 @@ class NoiseReport(Report):
             yield (f"planted labels do not look as they should (distance {self.check.distance:.2f}, p "
                    f"{self.check.p:.1g}): are there copies of items in several folds, or was the network trained on "
                    "them before? Then the rate is too low.")
-        found = f"{self.recall:.0%} of planted errors are flagged"
-        if self.check is not None: found += f" ({self.recall_lo:.0%} to {self.recall_hi:.0%}, {self.check.n} planted)"
-        if self.issues.any():
-            found += (f"; of the flagged, about {self.precision:.0%} are wrong ({self.precision_lo:.0%} to "
-                      f"{self.precision_hi:.0%})")
-        yield found + '.'
+        yield self._found()
         if 1-self.acc-self.rate > ERRS:
             yield (f"the folds contradict {1-self.acc:.0%} of the labels, far more than are estimated to be wrong: "
                    "they err often themselves, so rate and precision are rather upper bounds. A better network "

@@ -126,7 +126,9 @@ def _find(wanted, names):
         if w in known or not p: res.append(known.get(w, -1)); continue
         if len(p) not in tails:
             tails[len(p)] = d = {}
-            for i,q in enumerate(parts): d[q[-len(p):]] = -1 if q[-len(p):] in d else i     # two fit: none does
+            for i,q in enumerate(parts):    # two fit: none does, unless they are one file listed twice
+                old = d.get(q[-len(p):], i)
+                d[q[-len(p):]] = i if old >= 0 and parts[old] == q else -1
         res.append(tails[len(p)].get(p, -1))
     return np.array(res, np.int64)
 
@@ -141,6 +143,9 @@ def by_position(t, dls, y, names):
         if (pos < 0).any():
             robust_warn(f"{(pos < 0).sum()} of {len(pos)} rows of the report are of files that are not in the training "
                         "set (of the validation set, deleted): left out.", 4)
+        own = t['item'].to_numpy()
+        same = [p >= 0 and i < len(files) and files[i] == files[p] for i,p in zip(own, pos)]    # listed twice: this one
+        pos = np.where(same, own, pos)
         t = t.assign(item=pos)[pos >= 0].reset_index(drop=True)
     elif len(t) and t['item'].max() >= len(y):
         raise ValueError(f"expected positions in a training set of {len(y)} items, got {t['item'].max()}. Pass the dls "

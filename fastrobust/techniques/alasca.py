@@ -80,9 +80,7 @@ class ALASCA(SampleMemory):
         return sum(F.cross_entropy(self.objective.map(a), q) for a in aux)
 
     # --- the warm-up, and what is left after it ----------------------------------------------------------------------
-    def check(self, learn):
-        super().check(learn)
-        if not hasattr(learn, 'lr_finder'): warn_unfinished(self, 'warmup', learn)
+    def before_fit(self): warn_unfinished(self, 'warmup', self.learn)
 
     def update(self, batch):
         super().update(batch)
