@@ -40,7 +40,7 @@ def _given_probs(y, probs, c):
     if warn_in_sample(y, probs) and not getattr(probs, 'out_of_sample', False):
         raise ValueError("expected out-of-sample probabilities, got some that predict practically every label as "
                          "given, as a network does on items it was trained on: no evidence. Take them from "
-                         "cross_val_preds(make_learner, dls), or pass `make_learner` alone.")
+                         "cross_val_preds(make_learner, dls), whose result is trusted whole, or pass `make_learner`.")
     folds = getattr(probs, 'folds', None)
     return p,np.zeros(len(y), int) if folds is None else folds
 
