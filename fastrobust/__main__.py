@@ -87,7 +87,9 @@ def _audit(argv):
         from fastrobust.audit.command import audit
         audit(**vars(args))
     except KeyboardInterrupt:
-        print(f"\nfastrobust: stopped. Finished folds are in {args.out/'folds'}: the same command goes on from there.",
+        kept = any((args.out/'folds').rglob('*.npz'))
+        where = f"Finished folds are in {args.out/'folds'}: the same command goes on from there."
+        print('\nfastrobust: stopped. ' + (where if kept else 'No fold was finished, nothing was written.'),
               file=sys.stderr)
         return 130
     except (OSError, ValueError) as e:

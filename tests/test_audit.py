@@ -309,7 +309,7 @@ def test_defaults_by_size():
 
 # --- nothing half-written --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('e,rc,say', [
-    (KeyboardInterrupt(), 130, 'goes on from there'), (OSError(28, 'disk full'), 1, 'disk full'),
+    (KeyboardInterrupt(), 130, 'nothing was written'), (OSError(28, 'disk full'), 1, 'disk full'),
     (ValueError('too few'), 1, 'too few')])
 def test_what_stops_it(tmp_path, monkeypatch, capsys, e, rc, say):
     images(tmp_path/'i')
@@ -342,3 +342,12 @@ def test_help_and_a_folder_one_cannot_write_to(capsys, tmp_path):
     for o in '--out --arch --weights --size --epochs --folds --plant --seed --bs issues.csv'.split(): assert o in out
     assert main(['audit', str(tmp_path), '--out', '/proc/fastrobust']) == 1
     assert 'cannot write to' in capsys.readouterr().err
+
+def test_a_stopped_audit_says_where_its_folds_are(tmp_path, monkeypatch, capsys):
+    images(tmp_path/'i')
+    def stop(*a, **k):
+        (tmp_path/'o'/'folds').mkdir(parents=True); (tmp_path/'o'/'folds'/'fold_0.npz').write_bytes(b'')
+        raise KeyboardInterrupt
+    monkeypatch.setattr(auditing, 'noise_report', stop)
+    assert main(['audit', str(tmp_path/'i'), '--arch', 'small', '--out', str(tmp_path/'o')]) == 130
+    assert 'goes on from there' in capsys.readouterr().err
