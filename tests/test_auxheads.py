@@ -9,7 +9,7 @@ from fastai.torch_core import get_random_states
 from fastai.vision.learner import create_vision_model
 from conftest import tiny_dls
 from fastrobust.auxheads import AuxHeads, add_aux_heads, aux_head, find_stages
-from fastrobust.models import AuxOut, SurgeonSplit, small_cnn, unwrap
+from fastrobust.models import AuxOut, SurgeonSplit, Twin, small_cnn, unwrap
 
 def grids(net, size=64, c=3):
     return [(s.name, s.channels, *s.grid) for s in find_stages(net, torch.rand(2, c, size, size))]
@@ -153,11 +153,12 @@ def test_installation_moves_no_random_stream_and_no_loader():
     assert (now['numpy_state'][1] == states['numpy_state'][1]).all()
 
 def test_two_networks_get_heads_of_their_own():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.nets = nn.ModuleList([small_cnn(3, width=8, depth=2) for _ in '12'])
-    a,b = add_aux_heads(Two(), tiny_dls()).nets
+    net = lambda: small_cnn(3, width=8, depth=2)
+    a,b = add_aux_heads(Twin(net(), net()), tiny_dls()).nets
+    class Ensemble(nn.Module):      # a user's own, whose forward needs its members as they are
+        def __init__(self): super().__init__(); self.nets = nn.ModuleList([net(), net()])
+        def forward(self, x): return sum(o(x) for o in self.nets)/2
+    assert isinstance(add_aux_heads(Ensemble(), tiny_dls()), AuxHeads)
     assert isinstance(a, AuxHeads) and not torch.equal(a.heads[0][0].weight, b.heads[0][0].weight)
 
 def test_what_has_no_shrinking_grid_is_refused():
