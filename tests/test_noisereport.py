@@ -309,3 +309,17 @@ def test_the_small_loss_mixture(fashion, capsys):
     tau = estimate_tau(make, dls, method='gmm', warmup=6)
     assert isinstance(tau, Tau) and 0 <= tau.lo <= tau.tau <= tau.hi < 1 and abs(tau.tau-.3) < .2
     assert 'tau' in capsys.readouterr().out and torch.equal(torch.get_rng_state(), state)
+
+def test_a_network_that_errs_often_is_said_to():
+    "Clean labels, a network right on three in five of them: its errors are not all wrong labels, and the note says so"
+    from fastrobust.labels.report import NoiseReport
+    g = np.random.default_rng(0)
+    y = g.integers(0, 4, 900)
+    z = g.normal(size=(900, 4)); z[np.arange(900), y] += 1.1
+    p = np.exp(z); p /= p.sum(1, keepdims=True)
+    rep = NoiseReport(y, p, list('abcd'), folds=np.arange(900) % 3)
+    assert .5 < rep.acc < .7 and rep.rate < 1-rep.acc-.2
+    assert any('the folds contradict' in o and 'upper bound' in o for o in rep.notes)
+    z[np.arange(900), y] += 3
+    q = np.exp(z); q /= q.sum(1, keepdims=True)
+    assert not any('the folds contradict' in o for o in NoiseReport(y, q, list('abcd'), folds=np.arange(900) % 3).notes)

@@ -169,8 +169,8 @@ class NoiseReport(Report):
         yield self._found()
         if 1-self.acc-self.rate > ERRS:
             yield (f"the folds contradict {1-self.acc:.0%} of the labels, far more than are estimated to be wrong: "
-                   "they err often themselves, so rate and precision are rather upper bounds. A better network "
-                   "(pretrained, more images) makes both sharper.")
+                   "they err often themselves. Take the rate as rough and the precision as an upper bound; a better "
+                   "network (pretrained, more images) makes both sharper.")
         if len(self.T) > 3 and self.rate > .05 and self.paired() > .5:
             yield (f"confusable errors hide: {self.paired():.0%} of the errors go to one class for each class, as in "
                    "pair noise. The network learns such errors and repeats them: the rate is rather a lower bound.")
