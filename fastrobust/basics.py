@@ -132,6 +132,11 @@ def batch_idxs(dl, i, n, idxs=None):
                          "cannot be told apart. Use a dataset that returns every item.")
     return ids
 
+def target_vocab(dls):
+    "Classes of the one target of `dls`, in the order of its codes, as they are"
+    vocab = list(dls.vocab)
+    return list(vocab[-1]) if vocab and isinstance(vocab[0], (list, tuple)) else vocab
+
 def n_classes(dls):
     "Number of classes of single-label `dls`"
     c = getattr(dls, 'c', None)
@@ -140,4 +145,4 @@ def n_classes(dls):
     if vocab is None:
         raise ValueError("expected single-label classification dls with a vocab, got dls without one. Build them with "
                          "a CategoryBlock, or set `dls.c` to the number of classes.")
-    return len(vocab[-1] if isinstance(vocab[0], (list, tuple)) else vocab)
+    return len(target_vocab(dls))

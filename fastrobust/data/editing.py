@@ -5,6 +5,7 @@ import pandas as pd
 from fastai.data.core import DataLoaders, Datasets
 from fastai.tabular.core import Tabular
 from fastai.torch_core import get_random_states, set_random_states
+from fastrobust.basics import n_classes
 from fastrobust.data.noiserecord import int_labels
 from fastrobust.data.noisyblock import NoisyDatasets, _attach, _codes, _copy, _like, _relabel
 
@@ -68,9 +69,8 @@ def with_labels(
     y       # New training labels (n,), positions in the vocab
 ) -> DataLoaders:
     "New dls with `y` for training labels; `.noise`, if there is one, keeps the true ones"
-    old,vocab = given_labels(dls),dls.vocab
-    vocab = vocab[-1] if len(vocab) and isinstance(vocab[0], (list, tuple)) else vocab
-    y = int_labels(y, len(vocab))
+    old = given_labels(dls)
+    y = int_labels(y, n_classes(dls))
     if len(y) != len(old):
         raise ValueError(f"expected one label for each of the {len(old)} training items, got {len(y)}. Give all of "
                          "them, in the order of `dls.train_ds`.")

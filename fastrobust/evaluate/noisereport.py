@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.torch_core import get_random_states, set_random_states
-from fastrobust.basics import robust_warn
+from fastrobust.basics import robust_warn, target_vocab
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.labels.report import NoiseReport
@@ -16,18 +16,9 @@ from fastrobust.labels.mixtures import small_loss_split
 from fastrobust.labels.outoffold import _code, _name
 from fastrobust.labels.outofsample import need_probs, warn_in_sample
 from fastrobust.labels.planting import KINDS, plant_labels
+from fastrobust.labels.reviewing import item_names
 
 __all__ = ['noise_report', 'estimate_tau', 'Tau']
-
-def _vocab(dls):
-    vocab = list(dls.vocab)
-    return list(vocab[-1]) if vocab and isinstance(vocab[0], (list, tuple)) else vocab
-
-def _names(dls):
-    "File names of the training items; None where they have none"
-    items = getattr(dls.train_ds, 'items', None)
-    paths = isinstance(items, (list, tuple)) or hasattr(items, 'itemgot')
-    return [str(o) for o in items] if paths and len(items) and isinstance(items[0], (str, Path)) else None
 
 # --- the report ------------------------------------------------------------------------------------------------------
 def _given_probs(y, probs, c):
@@ -91,7 +82,7 @@ def noise_report(
     "Share of wrong labels with interval, precision and recall of the list, and all items, most suspicious first"
     if plant_kind not in KINDS: raise ValueError(f"`plant_kind` must be one of {KINDS}, got {plant_kind!r}.")
     _need_either(make_learner, dls, probs)
-    y,vocab = given_labels(dls),_vocab(dls)
+    y,vocab = given_labels(dls),target_vocab(dls)
     aum = _aum(history, y)
     if probs is not None:
         if kwargs: raise ValueError(f"expected no {', '.join(kwargs)} beside `probs`, where nothing is trained. Leave "
@@ -103,7 +94,7 @@ def noise_report(
         need_maker(make_learner)
         res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed, plant_kind, kwargs)
         p,folds,notes = res.probs,res.folds,[]
-    rep = NoiseReport(y, p, vocab, _names(dls), folds, planted, plant_kind, notes, aum)
+    rep = NoiseReport(y, p, vocab, item_names(dls.train_ds), folds, planted, plant_kind, notes, aum)
     _remember(dls, y, Tau(rep.rate, rep.lo, rep.hi), 'planted', None if probs is not None else make_learner)
     return rep
 

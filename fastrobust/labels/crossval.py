@@ -7,7 +7,7 @@ import torch
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fine_tune and fit_one_cycle)
 from fastai.learner import Learner
 from fastai.torch_core import get_random_states, set_random_states, set_seed
-from fastrobust.basics import robust_warn
+from fastrobust.basics import robust_warn, target_vocab
 from fastrobust.data.editing import given_labels, split_items
 from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
 
@@ -39,10 +39,6 @@ def stratified_folds(
     order = np.lexsort((rng.random(len(y)), y))
     folds[order] = rng.permutation(n_folds)[np.arange(len(y))%n_folds]
     return folds
-
-def _vocab(dls):
-    vocab = list(dls.vocab)
-    return list(vocab[-1]) if vocab and isinstance(vocab[0], (list, tuple)) else vocab
 
 def _warn_rare(y, vocab, n_folds):
     counts = np.bincount(y, minlength=len(vocab))
@@ -124,7 +120,7 @@ def cross_val_preds(
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"`epochs` must be an int >= 1, got {epochs!r}.")
     train = fit or partial(_train, epochs=epochs, lr=lr)
-    y,vocab = given_labels(dls),_vocab(dls)
+    y,vocab = given_labels(dls),target_vocab(dls)
     folds = stratified_folds(y, n_folds, seed)
     _warn_rare(y, vocab, n_folds)
     marks = run_marks(dls, y, folds, seed, vocab, train, make_learner, tag)

@@ -1,5 +1,5 @@
 "The planted-error audit: labels made wrong on purpose tell how wrong labels look to this network on these data"
-# Marginal of a label: m = (p_label - max of the others + 1)/2, low = doubtful. F(t): share of labels with margin <= t.
+# Margin of a label: m = (p_label - max of the others + 1)/2, low = doubtful. F(t): share of labels with margin <= t.
 # Given labels are a mixture, F_given = (1-r) F_right + r F_wrong, so r <= F_given(t)/F_wrong(t) for every t: a bound on
 # a mixture proportion (Blanchard et al., Semi-supervised novelty detection, JMLR 2010), close where right labels are
 # rare, in the lower tail. Planted labels stand for F_wrong. No network saw the label of an item it predicts, so what

@@ -5,7 +5,7 @@ import pandas as pd
 from fastcore.foundation import L
 from fastai.data.core import Datasets
 from fastai.data.transforms import ColReader
-from fastrobust.basics import nearest, robust_warn
+from fastrobust.basics import nearest, robust_warn, target_vocab
 
 __all__ = ['read_review', 'item_names', 'class_names']
 
@@ -15,8 +15,7 @@ def class_names(
     dls     # DataLoaders with one single-label target
 ) -> list:
     "Classes of the target as strings, in the order of the codes"
-    vocab = list(dls.vocab)
-    return [str(o) for o in (vocab[-1] if vocab and isinstance(vocab[0], (list, tuple)) else vocab)]
+    return [str(o) for o in target_vocab(dls)]
 
 def item_names(
     ds      # A training set
