@@ -6,7 +6,7 @@ from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 from fastrobust.basics import PixelSpace
 from fastrobust.ops import AUGMIX_OPS, apply_ops, check_images
-from fastrobust.techniques.augmix import apply_augmix, draw_augmix
+from fastrobust.augmixing import apply_augmix, draw_augmix
 
 __all__ = ['show_augmix']
 

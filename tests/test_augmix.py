@@ -4,21 +4,23 @@ import numpy as np, pytest, torch, torch.nn.functional as F
 from torch import nn, tensor
 from PIL import Image, ImageEnhance, ImageOps
 from hypothesis import given, settings, strategies as st
+from fastcore.basics import noop
 from fastai.callback.mixup import MixUp
 from fastai.callback.training import GradientAccumulation
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IntToFloatTensor, Normalize
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, set_seed
-from fastai.vision.core import TensorImage
-from fastrobust import ops
+from fastai.vision.core import PILImage, PILImageBW, TensorImage
+from fastrobust import augmixing, ops
+from fastrobust.augmixing import AugMixDraw, apply_augmix, augmix, draw_augmix
 from fastrobust.losses import AlphaLoss, GCELoss, NCEandRCE, jsd
 from fastrobust.ops import AUGMIX_OPS, apply_ops
 from fastrobust.pictures import show_augmix
 from fastrobust.techniques import augmix as M
 from fastrobust.techniques.augloss import AugLoss
-from fastrobust.techniques.augmix import AugMix, AugMixDraw, AugMixTransform, apply_augmix, augmix, draw_augmix
+from fastrobust.techniques.augmix import AugMix, AugMixTransform
 
 def gen(seed=0): return torch.Generator().manual_seed(seed)
 def noise(b=6, c=3, h=32, w=32, seed=0):
@@ -76,6 +78,18 @@ def test_pipeline_other_widths(width, depth, alpha):
     assert d.op.shape == (12, width, 3 if depth < 0 else depth)
     assert (apply_augmix(x, d).double()*255 - pil_augmix(x, d)).abs().max() < 1e-4
 
+def test_blocks_change_nothing(monkeypatch):
+    "Large images go one by one, small ones in blocks, the mix in its own: the same bytes whatever the blocks hold"
+    x = pictures(20, 3, 40, 24); d = draw_augmix(20, 5, all_ops=True, generator=gen(3), size=(40, 24))
+    want = apply_augmix(x, d)
+    for block,mixed in ((1, 1), (3*40*24*2, 3*40*24*7), (10**9, 10**9)):
+        monkeypatch.setattr(ops, '_block', block); monkeypatch.setattr(augmixing, '_chains', mixed)
+        assert torch.equal(apply_augmix(x, d), want)
+
+def test_large_images_equal_pillow():
+    x = pictures(2, 3, 200, 230); d = draw_augmix(2, 5, 4, 4, all_ops=True, generator=gen(6), size=(200, 230))
+    assert x[0].numel() > ops._block and (apply_augmix(x, d).double()*255 - pil_augmix(x, d)).abs().max() < 1e-4
+
 def test_augmix_is_draw_then_apply():
     x = noise(8, 3, 24, 40)
     d = draw_augmix(8, 2, 4, -1, .7, True, gen(9), (24, 40))
@@ -131,7 +145,7 @@ def test_p7_every_image_its_own():
 def test_p10_channels_permute():
     x = noise(60); p = [2, 0, 1]
     op = torch.arange(60)%9
-    arg = torch.stack([M._magnitudes(tensor(5.).double(), tensor(1.).double(), (32, 32))[o] for o in op])
+    arg = torch.stack([augmixing._magnitudes(tensor(5.).double(), tensor(1.).double(), (32, 32))[o] for o in op])
     assert torch.equal(apply_ops(x[:, p], op, arg), apply_ops(x, op, arg)[:, p])
     assert not torch.equal(ops.color(x[:, p], .2), ops.color(x, .2)[:, p])
 
@@ -208,10 +222,54 @@ def test_weights(alpha, k):
 @pytest.mark.parametrize('s,mean,se', [(3, .0388, .0003), (1, .0141, .00015)])
 def test_sawtooth_statistic(s, mean, se):
     "Mean |x_aug - x| of a fixed image, measured with the official operations on 12,000 samples (check 28)"
-    i,j,c = torch.arange(32)[:, None],torch.arange(32),torch.arange(3)[:, None, None]
-    x = ((7*i + 5*j + 60*c)%256).byte().expand(1500, 3, 32, 32)
+    x = sawtooth().expand(1500, 3, 32, 32)
     v = (augmix(x, s, generator=gen(8)) - x/255.).abs().flatten(1).mean(1).double()
     assert abs(v.mean() - mean) < 3*(se**2 + v.var()/len(v))**.5
+
+def pil_view(a, rng, severity):
+    "One view by the paper's recipe and Pillow alone, its own draws; float64 in [0,255]"
+    mix = 0.
+    for w in rng.dirichlet([1]*3):
+        names = rng.choice(AUGMIX_OPS[:9], rng.integers(1, 4)).tolist(); params = []
+        for o in names:
+            l,sign = rng.uniform(.1, severity),rng.choice([-1, 1])
+            size = dict(translate_x=a.shape[1], translate_y=a.shape[0])
+            params.append(sign*int(l*size[o]/30) if o in size else sign*.03*l if 'shear' in o else
+                          dict(posterize=4-int(.4*l), rotate=sign*int(3*l), solarize=256-int(25.6*l)).get(o))
+        mix = mix + w*pil_chain(Image.fromarray(a), names, params)
+    m = rng.beta(1, 1)
+    return (1-m)*a + m*mix
+
+def sawtooth():
+    i,j,c = torch.arange(32)[:, None],torch.arange(32),torch.arange(3)[:, None, None]
+    return ((7*i + 5*j + 60*c)%256).byte()
+
+@pytest.mark.slow
+def test_same_law_as_pillow_and_not_torchvision():
+    "12,000 views: Kolmogorov-Smirnov and means agree with Pillow; the same test rejects shared operations and bins"
+    from scipy.stats import ks_2samp
+    from torchvision.transforms import v2
+    n,x = 12000,sawtooth(); a = x.permute(1, 2, 0).numpy(); rng = np.random.default_rng(0)
+    def change(views): return (views.double() - x.double()/255).abs().flatten(1).mean(1)
+    g,many = gen(1),x.expand(1000, -1, -1, -1)
+    ours = torch.cat([change(augmix(many, generator=g)) for _ in range(n//1000)])
+    pil = tensor([np.abs(pil_view(a, rng, 3) - a).mean()/255 for _ in range(n)])
+    set_seed(2)
+    tv = v2.AugMix(severity=3, all_ops=False)
+    shared = torch.cat([change(tv(x.expand(100, -1, -1, -1))/255) for _ in range(n//100)])
+    binned = torch.cat([change(tv(x[None])/255) for _ in range(n)])
+    def z(v): return ((v.mean() - pil.mean())/(v.var()/n + pil.var()/n)**.5).abs().item()
+    def p(v): return ks_2samp(v.numpy(), pil.numpy()).pvalue
+    assert p(ours) > .01 and z(ours) < 3, (p(ours), z(ours))
+    assert p(shared) < 1e-6 and p(binned) < 1e-6, (p(shared), p(binned))
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
+@pytest.mark.parametrize('shape', [(3, 32, 32), (1, 28, 28), (3, 70, 90)], ids=str)
+def test_same_on_the_gpu(shape):
+    "Draws come from the CPU, so one seed gives the same views on both"
+    x = pictures(40, *shape)
+    a,b = augmix(x.cuda(), all_ops=True, generator=gen(2)),augmix(x, all_ops=True, generator=gen(2))
+    assert a.is_cuda and (a.cpu() - b).abs().max() < 1e-6
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,match', [
@@ -386,12 +444,29 @@ def test_transform_acts_in_training_only_before_normalize():
     assert ((dls.valid.one_batch()[0]*s + m)*255 - clean).abs().max() < 1e-3
     quiet_fit(learner(dls))
 
+@pytest.mark.parametrize('c', [1, 3])
+def test_as_an_item_transform(c):
+    "In item_tfms, after ToTensor: bytes to bytes, the view rounded; in loader workers too, each image its own"
+    x = noise(1, c, 20, 24)[0]; t = AugMixTransform(severity=4)
+    set_seed(1); got = t(TensorImage(x), split_idx=0)
+    set_seed(1); want = augmix(x[None], 4)[0]
+    assert type(got) is TensorImage and got.dtype == torch.uint8
+    assert torch.equal(got.as_subclass(torch.Tensor), (want*255).round().byte())
+    assert torch.equal(t(TensorImage(x), split_idx=1), TensorImage(x))
+    mode = PILImageBW if c == 1 else PILImage
+    img = mode.create(x[0].numpy() if c == 1 else x.permute(1, 2, 0).numpy())
+    ds = Datasets([img]*12, [[noop], [lambda o: 0]], splits=[range(12), [0]]).train
+    dl = TfmdDL(ds, bs=6, after_item=[ToTensor, t], after_batch=[IntToFloatTensor()], num_workers=2)
+    xs = torch.cat([b[0].as_subclass(torch.Tensor) for b in dl])
+    assert xs.shape == (12, c, 20, 24) and 0 <= xs.min() and xs.max() <= 1
+    assert xs.flatten(1).unique(dim=0).shape[0] == 12          # neither image nor worker shares its draws
+
 def test_transform_equals_augmix_and_refuses():
     t = AugMixTransform(severity=2, width=2, depth=2, alpha=.5, all_ops=True); x = noise(5)
     set_seed(1); a = t(TensorImage(((x.float()+.3)/255).clamp(max=1)), split_idx=0)  # rounded
     set_seed(1); assert torch.equal(a, TensorImage(augmix(x, 2, 2, 2, .5, True)))
     assert type(a) is TensorImage and torch.equal(t(TensorImage(x.float()), split_idx=1), TensorImage(x.float()))
-    for bad in (x.float(), x, torch.randn(2, 3, 8, 8)):
+    for bad in (x.float(), torch.randn(2, 3, 8, 8)):
         with pytest.raises(ValueError, match=r'AugMixTransform expected.*\[0,1\]'): t(TensorImage(bad), split_idx=0)
     assert IntToFloatTensor.order < t.order < Normalize.order and 'severity' in repr(t)
 

@@ -82,6 +82,12 @@ def test_every_degree(hw):
     want = torch.stack([unpil(pil_op(pil(o), 'rotate', float(p))) for o,p in zip(x, d)])
     assert (ops.rotate(x, d) != want).sum() == 0
 
+@pytest.mark.parametrize('name', ['translate_x', 'translate_y'])
+def test_translation_by_parts_of_a_pixel(name):
+    x,t = images(3, 20, 31, n=41),torch.arange(-20, 21)/4.
+    want = torch.stack([unpil(pil_op(pil(o), name, float(p))) for o,p in zip(x, t)])
+    assert (call(name, x, t) != want).sum() == 0
+
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]), st.integers(0, 12), st.integers(0, 10**6))
 def test_tiny_images(h, w, c, k, seed):
