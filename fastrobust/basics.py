@@ -105,6 +105,15 @@ def plain_dl(dl):
     "The loader with the transforms: fastai's DistributedDL, there during a fit on several ranks, has it inside"
     return plain_dl(dl.dl) if 'dl' in vars(dl) else dl
 
+def peek_images(dls):
+    "Images (b,c,h,w) of one batch, None for other inputs; looking leaves every random stream as it was"
+    from fastai.torch_core import get_random_states, set_random_states
+    states = get_random_states()
+    try: b = dls.valid.one_batch() if len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train.one_batch()
+    finally: set_random_states(**states)
+    x = b[0] if isinstance(b, (list, tuple)) else b
+    return x if isinstance(x, torch.Tensor) and x.ndim == 4 else None
+
 def pixel_space(dls):
     "The `PixelSpace` of the training loader's Normalize"
     fs = list(getattr(getattr(plain_dl(dls.train), 'after_batch', None), 'fs', []) or [])

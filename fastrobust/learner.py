@@ -1,27 +1,17 @@
 "`robust_learner`: a loss and techniques on a standard fastai learner, in one call that you could write in four lines"
 import copy, inspect
-import torch
 from torch import nn
 from fastcore.meta import delegates
 from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
-from fastai.torch_core import get_random_states, set_random_states
 from fastai.vision.learner import model_meta, vision_learner, _default_meta
-from fastrobust.basics import nearest, robust_warn
+from fastrobust.basics import nearest, peek_images, robust_warn
 from fastrobust.checks import check
 from fastrobust.objective import Technique, ensure_objective
 from fastrobust.recipes import get_recipe
 
 __all__ = ['robust_learner']
-
-def _channels(dls):
-    "Channels of the images, None for other inputs; looking leaves every random stream as it was"
-    states = get_random_states()
-    try: b = dls.valid.one_batch() if len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train.one_batch()
-    finally: set_random_states(**states)
-    x = b[0] if isinstance(b, (list, tuple)) else b
-    return x.shape[1] if isinstance(x, torch.Tensor) and x.ndim == 4 else None
 
 def _known(cls=Technique): return sorted({n for c in cls.__subclasses__() for n in {c.__name__, *_known(c)}})
 
@@ -94,8 +84,9 @@ def robust_learner(
     else:
         takes = inspect.signature(learner_func).parameters
         if 'n_in' in takes and kwargs.get('n_in') is None:
-            n = _channels(dls)
-            if n is not None and n != 3:
+            x = peek_images(dls)
+            n = 3 if x is None else x.shape[1]
+            if n != 3:
                 kwargs['n_in'] = n
                 if kwargs.get('pretrained', True) and kwargs.get('normalize', True): _grey_stats(dls, arch, n)
         learn = learner_func(dls, *([] if arch is None else [arch]), loss_func=loss, **kwargs)

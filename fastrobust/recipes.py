@@ -1,9 +1,11 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
-from fastrobust.basics import nearest
+from fastrobust.basics import nearest, peek_images
 from fastrobust.losses import GCELoss
+from fastrobust.techniques.augloss import AugLoss
+from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.jocor import JoCoR
 
-__all__ = ['RECIPES', 'noisy_labels', 'get_recipe']
+__all__ = ['RECIPES', 'noisy_labels', 'corruption', 'noisy_labels_corruption', 'get_recipe']
 
 def noisy_labels(
     dls,        # The data; their labels may be wrong at any rate, which need not be known
@@ -15,7 +17,37 @@ def noisy_labels(
 
 noisy_labels.epochs = 8     # from scratch, chosen on noisy validation labels: nbs/benchmarks/RESULTS.md
 
-RECIPES = dict(noisy_labels=noisy_labels)
+def _severity(dls, severity):
+    "AugMix's severity: the given one, else the paper's for images of this size"
+    if severity is not None: return severity
+    x = peek_images(dls)
+    if x is None:
+        raise ValueError("expected a data set of images (b,c,h,w) for a recipe against corruptions, got other inputs. "
+                         "Leave the recipe out: its operations are defined for images only.")
+    return 3 if min(x.shape[-2:]) <= 64 else 1
+
+def corruption(
+    dls,            # The data: images, before or after Normalize
+    lam:float=12.,  # Weight of the divergence; 12 in the paper
+    severity=None,  # Of AugMix; None: the paper's 3 up to 64 px (CIFAR), 1 above (ImageNet)
+    views:int=2     # Views of each image; 2 in the paper; 1 costs a third less
+):
+    "AugMix: the network is asked to answer distorted copies of an image like the image; three times the rows"
+    return None,[AugMix(lam, severity=_severity(dls, severity), views=views)]
+
+def noisy_labels_corruption(
+    dls,            # The data: images whose labels may be wrong
+    q:float=.7,     # Of the loss, in (0,1]: the paper's .7
+    lam:float=12.,  # Weight of the divergence beside GCE; chosen as said in nbs/benchmarks/RESULTS.md
+    severity=None,  # Of AugMix; None: 3 up to 64 px, 1 above
+    views:int=2     # Views of each image; 2 in the paper
+):
+    "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse; three times the rows"
+    return None,[AugLoss(GCELoss(q), lam=lam, severity=_severity(dls, severity), views=views)]
+
+corruption.epochs = noisy_labels_corruption.epochs = 8
+
+RECIPES = {'noisy_labels': noisy_labels, 'corruption': corruption, 'noisy_labels+corruption': noisy_labels_corruption}
 
 def get_recipe(recipe):
     "The recipe of that name, or `recipe` itself if it is a function `(dls, **kw) -> (loss, techniques)`"

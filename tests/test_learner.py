@@ -1,6 +1,7 @@
 "robust_learner, recipes and hold_out: what goes in, what is refused, what stays as it was"
 import copy, random, warnings
 from functools import partial
+from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
+from fastcore.basics import noop
 from fastai.callback.core import Callback
 from fastai.callback.schedule import fine_tune, fit_one_cycle  # noqa: F401 (patch Learner)
 from fastai.data.block import CategoryBlock, DataBlock
@@ -24,6 +26,7 @@ from fastai.vision.data import ImageBlock
 from fastai.vision.learner import vision_learner
 from conftest import tiny_arrays, tiny_dls
 from fastrobust.basics import RobustWarning
+from fastrobust.data.arrays import array_dls
 from fastrobust.data.holdout import hold_out
 from fastrobust.data.noise import NoisyLabels
 from fastrobust.data.noisyblock import NoisyDataBlock, add_label_noise
@@ -34,6 +37,7 @@ from fastrobust.models import small_cnn
 from fastrobust.objective import Technique
 from fastrobust.recipes import RECIPES, get_recipe, noisy_labels
 from fastrobust.stages import Objective
+from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.logitnorm import LogitNorm
@@ -329,3 +333,30 @@ def test_the_recipe_takes_a_rate():
     learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, None, 2), recipe=partial(noisy_labels, tau=(.3, .2, .4)))
     assert isinstance(learn.jocor, JoCoR) and learn.jocor.tau == .3 and len(learn.model.nets) == 2
     assert isinstance(learn.loss_func.base, type(learn.dls.train_ds.loss_func))
+
+# --- recipes against the shift ---------------------------------------------------------------------------------------
+def shaped_dls(size, c=1):
+    X = np.random.default_rng(0).integers(0, 256, (24, size, size, *([3] if c == 3 else [])), dtype=np.uint8)
+    return array_dls(X, np.arange(24)%3, valid=(X[:8], np.arange(8)%3), bs=8)
+
+@pytest.mark.parametrize('size,c,severity', [(16, 1, 3), (64, 3, 3), (80, 3, 1)])
+def test_recipes_against_the_shift_take_the_papers_severity_for_the_size(size, c, severity):
+    from fastrobust.recipes import corruption, noisy_labels_corruption
+    dls = shaped_dls(size, c)
+    state = torch.get_rng_state()
+    loss,(t,) = corruption(dls)
+    assert torch.equal(state, torch.get_rng_state())
+    assert loss is None and type(t) is AugMix and (t.lam, t.severity, t.views) == (12., severity, 2)
+    _,(t,) = noisy_labels_corruption(dls, q=.5, lam=3., severity=2, views=1)
+    assert type(t) is AugLoss and (t.lam, t.severity, t.views, t.base_loss.q) == (3., 2, 1, .5)
+
+def test_the_recipe_of_both_trains_on_gce_and_validates_on_the_plain_loss():
+    dls = shaped_dls(16)
+    learn = robust_learner(dls, small_cnn(3, 1, 8, None, 2), recipe='noisy_labels+corruption', metrics=accuracy)
+    assert set(RECIPES) >= {'noisy_labels', 'corruption', 'noisy_labels+corruption'}
+    quiet(learn)
+    assert 'jsd' in learn.recorder.metric_names and isinstance(learn.augloss.base_loss, GCELoss)
+    z,y = learn.get_preds(act=noop)
+    assert abs(learn.validate()[0] - torch.nn.functional.cross_entropy(z, y.long()).item()) < 1e-5
+    with pytest.raises(ValueError, match='data set of images'): get_recipe('corruption')(SimpleNamespace(
+        loaders=[0], train=SimpleNamespace(one_batch=lambda: (torch.zeros(4, 5), torch.zeros(4)))))
