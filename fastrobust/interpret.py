@@ -1,14 +1,16 @@
-"Everything a trained Learner can tell about its labels, as pictures: fastai's interpretation and the label-noise ones"
+"What a trained Learner can tell about its labels and how it holds under shift, as pictures beside fastai's own"
 from fastai.interpret import ClassificationInterpretation
+from fastrobust.evaluate.corruptionreport import corruption_report
 from fastrobust.history import SampleHistory
 from fastrobust.memorisation import Memorisation, plot_memorisation
 from fastrobust.noiseplots import plot_label_issues, plot_loss_split, plot_noise_matrices
 from fastrobust.report import Report
+from fastrobust.shift.charts import plot_corruption_fan
 
 __all__ = ['RobustInterpretation']
 
 class RobustInterpretation(ClassificationInterpretation):
-    "fastai's `ClassificationInterpretation` with pictures of label noise; `from_learner(learn)` makes it"
+    "fastai's `ClassificationInterpretation` with pictures of label noise and shift; `from_learner(learn)` makes it"
     def _find(self, cls, why):
         found = next((cb for cb in self.learn.cbs if isinstance(cb, cls)), None)
         if found is not None: return found
@@ -55,3 +57,16 @@ class RobustInterpretation(ClassificationInterpretation):
         ms = {} if rec is None else dict(true=rec.T_empirical)
         if T is not None: ms['estimated'] = T
         return plot_noise_matrices(ms, self.vocab, **kwargs)
+
+    def plot_corruptions(self,
+        report=None,# Result of `corruption_report`; None: made now, of this interpretation's images
+        figsize=(9, 6), # Size in inches
+        title=None, # Above the picture
+        **kwargs    # More for `corruption_report` where it is made now, such as `names` or `resume`
+    ):
+        "Accuracy by severity under each corruption, as a fan; returns a Figure"
+        if report is None: report = corruption_report(self.learn, self.dl, **kwargs)
+        elif kwargs:
+            raise TypeError(f"expected `report`, or settings of a new one, got both ({', '.join(kwargs)}). Leave one "
+                            "out.")
+        return plot_corruption_fan(report, figsize, title)

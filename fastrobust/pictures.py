@@ -4,9 +4,10 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from torch import Tensor
+from fastrobust.augmixing import apply_augmix, draw_augmix
 from fastrobust.basics import PixelSpace
 from fastrobust.ops import AUGMIX_OPS, apply_ops, check_images
-from fastrobust.augmixing import apply_augmix, draw_augmix
+from fastrobust.report import Picture
 
 __all__ = ['show_augmix']
 
@@ -53,7 +54,7 @@ def show_augmix(
     x = _one_image(img)
     d = draw_augmix(1, severity, width, depth, alpha, all_ops, generator, tuple(x.shape[-2:]))
     k,n = d.op.shape[1:]
-    fig = Figure(figsize=(1.8*(n+4), 1.85*k + .2), layout='constrained')
+    fig = Picture(figsize=(1.8*(n+4), 1.85*k + .2), layout='constrained')
     fig.get_layout_engine().set(wspace=.12, hspace=.06)
     grid = fig.add_gridspec(k, n+4, width_ratios=[1.2, *[1]*n, .5, 1.2, 1.2])
     clean = _paint(fig.add_subplot(grid[:, 0]), x, 'clean')

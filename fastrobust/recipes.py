@@ -38,14 +38,14 @@ def corruption(
 def noisy_labels_corruption(
     dls,            # The data: images whose labels may be wrong
     q:float=.7,     # Of the loss, in (0,1]: the paper's .7
-    lam:float=12.,  # Weight of the divergence beside GCE; chosen as said in nbs/benchmarks/RESULTS.md
+    lam:float=3.,   # Weight of the divergence; beside GCE 12 is too much: nbs/benchmarks/RESULTS.md
     severity=None,  # Of AugMix; None: 3 up to 64 px, 1 above
     views:int=2     # Views of each image; 2 in the paper
 ):
     "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse; three times the rows"
     return None,[AugLoss(GCELoss(q), lam=lam, severity=_severity(dls, severity), views=views)]
 
-corruption.epochs = noisy_labels_corruption.epochs = 8
+corruption.epochs = noisy_labels_corruption.epochs = 8   # of the measurements on Fashion-MNIST
 
 RECIPES = {'noisy_labels': noisy_labels, 'corruption': corruption, 'noisy_labels+corruption': noisy_labels_corruption}
 

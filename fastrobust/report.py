@@ -1,9 +1,18 @@
 "What every evaluation returns: a table, its summary, a picture, and all of it saved in one call"
-from pathlib import Path
+import io
 from html import escape
+from pathlib import Path
 import pandas as pd
+from matplotlib.figure import Figure
 
 __all__ = ['Report']
+
+class Picture(Figure):
+    "A Figure without pyplot that a notebook shows, even one that has not drawn with pyplot yet"
+    def _repr_png_(self):
+        buf = io.BytesIO()
+        self.savefig(buf, format='png', bbox_inches='tight', pil_kwargs=dict(optimize=True))
+        return buf.getvalue()
 
 class saving:
     "Context that turns a write error into one that says which folder failed and what to do; still an OSError"

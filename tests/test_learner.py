@@ -347,8 +347,9 @@ def test_recipes_against_the_shift_take_the_papers_severity_for_the_size(size, c
     loss,(t,) = corruption(dls)
     assert torch.equal(state, torch.get_rng_state())
     assert loss is None and type(t) is AugMix and (t.lam, t.severity, t.views) == (12., severity, 2)
-    _,(t,) = noisy_labels_corruption(dls, q=.5, lam=3., severity=2, views=1)
-    assert type(t) is AugLoss and (t.lam, t.severity, t.views, t.base_loss.q) == (3., 2, 1, .5)
+    assert noisy_labels_corruption(dls)[1][0].lam == 3
+    _,(t,) = noisy_labels_corruption(dls, q=.5, lam=6., severity=2, views=1)
+    assert type(t) is AugLoss and (t.lam, t.severity, t.views, t.base_loss.q) == (6., 2, 1, .5)
 
 def test_the_recipe_of_both_trains_on_gce_and_validates_on_the_plain_loss():
     dls = shaped_dls(16)

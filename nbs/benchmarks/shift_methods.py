@@ -19,7 +19,6 @@ from fastrobust.all import (AugLoss, AugMix, AugMixTransform, GCELoss, NoiseReco
 from fastrobust.corruptions.front import corrupt                                                    # noqa: E402
 from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS                    # noqa: E402
 
-EPOCHS = 8
 ROWS = dict(
     noisy={'plain': dict(), 'GCE': dict(loss=GCELoss), **{f'AugMix lam {k}': dict(aug=k) for k in (12, 1, 3, 6)},
            **{f'AugLoss lam {k}': dict(loss=GCELoss, aug=k) for k in (12, 1, 3, 6)},
@@ -82,7 +81,7 @@ def run(what, name, seed, row, spec):
     set_seed(seed)
     learn = robust_learner(dls, small_cnn(10, 1 if name == 'fashion' else 3), ts, loss_func=None if aug or not loss else loss())
     learn.remove_cbs([c for c in learn.cbs if isinstance(c, ProgressCallback)])
-    epochs = spec.get('epochs', EPOCHS)
+    epochs = spec['epochs']
     t = time.thread_time()
     with learn.no_logging(): learn.fit_one_cycle(epochs, 3e-3)
     t = time.thread_time()-t
@@ -102,8 +101,8 @@ def measure(a):
             if spec.get('long'):    # as many epochs as fit into the seconds of the expensive row, of this very seed
                 cost = {r['row']: r['cpu_seconds'] for r in have if key(r)[:3] == (a.what, a.data, seed)}
                 base = row.split(', seconds')[0]
-                spec = dict(spec, epochs=max(EPOCHS, round(EPOCHS*cost[slow]/cost[base])))
-            have.append(run(a.what, a.data, seed, row, spec))
+                spec = dict(spec, epochs=max(a.epochs, round(a.epochs*cost[slow]/cost[base])))
+            have.append(run(a.what, a.data, seed, row, dict(dict(epochs=a.epochs), **spec)))
             r = have[-1]
             with out.open('a') as f: f.write(json.dumps(r)+'\n')
             print(f"{a.what} {a.data} seed {seed} {row}: clean {r['clean']:.3f} corrupted "
@@ -147,6 +146,7 @@ def main():
     p.add_argument('data', help='fashion or cifar; with table: the file of runs')
     p.add_argument('--out', default='runs.jsonl')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+    p.add_argument('--epochs', type=int, default=20)
     p.add_argument('--only', default=None)
     a = p.parse_args()
     warnings.simplefilter('ignore')

@@ -120,7 +120,7 @@ def corruption_speed(a):
         print(f'  all 19: {1e3*total[0]:.2f} ms an image, oracle {1e3*total[1]:.2f}: {total[1]/total[0]:.1f} x')
 
 def lp_speed(a):
-    from fastrobust.lpballs import lp_noise
+    from fastrobust.shift.lpballs import lp_noise
     for size in a.sizes:
         x = photos(128 if size < 100 else 32, size).float()/255
         print(f'lp_noise, {size} px, {a.threads} threads')

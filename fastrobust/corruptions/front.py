@@ -1,0 +1,65 @@
+"`corrupt`: any of the 19 common corruptions for a batch of images, the same for an image in whatever batch it comes"
+# Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C and ImageNet-C. What lies less than a
+# thousandth of a level below a whole level counts as that level, so that rounding errors of float32 decide nothing.
+# These are the benchmark's corruptions recomputed, not its files: results on them are not results on CIFAR-10-C.
+from numbers import Integral
+import torch
+from torch import Tensor
+from fastrobust.basics import PixelSpace, nearest
+from fastrobust.ops import check_images
+from fastrobust.corruptions.blur import BLURS
+from fastrobust.corruptions.colour import COLOURS
+from fastrobust.corruptions.digital import DIGITAL
+from fastrobust.corruptions.draws import Draws, stream_keys
+from fastrobust.corruptions.noise import NOISES
+from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS
+from fastrobust.corruptions.weather import WEATHER
+
+__all__ = ['corrupt']
+
+_KERNELS = {**NOISES, **BLURS, **WEATHER, **COLOURS, **DIGITAL}
+
+def check_corruption(name, severity, table):
+    "Refuse unknown names and tables, and severities other than 1, 2, 3, 4, 5"
+    names = CORRUPTIONS + EXTRA_CORRUPTIONS
+    if name not in names: raise ValueError(f"expected the name of a corruption, got {name!r}. {nearest(name, names)}")
+    if isinstance(severity, bool) or not isinstance(severity, Integral) or not 1 <= severity <= 5:
+        raise ValueError(f"`severity` must be 1, 2, 3, 4 or 5, got {severity!r}. Clean images: leave `corrupt` out.")
+    if table not in ('auto', *PARAMS):
+        raise ValueError(f"expected the name of a severity table, got {table!r}. {nearest(table, ['auto', *PARAMS])}")
+
+def _levels(x):
+    "Pixels as uint8 (b,c,h,w)"
+    if not isinstance(x, Tensor): raise TypeError(f"`x` must be a tensor, got {type(x).__name__}. Use `tensor(x)`.")
+    if not x.is_floating_point(): return check_images(x)
+    return check_images(PixelSpace().to_uint8(x, 'corrupt') if x.numel() else x.to(torch.uint8))
+
+@torch.no_grad()
+def corrupt(
+    x:Tensor,         # Images (b,c,h,w), c=1 or 3: uint8, or float in [0,1], before Normalize
+    name:str,         # One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`
+    severity:int=3,   # 1 to 5
+    table:str='auto', # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by a shorter side of 64
+    seed:int=None,    # Of all that is random; None: 0. The global streams are neither read nor moved
+    ids:Tensor=None   # Positions of the images in their set (b,), on which their randomness depends; None: 0 to b-1
+)->Tensor:            # Images of the same shape, device and dtype; floats hold k/255
+    "Corrupt images as CIFAR-C and ImageNet-C do (https://arxiv.org/abs/1903.12261); same seed and id, same result"
+    check_corruption(name, severity, table)
+    u8,b = _levels(x),len(x)
+    seed = 0 if seed is None else seed
+    if not isinstance(seed, Integral): raise TypeError(f"`seed` must be a whole number, got {seed!r}. Give e.g. 0.")
+    ids = torch.arange(b) if ids is None else torch.as_tensor(ids)
+    if ids.shape != (b,) or ids.is_floating_point():
+        raise ValueError(f"`ids` must hold one whole number for each of {b} images, got {ids.dtype} of shape "
+                         f"{tuple(ids.shape)}. Without a set to point into: ids=None.")
+    if table == 'auto': table = 'cifar' if min(x.shape[-2:]) <= 64 else 'imagenet'
+    f,p,keys = _KERNELS[name],PARAMS[table][name][severity-1],stream_keys(seed, ids, name, severity)
+    # a piece at a time: bounded memory, and on the CPU the numbers of a piece stay in its cache
+    step = max((2**19 if x.device.type == 'cpu' else 2**25)//max(u8[:1].numel(), 1), 1)
+    out = torch.empty_like(u8)
+    with torch.autocast(x.device.type, enabled=False):
+        for i in range(0, b, step):
+            s = slice(i, i+step)
+            y = f(u8[s].float().div_(255), p, Draws(keys[s], x.device))
+            out[s] = y.mul(255).add_(1e-3).clamp_(0, 255).to(torch.uint8)
+    return out if x.dtype == torch.uint8 else out.to(x.dtype).div_(255)

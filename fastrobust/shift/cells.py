@@ -1,0 +1,108 @@
+"One cell of a corruption report, all images under one corruption and severity: measured, kept on disk, found again"
+import base64, csv, hashlib, re
+from pathlib import Path
+from typing import NamedTuple
+import numpy as np
+import torch
+from torch import Tensor
+from fastai.callback.fp16 import MixedPrecision
+from fastrobust import __version__
+from fastrobust.basics import pixel_space
+from fastrobust.report import saving
+from fastrobust.shift.metrics import binned_gap
+
+__all__ = ['ShiftCell']
+
+class ShiftCell(NamedTuple):
+    "What a learner got wrong among the images of one cell, and how well it knew"
+    wrong:np.ndarray # Which predictions are wrong, bool (n,)
+    ece:float        # Expected calibration error of the predicted class, 15 bins
+    rms:float        # Root mean squared calibration error, 100 bins
+
+    @property
+    def error(self): return float(self.wrong.mean())
+
+    @classmethod
+    def of(cls, rows):
+        "From what `keeper` kept: confidence and correctness (n,2)"
+        conf,right = rows.double().numpy().T
+        return cls(right == 0, binned_gap(conf, right, 15, 1), binned_gap(conf, right, 100, 2))
+
+def keeper(learn):
+    "What to keep of a batch of logits: the confidence in the predicted class, and whether it is right (b,2)"
+    act = getattr(learn.loss_func, 'activation', None)
+    def keep(z, y):
+        if not torch.isfinite(z).all():
+            raise ValueError(f"expected finite logits, got NaN or inf for {int((~torch.isfinite(z)).any(1).sum())} of "
+                             f"{len(z)} images. Has the training diverged? In mixed precision try `learn.to_fp32()`.")
+        if y.min() < 0 or y.max() >= z.shape[1]:
+            raise ValueError(f"expected labels in 0..{z.shape[1]-1}, one output of the model each, got {int(y.min())} "
+                             f"to {int(y.max())}. Are the classes those of the training?")
+        p = act(z).as_subclass(Tensor) if callable(act) else z
+        if p.shape != z.shape or not ((p.sum(1)-1).abs() < 1e-3).all() or (p < 0).any(): p = z.softmax(1)
+        return torch.stack([p.gather(1, z.argmax(1)[:, None])[:, 0], (z.argmax(1) == y).float()], 1)
+    return keep
+
+# --- who measured what -----------------------------------------------------------------------------------------------
+def model_key(learn):
+    "Digest of the network, its weights, what normalises its images and its precision: another model has another"
+    h,px = hashlib.blake2b(digest_size=12),pixel_space(learn.dls)
+    norm = [o.flatten().tolist() for o in (px.mean, px.std) if o is not None]
+    amp = [str(cb.amp_mode) for cb in learn.cbs if isinstance(cb, MixedPrecision)]
+    h.update(repr((__version__, amp, norm, re.sub('0x[0-9a-f]+', '', repr(learn.model)))).encode())
+    for k,v in learn.model.state_dict().items():
+        h.update(k.encode())
+        v = v.detach().cpu().contiguous().reshape(-1) if isinstance(v, Tensor) else v
+        h.update(v.view(torch.uint8).numpy().tobytes() if isinstance(v, Tensor) else repr(v).encode())
+    return h.hexdigest()
+
+class Peek:
+    "A `change` that changes nothing and remembers the size of the images and a digest of their pixels"
+    def __init__(self): self.h,self.shape = hashlib.blake2b(digest_size=12),None
+    def __call__(self, x, ids):
+        self.shape = tuple(x.shape[1:])
+        self.h.update((x*255).round().to(torch.uint8).cpu().numpy().tobytes())
+        return x
+    @property
+    def key(self): return self.h.hexdigest()
+
+def digest(*parts): return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
+
+# --- kept on disk ----------------------------------------------------------------------------------------------------
+_COLUMNS = ['key', 'corruption', 'severity', 'n', 'error', 'ece', 'rms', 'wrong']
+
+class CellFile:
+    "Finished cells in `folder`/corruption_cells.csv, appended one by one; cells of another key are left alone"
+    def __init__(self,
+        folder, # Made if missing; None: nothing is kept
+    ):
+        self.path = None if folder is None else Path(folder)/'corruption_cells.csv'
+        if folder is None: return
+        with saving(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = self.path.read_text() if self.path.exists() else ''
+            with self.path.open('a', newline='') as f:
+                if not text: csv.writer(f).writerow(_COLUMNS)
+                elif text[-1] != '\n': f.write('\n')        # a line that was cut off stays alone
+
+    def add(self, key, name, severity, cell):
+        if self.path is None: return
+        bits = base64.b64encode(np.packbits(cell.wrong).tobytes()).decode()
+        with saving(self.path.parent), self.path.open('a', newline='') as f:
+            csv.writer(f).writerow([key, name, severity, len(cell.wrong), cell.error, cell.ece, cell.rms, bits])
+
+    def read(self, key, n):
+        "Cells of `key`, ((name, severity) -> ShiftCell), and how many there are of others; damaged lines do not count"
+        if self.path is None: return {},0
+        cells,others = {},0
+        csv.field_size_limit(max(csv.field_size_limit(), 2**24))
+        with self.path.open(newline='') as f:
+            for row in list(csv.reader(f))[1:]:
+                if len(row) != len(_COLUMNS): continue
+                if row[0] != key: others += 1; continue
+                try:
+                    wrong = np.unpackbits(np.frombuffer(base64.b64decode(row[7]), np.uint8), count=n).astype(bool)
+                    cell = ShiftCell(wrong, float(row[5]), float(row[6]))
+                    if int(row[3]) == n and abs(cell.error-float(row[4])) < 1e-9: cells[row[1], int(row[2])] = cell
+                except ValueError: continue
+        return cells,others

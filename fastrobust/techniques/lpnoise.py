@@ -1,0 +1,90 @@
+"LpNoise: train on images with random noise of several Lp norms, each image its own norm and size"
+# Siedel et al., VISAPP 2024, https://arxiv.org/abs/2305.05400. For shifted images. A batch transform: goes with every
+# loss and technique. The authors draw one norm for each minibatch; here every image draws its own.
+# Of two LpNoise in one DataBlock fastai keeps the last alone, as of any class of batch transforms, before we see them:
+# give one LpNoise all the sets instead. With MixUp the noise comes first (callbacks act after batch transforms); the
+# authors mix first. With AugMixTransform it comes after, as theirs does.
+from numbers import Real
+import torch
+from fasttransform import DisplayedTransform
+from fastai.data.load import DataLoader
+from fastai.vision.core import TensorImage
+from fastrobust.basics import robust_warn
+from fastrobust.shift.lpballs import check_float_images, perturbed
+from fastrobust.shift.lpsets import as_lp_set, lp_sets, norm_name
+
+__all__ = ['LpNoise']
+
+def check_patch(patch):
+    if patch is None: return None
+    ok = isinstance(patch, (tuple, list)) and len(patch) == 2 and all(isinstance(o, Real) for o in patch)
+    if not ok or not 0 < patch[0] <= patch[1] <= 1:
+        raise ValueError(f"`patch` must be None or (lo, hi), shares of the image with 0 < lo <= hi <= 1, got "
+                         f"{patch!r}. For example (.2, .7).")
+    return tuple(patch)
+
+def draw_patches(b, h, w, lo, hi):
+    "`b` rectangles of the image's shape that cover U(`lo`,`hi`) of it, anywhere inside: True within, (b,1,h,w)"
+    share,ty,tx = torch.rand(3, b).unbind()
+    side = (lo + (hi-lo)*share).sqrt()
+    def span(n, at):
+        k = (side*n).round().clamp_(1, n)
+        start = (at*(n-k+1)).floor()
+        i = torch.arange(n)
+        return (i >= start[:, None]) & (i < (start+k)[:, None])
+    return (span(h, ty)[:, :, None] & span(w, tx)[:, None])[:, None]
+
+class LpNoise(DisplayedTransform):
+    "Random Lp noise as a batch transform: one of `sets`, its size and the noise itself drawn for each image; training"
+    split_idx,order = 0,60  # after IntToFloatTensor (10), geometry (30) and AugMixTransform (50), before Normalize (99)
+    # corruptions of the benchmarks that it resembles: results on them say little about the rest
+    overlaps = frozenset(('gaussian_noise', 'shot_noise', 'impulse_noise', 'speckle_noise'))
+    def __init__(self,
+        sets=None,          # List of (p, eps), (p, (lo, hi)) or (p, eps, kind), never scaled; or the name of a preset
+        preset:str=None,    # 'C1', 'C2', 'C3' or the default 'modern': Linf .3, L2 10, L0 .24, each times U(0,1)
+        table:str='auto',   # Sizes of a preset: 'cifar' (for 32 px), 'tiny' (64 px), 'auto': by the size of the images
+        scale:str|None='dim', # Adapt a preset to images of d values: sizes times (d/d0)^(1/p), noise per value as at d0
+        patch:tuple=None    # (lo, hi): noise in a random rectangle with that share of the image; theirs (.2,.7)
+    ):
+        if isinstance(sets, str) and preset is None: sets,preset = None,sets
+        if sets is not None and preset is not None:
+            raise ValueError(f"expected `sets` or `preset`, got both (preset={preset!r}). `lp_sets({preset!r})` gives "
+                             "the sets of a preset as a list, to add yours to.")
+        if sets is not None and (not isinstance(sets, (list, tuple)) or not sets):
+            raise ValueError(f"expected `sets` as a list with at least one (p, eps), got {sets!r}. For example "
+                             "[(2, 2.5)], or the name of a preset.")
+        self.patch = check_patch(patch)
+        self.sets = None if sets is None else [as_lp_set(o) for o in sets]
+        self.preset,self.table,self.scale = (preset or 'modern') if sets is None else None,table,scale
+        if sets is None: lp_sets(self.preset, table=table, scale=scale)     # names what is unknown right away
+        super().__init__()
+
+    def setups(self, dl:DataLoader):
+        if any(isinstance(f, LpNoise) for f in getattr(getattr(dl, 'after_batch', None), 'fs', [])):
+            robust_warn("two LpNoise act one after the other on every image. To draw one kind of noise for each image, "
+                        "give a single LpNoise all the sets.", 6)
+
+    def sets_for(self, size):
+        "The sets of noise for images of `size` (c,h,w)"
+        return self.sets if self.preset is None else lp_sets(self.preset, tuple(size), self.table, self.scale)
+
+    @property
+    def norms(self):
+        "Names of the norms it trains on"
+        return list(dict.fromkeys(norm_name(s.p) for s in self.sets_for((3, 32, 32))))
+
+    @torch.no_grad()
+    def encodes(self, x:TensorImage):
+        px = check_float_images(x, 'LpNoise')
+        b,sets = len(px),self.sets_for(px.shape[1:])
+        ends = [s.eps if isinstance(s.eps, tuple) else (s.eps, s.eps) for s in sets]
+        which,(lo,hi) = torch.randint(len(sets), (b,)),torch.tensor(ends, dtype=torch.float64).T
+        eps = lo[which] + (hi-lo)[which]*torch.rand(b, dtype=torch.float64)
+        inside = None if self.patch is None else draw_patches(b, *px.shape[2:], *self.patch).to(px.device)
+        kinds = [(s.p, s.kind) for s in sets]
+        code,out = torch.tensor([kinds.index(k) for k in kinds])[which],px.clone()
+        for i in code.unique().tolist():            # one draw for all images of a norm
+            rows = (code == i).nonzero()[:, 0]
+            at = rows.to(px.device)
+            out[at] = perturbed(px[at], kinds[i][0], eps[rows], kinds[i][1])
+        return (out if inside is None else torch.where(inside, out, px)).as_subclass(type(x))
