@@ -17,6 +17,7 @@ from fastrobust.data.corrupted import CorruptedArrays
 from fastrobust.evaluate import corruptionreport as module
 from fastrobust.evaluate.corruptionreport import corruption_report
 from fastrobust.report import Report
+from fastrobust.shift import passes as passes_module
 from fastrobust.shift.metrics import ece, mce_alexnet, relative_mce, rms_calibration_error
 from fastrobust.shift.cells import model_key
 from fastrobust.shift.passes import shifted_preds
@@ -196,7 +197,7 @@ def test_progress_bar_where_the_learner_has_one(quick, monkeypatch):
         comment = ''
         def __init__(self, gen, leave): self.total,self.seen = len(gen),[]; bars.append(self)
         def update(self, i): self.seen.append((i, self.comment))
-    monkeypatch.setattr(module, 'progress_bar', Bar)
+    monkeypatch.setattr(passes_module, 'progress_bar', Bar)
     learn = learner()
     corruption_report(learn, names=('fog', 'snow'), severities=(1, 2, 3))
     assert not bars                                                         # tiny_learner has no progress callback

@@ -46,7 +46,7 @@ def test_noise_depends_on_seed_set_and_image_alone(p, eps, kind):
 def test_numbers_by_hand():
     learn = tiny_learner(dls=many())
     learn.fit(1)
-    rep = lp_report(learn, sets=SETS, seed=4, progress=False)
+    rep = lp_report(learn, sets=SETS, seed=4)
     wrong = lambda change: (lambda z, y: (z.argmax(1) != y).double().numpy())(*shifted_preds(learn, None, change))
     clean = wrong(None)
     errs = [wrong(lp_change(*s, seed=4)) for s in SETS]
@@ -92,10 +92,10 @@ def bright(flip=0):
     return learn
 
 def test_a_model_that_no_small_noise_fools():
-    rep = lp_report(bright(), sets=[(2, .5), (inf, .1)], progress=False)
+    rep = lp_report(bright(), sets=[(2, .5), (inf, .1)])
     assert (rep.table.error == 0).all() and rep.summary.clean_error == 0 and math.isnan(rep.summary.iCE)
     assert any('no error' in o for o in rep.notes)
-    rep = lp_report(bright(8), sets=[(2, .5)], progress=False)
+    rep = lp_report(bright(8), sets=[(2, .5)])
     assert rep.summary.iCE == pytest.approx(0, abs=1e-9) and rep.summary.rise == 0
     assert rep.table.error.item() == rep.summary.clean_error == .1
     assert any('within 2 standard errors' in o for o in rep.notes)
@@ -103,23 +103,23 @@ def test_a_model_that_no_small_noise_fools():
 @pytest.mark.filterwarnings('ignore:L0 noise')
 def test_presets_at_the_size_of_the_images():
     learn = tiny_learner(dls=many(60))
-    rep = lp_report(learn, preset='C2', progress=False)
+    rep = lp_report(learn, preset='C2')
     t = rep.table
     assert len(t) == 30 and set(t.norm) == {'L0', 'L2', 'Linf'} and any('Sizes adapted' in o for o in rep.notes)
     assert t.loc['L2 5', 'eps'] == 5 and t.loc['L2 5', 'applied'] == pytest.approx(5*math.sqrt(36/3072))
     assert t.loc['L0 0.12', 'kind'] == 'sphere' and t.loc['L0 0.12', 'applied'] == .12
-    rep = lp_report(learn, preset='C2', scale=None, progress=False)
+    rep = lp_report(learn, preset='C2', scale=None)
     assert (rep.table.eps == rep.table.applied).all() and not any('adapted' in o for o in rep.notes)
 
 def test_logits_of_many_sets_are_not_all_kept(monkeypatch):
     from fastrobust.evaluate import lpreport
     learn,sizes = tiny_learner(dls=many(60)),[]
-    a = lp_report(learn, sets=SETS, progress=False)
+    a = lp_report(learn, sets=SETS)
     real = lpreport.passes
     def spy(learn, dl, changes, *args): sizes.append(len(changes)); return real(learn, dl, changes, *args)
     monkeypatch.setattr(lpreport, 'passes', spy)
     monkeypatch.setattr(lpreport, '_ROOM', 60*3*2)
-    b = lp_report(learn, sets=SETS, progress=False)
+    b = lp_report(learn, sets=SETS)
     assert max(sizes) == 2 and a.table.equals(b.table)
 
 # --- the learner stays as it is --------------------------------------------------------------------------------------
@@ -137,21 +137,21 @@ def test_learner_recorder_and_streams_are_untouched(tmp_path, capsys):
 
 def test_the_training_set_without_its_noise_and_what_it_was_trained_on():
     learn = tiny_learner(dls=tiny_dls(batch_tfms=[LpNoise([(2, 1.), (0, .1)])]))
-    a,b = (lp_report(learn, learn.dls.train, sets=[(2, .5)], progress=False) for _ in range(2))
+    a,b = (lp_report(learn, learn.dls.train, sets=[(2, .5)]) for _ in range(2))
     assert a.table.equals(b.table) and a.summary.images == 48
     assert any('Trained with noise of L2, L0' in o for o in a.notes)
-    assert not any('Trained' in o for o in lp_report(tiny_learner(), sets=[(2, .5)], progress=False).notes)
+    assert not any('Trained' in o for o in lp_report(tiny_learner(), sets=[(2, .5)]).notes)
 
 @pytest.mark.filterwarnings('ignore:L0 noise')
 def test_picture():
-    rep = lp_report(tiny_learner(dls=many(60)), preset='C2', progress=False)
+    rep = lp_report(tiny_learner(dls=many(60)), preset='C2')
     axs = rep.plot()
     assert [ax.get_title() for ax in axs.flat] == ['L0', 'L2', 'Linf']
     t = rep.table[rep.table.norm == 'L2']
     ax = next(o for o in axs.flat if o.get_title() == 'L2')
     assert np.allclose(ax.lines[1].get_ydata(), t.error) and np.allclose(ax.lines[1].get_xdata(), t.eps)
     assert np.allclose(ax.lines[0].get_ydata(), rep.summary.clean_error)
-    one = lp_report(tiny_learner(dls=many(60)), sets=[(2, 1.)], progress=False)
+    one = lp_report(tiny_learner(dls=many(60)), sets=[(2, 1.)])
     assert one.plot().shape == (1, 1) and 'mCE_Lp' in repr(one)
 
 # --- errors ----------------------------------------------------------------------------------------------------------

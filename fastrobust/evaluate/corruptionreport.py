@@ -4,13 +4,11 @@
 import inspect
 from numbers import Integral
 import numpy as np
-from fastai.callback.progress import ProgressCallback
-from fastprogress.fastprogress import progress_bar
 from fastrobust.basics import nearest, plain_dl, robust_warn
 from fastrobust.corruptions.front import corrupt
 from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
 from fastrobust.shift.cells import CellFile, Peek, ShiftCell, digest, keeper, model_key
-from fastrobust.shift.passes import passes
+from fastrobust.shift.passes import Bar, passes
 from fastrobust.shift.result import CorruptionReport
 
 __all__ = ['corruption_report']
@@ -70,18 +68,6 @@ def _overlap(learn, names):
     return sorted(found),[msg[0].upper()+msg[1:]]
 
 # --- the passes ------------------------------------------------------------------------------------------------------
-class _Bar:
-    "Progress over corruption x severity, silent where the learner's own bars are"
-    def __init__(self, learn, total):
-        show = total and any(isinstance(cb, ProgressCallback) for cb in learn.cbs)
-        self.i,self.bar = 0,progress_bar(range(total), leave=False) if show else None
-        if show: self.bar.update(0)
-    def name(self, name):
-        if self.bar is not None: self.bar.comment = name
-    def tick(self):
-        self.i += 1
-        if self.bar is not None: self.bar.update(min(self.i, self.bar.total))
-
 def _in_memory(learn, dl, todo, table, seed, bar, keep):
     "Cells of `todo`, a corruption at a time: its severities share one reading of the files"
     for name in dict.fromkeys(k for k,_ in todo):
@@ -144,7 +130,7 @@ def corruption_report(
     cells,others = file.read(key, n)
     todo = [(k, s) for k in names for s in severities if (k, s) not in cells]
     notes += _notes(table, size, source, len(names)*len(severities)-len(todo), others)
-    bar = _Bar(learn, len(todo)*(len(count) if source is None else 1))
+    bar = Bar(learn, len(todo)*(len(count) if source is None else 1))
     new = (_in_memory(learn, dl, todo, table, seed, bar, keep) if source is None else
            _published(learn, source, todo, bar, keep))
     for name,s,cell in new:

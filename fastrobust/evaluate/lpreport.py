@@ -5,13 +5,12 @@ import hashlib, math
 from numbers import Integral
 import pandas as pd
 import torch
-from fastprogress.fastprogress import progress_bar
 from fastrobust.basics import plain_dl
 from fastrobust.shift.lpballs import perturbed
 from fastrobust.shift.lpsets import as_lp_set, lp_sets, norm_name
 from fastrobust.report import Report
 from fastrobust.shift.metrics import ice
-from fastrobust.shift.passes import passes
+from fastrobust.shift.passes import Bar, passes
 
 __all__ = ['lp_report', 'lp_change']
 
@@ -124,8 +123,7 @@ def lp_report(
     sets=None,          # Instead: a list of (p, eps) or (p, eps, kind), never scaled
     table='auto',       # Sizes of a preset: 'cifar' (for 32 px), 'tiny' (64 px), 'auto': by the size of the images
     scale='dim',        # Adapt a preset to images of d values: sizes times (d/d0)^(1/p); None: the numbers as they are
-    seed=0,             # Of the noise; an image gets the same whatever the batches
-    progress=True       # Show a bar
+    seed=0              # Of the noise; an image gets the same whatever the batches
 )->Report:
     "Error under each noise of a set, its mean (mCE_Lp), the rise under imperceptible noise (iCE), standard errors"
     size = []
@@ -138,10 +136,9 @@ def lp_report(
     used = [s for _,s in pairs]
     six = lp_sets('imperceptible', size[0], table, scale)
     todo = used + [s for s in six if s not in used]
-    with_bar = progress_bar(range(len(todo)*len(size)), leave=False) if progress else range(len(todo)*len(size))
-    ticks = iter(with_bar)
+    bar = Bar(learn, len(todo)*len(size))
     clean = (z.argmax(1) != y).double()
-    wrong = _wrong(learn, dl, todo, seed, *z.shape, lambda: next(ticks, None))
+    wrong = _wrong(learn, dl, todo, seed, *z.shape, bar.tick)
     s = _summary(clean, wrong[:len(used)], wrong[[todo.index(o) for o in six]])
     usual = lambda s: s.kind == ('ball' if s.p else 'sphere')       # as in the presets
     rows = [(f'{norm_name(a.p)} {a.eps:g}' + ('' if usual(a) else f' {a.kind}'), norm_name(a.p), a.eps, b.eps, b.kind,

@@ -7,8 +7,10 @@ from torch import Tensor
 from fasttransform import Pipeline
 from fastai.callback.core import event
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.progress import ProgressCallback
 from fastai.data.load import DataLoader
 from fastai.torch_core import get_random_states, set_random_states
+from fastprogress.fastprogress import progress_bar
 from fastrobust.basics import PixelSpace, _is_normalize, plain_dl, robust_warn
 
 __all__ = ['shifted_preds']
@@ -129,6 +131,18 @@ def passes(learn, dl, changes, who, tick=None, keep=None):
         with quiet(1) if quiet else nullcontext():          # validation transforms, should it be the training set
             post = Pipeline(after, split_idx=getattr(new.dataset, 'split_idx', None))
             return _rows(learn, new, getattr(new, 'n_inp', None), post, changes, who, tick, keep)
+
+class Bar:
+    "Progress of a report, silent where the learner's own bars are"
+    def __init__(self, learn, total):
+        show = total and any(isinstance(cb, ProgressCallback) for cb in learn.cbs)
+        self.i,self.bar = 0,progress_bar(range(total), leave=False) if show else None
+        if show: self.bar.update(0)
+    def name(self, name):
+        if self.bar is not None: self.bar.comment = name
+    def tick(self):
+        self.i += 1
+        if self.bar is not None: self.bar.update(min(self.i, self.bar.total))
 
 def shifted_preds(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too

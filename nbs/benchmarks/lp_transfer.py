@@ -54,7 +54,7 @@ def run(data, row, seed, epochs, f):
     t = time.process_time()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 3e-3)
     seconds = time.process_time()-t
-    rep = lp_report(learn, sets=sets(ROWS['C1 (all nine)'], size, f), progress=False)
+    with learn.no_bar(): rep = lp_report(learn, sets=sets(ROWS['C1 (all nine)'], size, f))
     s = rep.summary
     return dict(data=data, row=row, seed=seed, epochs=epochs, strength=f, clean=s.clean_error, mCE_Lp=s.mCE_Lp,
                 iCE=s.iCE, rise=s.rise, **rep.table.groupby('norm').error.mean().to_dict(), seconds=round(seconds, 1),
