@@ -17,7 +17,7 @@ def check_images(x, name='x'):
     "`x` as a plain Tensor if it is a uint8 batch (b,1|3,h,w), else an error that says what to do"
     if not isinstance(x, Tensor) or x.dtype != torch.uint8:
         got = getattr(x, 'dtype', type(x).__name__)
-        if isinstance(x, Tensor) and x.numel(): got = f'{got} in [{x.min():.3g}, {x.max():.3g}]'
+        if isinstance(x, Tensor) and x.numel(): got = f'{got} in [{x.min().item():.3g}, {x.max().item():.3g}]'
         raise TypeError(f"`{name}` must be a uint8 tensor with pixels 0-255, got {got}. Pixels in [0,1]: pass "
                         "`(x*255).round().byte()`; normalised images: `pixel_space(dls).to_uint8(x)`.")
     if x.ndim != 4 or x.shape[1] not in (1, 3):

@@ -19,7 +19,7 @@ from fastrobust.evaluate.corruptionreport import corruption_report
 from fastrobust.report import Report
 from fastrobust.shift import passes as passes_module
 from fastrobust.shift.metrics import ece, mce_alexnet, relative_mce, rms_calibration_error
-from fastrobust.shift.cells import model_key
+from fastrobust.shift.cells import files_key, model_key
 from fastrobust.shift.passes import shifted_preds
 from fastrobust.shift.result import CorruptionReport, compare_reports
 from fastrobust.techniques.augloss import AugLoss
@@ -494,3 +494,27 @@ def test_one_image(quick):
     s = corruption_report(learn, dl, 'fog', 1).summary
     assert s.images == 1 and np.isnan(s.mean_corruption_error_se) and isinstance(s, pd.Series)
     assert CorruptionReport.group('unheard of') == 'other'
+
+# --- what a fresh reader found ---------------------------------------------------------------------------------------
+def test_noisy_validation_labels_are_named(quick):
+    from fastrobust.data.noise import NoisyLabels
+    from fastrobust.data.noisyblock import add_label_noise
+    learn = tiny_learner(dls=add_label_noise(tiny_dls(), NoisyLabels('symmetric', .25, noisy_valid=True)))
+    with pytest.warns(RobustWarning, match='validation labels are wrong on purpose'):
+        rep = corruption_report(learn, names='fog', severities=1)
+    assert any('noisy_valid' in o for o in rep.notes)
+
+def test_another_activation_or_other_files_are_measured_anew(tmp_path):
+    learn = learner()
+    a = corruption_report(learn, names='fog', severities=3, resume=tmp_path)
+    learn.loss_func.activation = lambda z: (z*50).softmax(-1)
+    b = corruption_report(learn, names='fog', severities=3, resume=tmp_path)
+    assert b.table['mean'].tolist() == a.table['mean'].tolist() and b.table.ece.tolist() != a.table.ece.tolist()
+    f = tmp_path/'x.npy'
+    f.write_bytes(b'1'); one = files_key(tmp_path)
+    f.write_bytes(b'12')
+    assert files_key(tmp_path) != one
+
+def test_names_none_is_the_fifteen_and_a_folder_is_no_source():
+    assert module._names(None, None) == list(CORRUPTIONS)
+    with pytest.raises(TypeError, match='Pass CorruptedArrays'): corruption_report(learner(), source='folder')

@@ -118,7 +118,7 @@ def test_logits_of_many_sets_are_not_all_kept(monkeypatch):
     real = lpreport.passes
     def spy(learn, dl, changes, *args): sizes.append(len(changes)); return real(learn, dl, changes, *args)
     monkeypatch.setattr(lpreport, 'passes', spy)
-    monkeypatch.setattr(lpreport, '_ROOM', 60*3*2)
+    monkeypatch.setattr(lpreport, '_ROOM', 60*2)
     b = lp_report(learn, sets=SETS)
     assert max(sizes) == 2 and a.table.equals(b.table)
 
@@ -172,3 +172,8 @@ def test_lp_change_is_lp_noise_with_a_generator():
     x = torch.rand(64, 1, 4, 4)
     y = lp_change(2, 1.)(x, torch.arange(64))
     assert torch.linalg.vector_norm((y-x).flatten(1), dim=1).max() < 1.001 and not torch.equal(y, lp_noise(x, 2, 1.))
+
+def test_what_cannot_be_counted_is_refused():
+    learn = tiny_learner()
+    for p in learn.model.parameters(): p.data.fill_(float('nan'))
+    with pytest.raises(ValueError, match='finite logits, got NaN'): lp_report(learn, sets=[(2, 1.)])

@@ -2,6 +2,7 @@
 import numpy as np, pytest, torch
 from PIL import Image, ImageEnhance, ImageOps
 from hypothesis import given, settings, strategies as st
+from fastai.vision.core import TensorImage
 from fastrobust import ops
 from fastrobust.ops import AUGMIX_OPS, apply_ops
 
@@ -130,6 +131,7 @@ def test_empty_batch():
 
 @pytest.mark.parametrize('bad,err,match', [
     (torch.rand(2, 3, 8, 8), TypeError, r'uint8.*float32 in \[.*round\(\)'),
+    (TensorImage(torch.rand(2, 3, 8, 8)), TypeError, r'uint8.*float32 in \[.*round\(\)'),
     (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), ValueError, r'c=1 or 3, got \(2, 8, 8, 3\).*channels last'),
     (torch.zeros(3, 8, 8, dtype=torch.uint8), ValueError, r'x\[None\]'),
     (np.zeros((2, 3, 8, 8), np.uint8), TypeError, 'uint8 tensor')])

@@ -4,10 +4,12 @@
 # with bilinear samples. Its lengths are shares of the image side: of 32 for CIFAR-C, of 244 (a typo, kept) for a side
 # of 224 in ImageNet-C; for other sizes they grow with the shorter side. The `imagecorruptions` package has another
 # elastic deformation (no affine map, other strengths), so there the two differ on purpose.
-# JPEG is the codec itself (libjpeg-turbo through torchvision, equal to Pillow's), on the CPU for any input.
+# JPEG is the codec itself, Pillow's as in the published files, on the CPU for any input.
+import io
 from functools import lru_cache
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import grid_sample
 
 __all__ = []
@@ -66,9 +68,11 @@ def pixelate(x, p, r=None):
     return small.index_select(-2, y).index_select(-1, j).div_(255)
 
 def jpeg_compression(x, p, r=None):
-    from torchvision.io import decode_jpeg, encode_jpeg
-    u8 = (x*255).round_().to(torch.uint8).cpu()
-    out = decode_jpeg(encode_jpeg(list(u8.unbind()), quality=p[0]))
-    return torch.stack(out).to(x.device, x.dtype).div_(255)
+    u8 = (x*255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    for i,a in enumerate(u8):
+        buf = io.BytesIO()
+        Image.fromarray(a[..., 0] if a.shape[2] == 1 else a).save(buf, 'JPEG', quality=p[0])
+        u8[i] = np.asarray(Image.open(buf)).reshape(a.shape)
+    return torch.from_numpy(u8).permute(0, 3, 1, 2).to(x.device, x.dtype).div_(255)
 
 DIGITAL = dict(elastic_transform=elastic_transform, pixelate=pixelate, jpeg_compression=jpeg_compression)

@@ -1,4 +1,4 @@
-"`corrupt`: any of the 19 common corruptions for a batch of images, the same for an image in whatever batch it comes"
+"`corrupt`: any of the 19 common corruptions for a batch of images, seeded image by image"
 # Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C and ImageNet-C. What lies less than a
 # thousandth of a level below a whole level counts as that level, so that rounding errors of float32 decide nothing.
 # These are the benchmark's corruptions recomputed, not its files: results on them are not results on CIFAR-10-C.
@@ -41,9 +41,10 @@ def corrupt(
     severity:int=3,   # 1 to 5
     table:str='auto', # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by a shorter side of 64
     seed:int=None,    # Of all that is random; None: 0. The global streams are neither read nor moved
-    ids:Tensor=None   # Positions of the images in their set (b,), on which their randomness depends; None: 0 to b-1
+    ids:Tensor=None   # Positions of the images in their set (b,), on which their randomness depends, so that batches do
+                      # not matter; None: 0 to b-1, so that every batch repeats the same draws
 )->Tensor:            # Images of the same shape, device and dtype; floats hold k/255
-    "Corrupt images as CIFAR-C and ImageNet-C do (https://arxiv.org/abs/1903.12261); same seed and id, same result"
+    "Corrupt images as CIFAR-C and ImageNet-C do (https://arxiv.org/abs/1903.12261); same seed and id, same draws"
     check_corruption(name, severity, table)
     u8,b = _levels(x),len(x)
     seed = 0 if seed is None else seed

@@ -1,4 +1,4 @@
-"Weather: snow, frost, fog (brightness is in `digital.py`) and the extra corruption spatter"
+"Weather: snow, frost, fog (brightness is in `colour.py`) and the extra corruption spatter"
 # Each takes x (b,c,h,w) in [0,1], the parameters of a severity from `tables.py` and the `Draws` of the batch. Constants
 # and order of steps are those of hendrycks/robustness create_c/ (Apache-2.0), read there. Ours and different:
 # - frost: sheets drawn by a rule (`plasma.py`) in place of photographs, of the same mean and contrast per colour;

@@ -7,8 +7,9 @@ import numpy as np
 from fastrobust.basics import nearest, plain_dl, robust_warn
 from fastrobust.corruptions.front import corrupt
 from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
-from fastrobust.shift.cells import CellFile, Peek, ShiftCell, digest, keeper, model_key
-from fastrobust.shift.passes import Bar, passes
+from fastrobust.shift.cells import (CellFile, Peek, ShiftCell, activation_key, digest, files_key, keeper,
+                                    model_key)
+from fastrobust.shift.passes import Bar, noisy_labels_note, passes
 from fastrobust.shift.result import CorruptionReport
 
 __all__ = ['corruption_report']
@@ -17,7 +18,9 @@ _ME = 'corruption_report'
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
 def _names(names, source):
-    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(CORRUPTIONS if names is None else names))
+    if source is not None and not hasattr(source, 'names'):
+        raise TypeError(f"expected `source` to read published files, got {source!r}. Pass CorruptedArrays(folder).")
     known = CORRUPTIONS + EXTRA_CORRUPTIONS if source is None else tuple(source.names)
     if source is not None and names == list(CORRUPTIONS): names = [k for k in names if k in known] or list(known)
     for k in names:
@@ -117,6 +120,7 @@ def corruption_report(
     file,keep,peek,count = CellFile(resume),keeper(learn),Peek(),[]
     (rows,),y = passes(learn, dl, [peek], _ME, lambda: count.append(1), keep)
     overlap,notes = _overlap(learn, names)
+    notes += noisy_labels_note(learn, dl, _ME)
     if source is None:
         size,n,labels,where,paired = peek.shape[1:],len(y),digest(y.tolist()),None,True
         if table == 'auto': table = 'cifar' if min(size) <= 64 else 'imagenet'
@@ -126,7 +130,8 @@ def corruption_report(
         paired = hasattr(source, 'codes') and np.array_equal(source.codes(learn), y)
         if not paired: notes.append("Clean images and files are not known to be the same in the same order: no "
                                     "standard error of their difference.")
-    key = digest(model_key(learn), peek.key, labels, table, seed, size, where)
+    files = files_key(where) if where else None
+    key = digest(model_key(learn), activation_key(learn), peek.key, labels, table, seed, size, where, files)
     cells,others = file.read(key, n)
     todo = [(k, s) for k in names for s in severities if (k, s) not in cells]
     notes += _notes(table, size, source, len(names)*len(severities)-len(todo), others)

@@ -10,7 +10,8 @@ from fastrobust.shift.lpballs import perturbed
 from fastrobust.shift.lpsets import as_lp_set, lp_sets, norm_name
 from fastrobust.report import Report
 from fastrobust.shift.metrics import ice
-from fastrobust.shift.passes import Bar, passes
+from fastrobust.shift.cells import wrong
+from fastrobust.shift.passes import Bar, noisy_labels_note, passes
 
 __all__ = ['lp_report', 'lp_change']
 
@@ -62,12 +63,12 @@ def _ratio_se(clean, noisy):
 
 def _se(v): return (v.std()/math.sqrt(len(v))).item() if len(v) > 1 else math.nan
 
-def _wrong(learn, dl, sets, seed, n, c, tick):
-    "Whether the learner errs, per set and image (s,n); a few sets at a time, so that logits do not fill the memory"
-    out,k = [],max(1, _ROOM//(n*c))
+def _wrong(learn, dl, sets, seed, n, tick):
+    "Whether the learner errs, per set and image (s,n); so many sets at a time that what is kept fills no memory"
+    out,k = [],max(1, _ROOM//n)
     for i in range(0, len(sets), k):
-        zs,y = passes(learn, dl, [lp_change(*s, seed) for s in sets[i:i+k]], 'lp_report', tick)
-        out += [z.argmax(1) != y for z in zs]
+        rows,_ = passes(learn, dl, [lp_change(*s, seed) for s in sets[i:i+k]], 'lp_report', tick, wrong)
+        out += rows
     return torch.stack(out).double()
 
 def _summary(clean, wrong, six):
@@ -131,18 +132,18 @@ def lp_report(
         size.append(tuple(x.shape[1:]))
         return x
     for _,o in _sets(preset, sets, (3, 32, 32), table, scale): lp_change(*o, seed)      # refuse before the first pass
-    (z,),y = passes(learn, dl, [look], 'lp_report')
+    (clean,),y = passes(learn, dl, [look], 'lp_report', None, wrong)
     pairs = _sets(preset, sets, size[0], table, scale)
     used = [s for _,s in pairs]
     six = lp_sets('imperceptible', size[0], table, scale)
     todo = used + [s for s in six if s not in used]
     bar = Bar(learn, len(todo)*len(size))
-    clean = (z.argmax(1) != y).double()
-    wrong = _wrong(learn, dl, todo, seed, *z.shape, bar.tick)
-    s = _summary(clean, wrong[:len(used)], wrong[[todo.index(o) for o in six]])
+    clean,errs = clean.double(),_wrong(learn, dl, todo, seed, len(y), bar.tick)
+    s = _summary(clean, errs[:len(used)], errs[[todo.index(o) for o in six]])
     usual = lambda s: s.kind == ('ball' if s.p else 'sphere')       # as in the presets
     rows = [(f'{norm_name(a.p)} {a.eps:g}' + ('' if usual(a) else f' {a.kind}'), norm_name(a.p), a.eps, b.eps, b.kind,
-             w.mean().item(), _se(w)) for (a,b),w in zip(pairs, wrong)]
+             w.mean().item(), _se(w)) for (a,b),w in zip(pairs, errs)]
     t = pd.DataFrame(rows, columns=['noise', 'norm', 'eps', 'applied', 'kind', 'error', 'se']).set_index('noise')
     return Report(t, s, _draw, f'Error under random Lp noise, {len(y):,} images',
-                  _notes(learn, s, (t.eps != t.applied).any(), seed), 'lp_report')
+                  _notes(learn, s, (t.eps != t.applied).any(), seed) + noisy_labels_note(learn, dl, 'lp_report'),
+                  'lp_report')

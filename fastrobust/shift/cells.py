@@ -28,19 +28,24 @@ class ShiftCell(NamedTuple):
         conf,right = rows.double().numpy().T
         return cls(right == 0, binned_gap(conf, right, 15, 1), binned_gap(conf, right, 100, 2))
 
+def wrong(z, y):
+    "Whether the predictions of a batch of logits are wrong, bool (b,); refuses what cannot be counted"
+    if not torch.isfinite(z).all():
+        raise ValueError(f"expected finite logits, got NaN or inf for {int((~torch.isfinite(z)).any(1).sum())} of "
+                         f"{len(z)} images. Has the training diverged? In mixed precision try `learn.to_fp32()`.")
+    if y.min() < 0 or y.max() >= z.shape[1]:
+        raise ValueError(f"expected labels in 0..{z.shape[1]-1}, one output of the model each, got {int(y.min())} "
+                         f"to {int(y.max())}. Are the classes those of the training?")
+    return z.argmax(1) != y
+
 def keeper(learn):
     "What to keep of a batch of logits: the confidence in the predicted class, and whether it is right (b,2)"
     act = getattr(learn.loss_func, 'activation', None)
     def keep(z, y):
-        if not torch.isfinite(z).all():
-            raise ValueError(f"expected finite logits, got NaN or inf for {int((~torch.isfinite(z)).any(1).sum())} of "
-                             f"{len(z)} images. Has the training diverged? In mixed precision try `learn.to_fp32()`.")
-        if y.min() < 0 or y.max() >= z.shape[1]:
-            raise ValueError(f"expected labels in 0..{z.shape[1]-1}, one output of the model each, got {int(y.min())} "
-                             f"to {int(y.max())}. Are the classes those of the training?")
+        err = wrong(z, y)
         p = act(z).as_subclass(Tensor) if callable(act) else z
         if p.shape != z.shape or not ((p.sum(1)-1).abs() < 1e-3).all() or (p < 0).any(): p = z.softmax(1)
-        return torch.stack([p.gather(1, z.argmax(1)[:, None])[:, 0], (z.argmax(1) == y).float()], 1)
+        return torch.stack([p.gather(1, z.argmax(1)[:, None])[:, 0], (~err).float()], 1)
     return keep
 
 # --- who measured what -----------------------------------------------------------------------------------------------
@@ -55,6 +60,17 @@ def model_key(learn):
         v = v.detach().cpu().contiguous().reshape(-1) if isinstance(v, Tensor) else v
         h.update(v.view(torch.uint8).numpy().tobytes() if isinstance(v, Tensor) else repr(v).encode())
     return h.hexdigest()
+
+def activation_key(learn):
+    "What the loss's activation makes of a few logits: another temperature is another learner, as its confidence is"
+    act,z = getattr(learn.loss_func, 'activation', None),torch.linspace(-3, 3, max(2, getattr(learn.dls, 'c', 0) or 2))
+    try: return [round(v, 6) for v in act(z[None]).flatten().tolist()] if callable(act) else None
+    except Exception: return 'not for logits'       # its report takes the softmax
+
+def files_key(folder):
+    "Names, sizes and times of the files of published corruptions"
+    stats = [(p.name, p.stat()) for p in sorted(Path(folder).iterdir())]
+    return [(k, s.st_size, s.st_mtime_ns) for k,s in stats]
 
 class Peek:
     "A `change` that changes nothing and remembers the size of the images and a digest of their pixels"

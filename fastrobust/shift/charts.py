@@ -144,7 +144,8 @@ def draw_bars(fig, reports, title=None):
                 color=_color(group), fontsize=10)
     ax.axvline(middle-wide/2-.45, color='#bbbbbb', lw=1)
     span = f'{sev[0]} to {sev[-1]}' if len(sev) > 2 and sev == [*range(sev[0], sev[-1]+1)] else ', '.join(map(str, sev))
-    ax.set(ylabel=f'error, mean of severities {span}', xlim=(.3, middle+wide/2+.2), ylim=(0, None))
+    of = 'severity' if len(sev) == 1 else 'mean of severities'
+    ax.set(ylabel=f'error, {of} {span}', xlim=(.3, middle+wide/2+.2), ylim=(0, None))
     ax.set_title(title or 'Error under each corruption', pad=20)
     ax.spines[['top', 'right']].set_visible(False)
     ax.tick_params(axis='x', length=0)

@@ -132,6 +132,15 @@ def passes(learn, dl, changes, who, tick=None, keep=None):
             post = Pipeline(after, split_idx=getattr(new.dataset, 'split_idx', None))
             return _rows(learn, new, getattr(new, 'n_inp', None), post, changes, who, tick, keep)
 
+def noisy_labels_note(learn, dl, who):
+    "A warning, and a note for the report, if the validation labels are known to be noisy"
+    valid = getattr(getattr(learn.dls, 'noise', None), 'valid', None)
+    if valid is None or dl is not None and dl is not learn.dls.valid: return []
+    note = (f"{valid.realised_rate:.1%} of these validation labels are wrong on purpose (noisy_valid): right answers "
+            "count as errors. Give a `dl` with clean labels.")
+    robust_warn(f"{who}: {note}", 4)
+    return [note]
+
 class Bar:
     "Progress of a report, silent where the learner's own bars are"
     def __init__(self, learn, total):

@@ -133,6 +133,9 @@ def compare_reports(
     notes = [f"Errors, and differences to {baseline!r} with one standard error over the {len(a.wrong)} images, paired: "
              "below 0 is better. Another training of the same kind would differ too: repeat with other seeds.",
              f"mean: plain mean over {a.summary.mean_of}."]
+    seen = {n: r.summary.overlap for n,r in reports.items() if r.summary.overlap}
+    if seen: notes.append("Trained on operations that overlap with corruptions here, so no fair race there: "
+                          + '; '.join(f'{n} ({v})' for n,v in seen.items()) + '.')
     if len({r.facts['pixels'] for r in reports.values()}) > 1:
         notes.append("The learners see the images in different sizes or crops: paired by position, corrupted apart.")
     rep = Report(t, dict(baseline=baseline, images=len(a.wrong), mean_of=a.summary.mean_of), _bars,

@@ -35,7 +35,8 @@ def draw_patches(b, h, w, lo, hi):
     return (span(h, ty)[:, :, None] & span(w, tx)[:, None])[:, None]
 
 class LpNoise(DisplayedTransform):
-    "Random Lp noise as a batch transform: one of `sets`, its size and the noise itself drawn for each image; training"
+    """Batch transform: one of `sets`, its size and the noise itself drawn for each image; training only. Give one
+    LpNoise all the sets: of several in one DataBlock fastai keeps only the last."""
     split_idx,order = 0,60  # after IntToFloatTensor (10), geometry (30) and AugMixTransform (50), before Normalize (99)
     # corruptions of the benchmarks that it resembles: results on them say little about the rest
     overlaps = frozenset(('gaussian_noise', 'shot_noise', 'impulse_noise', 'speckle_noise'))
