@@ -92,6 +92,7 @@ def tell(runs):
         v = mean_se([a-b for a,b in pairs('C2 (L0, L2, Linf)', row, 'mCE_Lp')] or [math.nan])
         bar(f'C2 beats {row} on mCE_Lp', v, lambda m, e: m < -2*e)
     for row in ('L1 alone', 'C2 (L0, L2, Linf)', 'modern'):
+        if not by[row]: continue
         v = mean_se([a-b for a,b in pairs(row, 'plain', 'clean')] or [math.nan])
         print(f'     clean error of {row} less that of plain: {v[0]:+.4f} ± {v[1]:.4f}')
 
