@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.torch_core import set_seed
-from fastai.vision.augment import Flip, RandomResizedCropGPU
+from fastai.vision.augment import Flip
+from fastai.vision.core import TensorImage
+from fasttransform import Transform
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.all import (AugLoss, AugMix, AugMixTransform, GCELoss, NoiseRecord, NoisyLabels,   # noqa: E402
                             add_label_noise, array_dls, pixel_space, robust_learner, sample_data, small_cnn)
@@ -28,6 +30,16 @@ ROWS = dict(
            'plain, seconds of AugMix': dict(long=True), 'flip and crop, seconds of AugMix': dict(tfm='flip', long=True),
            'one-view transform, seconds of AugMix': dict(tfm='augmix', long=True)})
 ROWS['dev'] = {k: v for k,v in ROWS['noisy'].items() if 'AugLoss lam' in k}
+
+class PadCrop(Transform):
+    "Each image moved by up to 4 pixels along each axis, black comes in: the random crop of CIFAR training"
+    split_idx,order = 0,29
+    def encodes(self, x:TensorImage):
+        b,c,h,w = x.shape
+        u,v = torch.randint(9, (2, b, 1, 1, 1))
+        rows,cols = (torch.arange(h).view(1, 1, h, 1)+u).expand(b, c, h, w+8),torch.arange(w).view(1, 1, 1, w)+v
+        p = torch.nn.functional.pad(x.as_subclass(torch.Tensor), [4]*4)
+        return TensorImage(p.gather(2, rows).gather(3, cols.expand(b, c, h, w)))
 
 def cifar(seed, n):
     "A class-balanced draw of `n` training images, the first 1,000 test images, the human labels 'worse' of the draw"
@@ -72,8 +84,7 @@ def errors(learn, x, y):
     return float((z.numpy() != y).mean())
 
 def run(what, name, seed, row, spec):
-    crop = lambda: [Flip(), RandomResizedCropGPU(28 if name == 'fashion' else 32, min_scale=.6)]
-    tfms = dict(augmix=lambda: [AugMixTransform()], flip=crop).get(spec.get('tfm'), list)()
+    tfms = dict(augmix=lambda: [AugMixTransform()], flip=lambda: [PadCrop(), Flip()]).get(spec.get('tfm'), list)()
     dls,Xv,yv,rate = data(what, name, seed, tfms)
     loss,aug = spec.get('loss'),spec.get('aug')
     kw = dict(lam=float(aug), views=spec.get('views', 2)) if aug else {}

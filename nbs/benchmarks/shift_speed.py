@@ -1,5 +1,5 @@
 "Images a second: AugMix beside its peers, the corruptions beside imagecorruptions, Lp noise beside torch.randn_like"
-# python nbs/benchmarks/shift_speed.py augmix|corruptions|lp|memory [--rounds 5] [--threads 2] [--sizes 32 224]
+# python nbs/benchmarks/shift_speed.py augmix|corruptions|lp|memory [--rounds 5] [--threads 2] [--sizes 32 224] [--device cuda]
 # Every peer at its own best setting: per-image transforms run in `threads` processes of one thread each. Rounds are
 # interleaved; the ratio is taken within a round and its median over the rounds is printed. timm (a peer) and
 # imagecorruptions-imaug (the oracle) must be installed, scikit-learn lends its two photographs.
@@ -65,10 +65,13 @@ class InProcesses:
     def close(self):
         for _ in range(self.k): self.go.put(None)
 
+DEVICE = 'cpu'  # --device
+
 def in_batches(f, x, bs):
-    batches = [x[torch.arange(i, i+bs)%len(x)] for i in range(0, 4*bs, bs)]
+    batches = [x[torch.arange(i, i+bs)%len(x)].to(DEVICE) for i in range(0, 4*bs, bs)]
     def run(n):
         for i in range(max(1, n//bs)): f(batches[i%4])
+        if DEVICE != 'cpu': torch.cuda.synchronize()
         return max(1, n//bs)*bs
     return run
 
@@ -145,7 +148,9 @@ def main():
     p.add_argument('--rounds', type=int, default=5)
     p.add_argument('--threads', type=int, default=2)
     p.add_argument('--sizes', type=int, nargs='+', default=[32, 224])
+    p.add_argument('--device', default='cpu', help='where our side runs; the peers stay on the CPU')
     a = p.parse_args()
+    globals()['DEVICE'] = a.device
     torch.set_num_threads(a.threads)
     warnings.simplefilter('ignore')
     dict(augmix=augmix_speed, corruptions=corruption_speed, lp=lp_speed, memory=memory)[a.what](a)
