@@ -130,7 +130,8 @@ def perturbed(x, p, eps, kind, generator=None, clip=True):
     else:
         z,s = _ball(r, n, d, p, eps.expand(n).to(x.device, dt)[:, None], kind == 'sphere')
         z,s = z.to(f.dtype),s.to(f.dtype)
-        out = torch.addcmul(f, z, s).clamp_(0, 1) if clip else z*s
+        out = z.mul_(s)         # in place: new memory would cost as much as the arithmetic
+        if clip: out = out.add_(f).clamp_(0, 1)
     return out.view(x.shape).to(x.dtype)
 
 @torch.no_grad()
