@@ -77,12 +77,13 @@ def apply_augmix(
     op,arg = draw.op.cpu(),draw.arg.cpu().double()
     out,w,m = torch.empty(x.shape, device=x.device),draw.w.float().to(x.device),draw.m.float().to(x.device)
     n,few = (max(1, o//max(1, x[:1].numel())) for o in (_chains, _chains//32))
+    if x.device.type != 'cpu': few = n
     for i in range(0, b, n):
         cur = x[i:i+n].repeat_interleave(k, 0)
         for t in range(d): cur = run_ops(cur, op[i:i+n, :, t].flatten(), arg[i:i+n, :, t].flatten())
         cur = cur.view(-1, k, *x.shape[1:])
-        for j in range(i, min(i+n, b), few if x.device.type == 'cpu' else n):
-            part = slice(j, min(j+few, i+n) if x.device.type == 'cpu' else i+n)
+        for j in range(i, min(i+n, b), few):
+            part = slice(j, min(j+few, i+n))
             out[part] = _mix(x[part], cur[j-i:part.stop-i], w[part], m[part])
     return out
 

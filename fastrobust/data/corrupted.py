@@ -52,8 +52,8 @@ def _resizes_to(step, size):
     own = getattr(step, 'size', None)       # fastai's item transforms keep (w,h)
     return isinstance(own, (tuple, list)) and tuple(own) == tuple(size)[::-1]
 
-def _loader(learn, tls, size, bs, cls, channels=None):
-    "Loader over `tls(opens, vocab)` with the learner's transforms, but no second resize of images that have its size"
+def _loader(learn, pairs, size, bs, cls, channels=None):
+    "Loader over `pairs(vocab)` of image and label with the learner's transforms; images of its size stay as they are"
     dl = plain_dl(learn.dls.valid)
     fs = list(getattr(getattr(dl, 'after_batch', None), 'fs', []) or [])
     if not any(isinstance(f, IntToFloatTensor) for f in fs):
@@ -69,9 +69,11 @@ def _loader(learn, tls, size, bs, cls, channels=None):
     shape = getattr(dl, 'im_shape', None)
     if shape and not items and tuple(shape[1:]) != tuple(size):
         robust_warn(f"the images are {tuple(size)} pixels, the training images {tuple(shape[1:])}: used as they are.")
-    state = get_random_states()     # a new loader draws a seed of its own
+    vocab = target_vocab(learn.dls)
+    steps = [ItemGetter(0), (PILImageBW if grey else PILImage).create],[ItemGetter(1), Categorize(vocab, sort=False)]
+    state,todo = get_random_states(),pairs(vocab)     # a new loader draws a seed of its own
     try:
-        return dl.new(tls(PILImageBW if grey else PILImage, target_vocab(learn.dls)), cls=cls, bs=bs or dl.bs,
+        return dl.new(Datasets(tls=[TfmdLists(todo, t, split_idx=1) for t in steps]), cls=cls, bs=bs or dl.bs,
                       shuffle=False, drop_last=False, after_item=[ToTensor(), *items])
     finally: set_random_states(**state)
 
@@ -185,11 +187,8 @@ class CorruptedArrays:
     ):
         "Loader of one cell with labels, for `learn.get_preds(dl=..)` or `learn.validate(dl=..)`"
         x = _pixels(self.images(name, severity), f'{name}.npy')
-        def tls(opens, vocab):
-            items = ArrayItems(x, torch.from_numpy(self.codes(learn)), vocab)
-            steps = [ItemGetter(0), opens.create],[ItemGetter(1), Categorize(vocab, sort=False)]
-            return Datasets(tls=[TfmdLists(items, t, split_idx=1) for t in steps])
-        return _loader(learn, tls, x.shape[-2:], bs, ArrayDL, x.shape[1])
+        def pairs(vocab): return ArrayItems(x, torch.from_numpy(self.codes(learn)), vocab)
+        return _loader(learn, pairs, x.shape[-2:], bs, ArrayDL, x.shape[1])
 
     def __len__(self): return len(self.names)
     def __repr__(self):

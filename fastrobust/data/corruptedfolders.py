@@ -1,8 +1,8 @@
 "Published corrupted test sets in folders of images (ImageNet-C, Tiny-ImageNet-C), as they lie on the disk"
 # Files of the size a learner sees are used as they are: a second resize and crop shows it a part of the image only.
 from PIL import Image
-from fastai.data.core import Datasets, TfmdDL, TfmdLists
-from fastai.data.transforms import Categorize, ItemGetter, get_image_files
+from fastai.data.core import TfmdDL
+from fastai.data.transforms import get_image_files
 from fastrobust.basics import nearest, robust_warn, target_vocab
 from fastrobust.data.corrupted import _SEVERITIES, _cell, _folder, _grouped, _loader, _usual_order
 
@@ -72,10 +72,7 @@ class CorruptedFolders:
                              f"{lost[0]}): their images are left out.")
         pairs = [(f, to[l]) for f,l in zip(files, self.labels) if to[l] in known]
         with Image.open(pairs[0][0]) as im: size = im.size[::-1]
-        def tls(opens, vocab):
-            steps = [ItemGetter(0), opens.create],[ItemGetter(1), Categorize(vocab, sort=False)]
-            return Datasets(tls=[TfmdLists(pairs, t, split_idx=1) for t in steps])
-        return _loader(learn, tls, size, bs, TfmdDL)
+        return _loader(learn, lambda vocab: pairs, size, bs, TfmdDL)
 
     def __len__(self): return len(self.names)
     def __repr__(self):

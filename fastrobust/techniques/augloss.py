@@ -8,7 +8,7 @@ __all__ = ['AugLoss']
 
 @delegates(AugMix)
 class AugLoss(AugMix):
-    "AugMix with the loss `base` in training; beside a small bounded one (MAE, NCE) lam=12 may dominate: try 1-6"
+    "AugMix with the loss `base` in training; lam=12 is too much beside a bounded one: 3 beside GCE"
     def __init__(self,
         base,    # Robust loss with a settable `reduction`, such as AlphaLoss(2.) or NCEandRCE() of fastrobust.losses
         **kwargs
