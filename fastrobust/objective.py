@@ -10,10 +10,11 @@ from fastai.losses import BaseLoss
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.checks import check, check_batch
 from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
-from fastrobust.recording import ColumnsCallback, QuickEvents, fit_starts
-from fastrobust.stages import Batch, Objective, Stages, inner_loss, main_logits, mean_of, own, sum_of, take_rows
+from fastrobust.recording import QuickEvents, fit_starts
+from fastrobust.stages import (Batch, Objective, Stages, TechniqueColumns, inner_loss, main_logits, mean_of, own,
+                               sum_of, take_rows)
 
-__all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective']
+__all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective', 'set_loss']
 
 def _loss_name(loss): return type(loss).__name__ if isinstance(loss, BaseLoss) else repr(loss)
 
@@ -32,6 +33,11 @@ class ObjectiveCallback(QuickEvents, Callback):
     @property
     def batch(self): return self.loss_obj.batch
     def map(self, z): return self.loss_obj.map(z)
+    def twin(self): return next((t for t in self.loss_obj.stages if own(t, 'heads')), None)
+    def split(self, pred):
+        "The heads of a prediction: one, or those of two networks"
+        twin = self.twin()
+        return list(twin.heads(pred)) if twin else [pred]
     def techniques(self): return [t for t in self.learn.cbs.sorted('order') if isinstance(t, Technique)]
 
     def heal(self):
@@ -90,14 +96,13 @@ class ObjectiveCallback(QuickEvents, Callback):
     def after_pred(self):
         if not self.training: return
         b,pred = self.batch,self.pred
-        twin = next((t for t in self.loss_obj.stages if own(t, 'heads')), None)
-        split = (lambda p: list(twin.heads(p))) if twin else (lambda p: [p])
+        twin = self.twin()
         if twin is None and not isinstance(pred, (torch.Tensor, AuxOut)):
             if not self.loss_obj.stages: return
             raise ValueError(f"techniques expected logits (bs,c) from the model, got a {type(pred).__name__}. Let a "
                              "callback at order < 5 reduce `learn.pred` in after_pred, as fastai's RNNCallback does.")
-        b.heads = split(take_rows(pred, 0, b.n) if b.parts else pred)
-        b.extra = {t: [main_logits(h) for h in split(take_rows(pred, *ab))] for t,ab in b.parts.items()}
+        b.heads = self.split(take_rows(pred, 0, b.n) if b.parts else pred)
+        b.extra = {t: [main_logits(h) for h in self.split(take_rows(pred, *ab))] for t,ab in b.parts.items()}
         b.live = True
         plain = len(b.heads) == 1 and not isinstance(b.heads[0], AuxOut)
         self.learn.pred = b.heads[0] if plain else mean_of([main_logits(h) for h in b.heads])
@@ -125,20 +130,6 @@ class ObjectiveCallback(QuickEvents, Callback):
         b.heads,b.extra,b.parts = [],{},{}
 
     def __getstate__(self): return {**super().__getstate__(), 'trial': None, 'sums': {}, 'idxs': None}
-
-class TechniqueColumns(ColumnsCallback):
-    "Records each penalty (unweighted mean of the epoch, all heads) beside its floor, and the techniques' own columns"
-    name = 'technique_columns'
-    def columns(self):
-        cols,o = {},self.learn.objective
-        for t in o.techniques():
-            if own(t, 'penalty'):
-                s,k = o.sums.get(t, (0., 0))
-                cols[t.column] = float(s)/k if k else float('nan')
-                if t.floor is not None: cols[f'{t.column}_floor'] = t.floor
-            cols.update(t.columns())
-        return cols
-
 
 # what fastai keeps on a learner during a fit
 _taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 'epoch', 'n_iter', 'train_iter',
@@ -239,6 +230,17 @@ def ensure_objective(
     obj = learn.loss_func = Objective(_private(learn, loss))
     learn.add_cbs([ObjectiveCallback(obj, loss), TechniqueColumns()])
     return obj
+
+def set_loss(
+    learn,  # Any Learner, with techniques or without
+    loss    # What it minimises from now on; techniques stay around it, and when they go it stays
+):
+    "Make `loss` the learner's loss"
+    cb = next((cb for cb in learn.cbs if isinstance(cb, ObjectiveCallback)), None)
+    if cb is None: learn.loss_func = loss; return
+    cb.heal()
+    cb.original = inner_loss(loss)
+    cb.loss_obj.adopt(loss)
 
 def _remove_objective(learn):
     cbs = [cb for cb in learn.cbs if isinstance(cb, (ObjectiveCallback, TechniqueColumns))]

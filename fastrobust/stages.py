@@ -5,6 +5,7 @@ from fastai.losses import BaseLoss
 from fastrobust.basics import as_f32
 from fastrobust.losses import FuncLoss
 from fastrobust.models import AuxOut
+from fastrobust.recording import ColumnsCallback
 
 __all__ = ['Stages', 'Objective', 'Batch']
 
@@ -197,3 +198,16 @@ class Objective(nn.Module):
         one = torch.ones_like(l) if v is None else v
         n = norm(w*one) if norm is not None and w is not None else (one if w is None else w*one).sum()
         return l.sum()/torch.where(n > 0, n, torch.ones_like(n)) if isinstance(n, torch.Tensor) else l.sum()/n
+
+class TechniqueColumns(ColumnsCallback):
+    "Records each penalty (unweighted mean of the epoch, all heads) beside its floor, and the techniques' own columns"
+    name = 'technique_columns'
+    def columns(self):
+        cols,o = {},self.learn.objective
+        for t in o.techniques():
+            if own(t, 'penalty'):
+                s,k = o.sums.get(t, (0., 0))
+                cols[t.column] = float(s)/k if k else float('nan')
+                if t.floor is not None: cols[f'{t.column}_floor'] = t.floor
+            cols.update(t.columns())
+        return cols
