@@ -53,6 +53,39 @@ def test_zero_logits():
         assert l.item() == pytest.approx(math.log(10), abs=1e-6) and torch.isfinite(z.grad).all()
         assert z.grad[0].tolist() == pytest.approx([-2.25e8] + [2.5e7]*9, rel=1e-5)
 
+def test_small_norms_are_bounded():
+    "Below min_norm the map is linear, z/(tau min_norm): continuous there, with a gradient that no step need fear"
+    tau,m = .04,.1
+    for size in (.05, .1, .3):
+        z = V*size/V.norm()
+        want = z/(tau*m) if size < m else z/(tau*z.norm())
+        assert torch.allclose(normalize_logits(z, tau, eps=0, min_norm=m), want, atol=1e-12)
+    z = torch.zeros(1, 10, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(LogitNorm().logits(z), tensor([0])).backward()
+    assert z.grad[0].tolist() == pytest.approx([-.9/(tau*m)] + [.1/(tau*m)]*9, rel=1e-9)
+    with pytest.raises(ValueError, match='min_norm'): LogitNorm(min_norm=-1.)
+    with pytest.raises(TypeError, match='min_norm'): LogitNorm(min_norm='1')
+
+def test_a_head_of_zeros_starts():
+    "Without min_norm its first gradient is 1e7 too large for any optimizer"
+    import fastai.optimizer as opt
+    from functools import partial
+    ends = []
+    for m in (0., .1):
+        learn = tiny_learner(LogitNorm(.04, min_norm=m), opt_func=partial(opt.SGD, mom=.9))
+        last = [o for o in learn.model.modules() if isinstance(o, torch.nn.Linear)][-1]
+        torch.nn.init.zeros_(last.weight); torch.nn.init.zeros_(last.bias)
+        learn.fit(2, .02)
+        ends.append(last.weight.norm().item())
+    assert ends[0] > 1e4 and ends[1] < 100, ends
+
+@pytest.mark.parametrize('z', [torch.full((4, 1000), 1e4), torch.randn(4, 1000)*1e4, torch.zeros(4, 1000)])
+def test_a_thousand_classes_and_huge_norms(z):
+    z = z.clone().requires_grad_()
+    out = LogitNorm(.01).logits(z)
+    F.cross_entropy(out, tensor([0, 1, 2, 3])).backward()
+    assert torch.isfinite(out).all() and torch.isfinite(z.grad).all() and out.norm(dim=1).max() <= 100*(1+1e-5)
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     z = normalize_logits(torch.full((1, 10), 300., dtype=dtype), .04)

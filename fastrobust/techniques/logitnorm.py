@@ -15,14 +15,15 @@ def _check(tau):
 def normalize_logits(
     z,              # Logits (bs,c)
     tau:float,      # Temperature, > 0: the logits get norm 1/tau
-    eps:float=1e-7  # Added to the norm, as in the paper's code
+    eps:float=1e-7, # Added to the norm, as in the paper's code
+    min_norm:float=0.   # Rows of a smaller norm are divided by this one: their gradient is at most sqrt(2)/(tau min_norm)
 ):
     "z / (tau (||z||_2 + eps)) (arXiv 2205.09310)"
     _check(tau)
     z = as_f32(z)
     # the norm of a zero row has no gradient; the smallest float under the root makes it 0 instead of NaN
     n = (z*z).sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
-    return z/(tau*(n+eps))
+    return z/(tau*(n+eps).clamp_min(min_norm))
 
 def norm_floor(n_classes, tau):
     "Smallest cross-entropy normalised logits can reach: log(1+(K-1)exp(-sqrt(K/(K-1))/tau))"
@@ -31,12 +32,15 @@ def norm_floor(n_classes, tau):
 class LogitNorm(Technique):
     "Train on normalised logits (https://arxiv.org/abs/2205.09310); predictions and scores use the raw ones"
     def __init__(self,
-        tau:float=.04   # Temperature; OpenOOD's default for CIFAR-10, smaller for more classes
+        tau:float=.04,      # Temperature; OpenOOD's default for CIFAR-10, smaller for more classes (.0085 for 100)
+        min_norm:float=.1   # Rows of a smaller norm are divided by this one, so that a head of zeros can start; >= 0
     ):
         _check(tau)
-        self.tau = tau
+        need_number('min_norm', min_norm)
+        if min_norm < 0: raise ValueError(f"`min_norm` must not be negative, got {min_norm}. 0 is the paper's form.")
+        self.tau,self.min_norm = tau,min_norm
 
-    def logits(self, z): return normalize_logits(z, self.tau)
+    def logits(self, z): return normalize_logits(z, self.tau, min_norm=self.min_norm)
 
     def check(self, learn):
         k = n_classes(learn.dls)
