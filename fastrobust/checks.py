@@ -20,8 +20,9 @@ def check(
     for stage,what in (('heads', 'train two networks'), ('base', 'bring their own base loss')):
         if len(names(stage)) > 1:
             raise ValueError(f"{' and '.join(names(stage))} both {what}: keep one, remove the other with `remove_cb`.")
-    if len(names('logits')) > 1:
-        robust_warn(f"{' and '.join(names('logits'))} both change the logits; the later one undoes the earlier.")
+    sizes = [t.name for t in ts if own(t, 'logits') and t.scales]
+    if len(sizes) > 1:
+        robust_warn(f"{' and '.join(sizes)} both change the logits; the later one undoes the earlier.")
     mix = [cb for cb in learn.cbs if isinstance(cb, MixHandler)]
     picky = [t.name for t in ts if t.remembers or own(t, 'weights') or own(t, 'sample_loss')]
     if mix and picky:

@@ -1,7 +1,15 @@
-"What a trained Learner can tell about its labels and how it holds under shift, as pictures beside fastai's own"
+"What a trained Learner can tell about its labels, shift, unknowns and rare classes, as pictures beside fastai's own"
+from functools import partial
 from fastai.interpret import ClassificationInterpretation
+from fastrobust.confidence.calibcharts import plot_reliability
+from fastrobust.confidence.oodcharts import plot_ood
+from fastrobust.confidence.tailcharts import plot_tails
+from fastrobust.evaluate.calibrationreport import calibration_report
 from fastrobust.evaluate.corruptionreport import corruption_report
+from fastrobust.evaluate.oodreport import ood_report
+from fastrobust.evaluate.tailreport import tail_report
 from fastrobust.history import SampleHistory
+from fastrobust.logitnorms import LogitNorms
 from fastrobust.memorisation import Memorisation, plot_memorisation
 from fastrobust.noiseplots import plot_label_issues, plot_loss_split, plot_noise_matrices
 from fastrobust.report import Report
@@ -10,7 +18,7 @@ from fastrobust.shift.charts import plot_corruption_fan
 __all__ = ['RobustInterpretation']
 
 class RobustInterpretation(ClassificationInterpretation):
-    "fastai's `ClassificationInterpretation` with pictures of label noise and shift; `from_learner(learn)` makes it"
+    "fastai's `ClassificationInterpretation` with pictures of noise, shift, confidence; `from_learner(learn)` makes it"
     def _find(self, cls, why):
         found = next((cb for cb in self.learn.cbs if isinstance(cb, cls)), None)
         if found is not None: return found
@@ -65,8 +73,47 @@ class RobustInterpretation(ClassificationInterpretation):
         **kwargs    # More for `corruption_report` where it is made now, such as `names` or `resume`
     ):
         "Accuracy by severity under each corruption, as a fan; returns a Figure"
-        if report is None: report = corruption_report(self.learn, self.dl, **kwargs)
-        elif kwargs:
-            raise TypeError(f"expected `report`, or settings of a new one, got both ({', '.join(kwargs)}). Leave one "
-                            "out.")
-        return plot_corruption_fan(report, figsize, title)
+        return plot_corruption_fan(self._report(report, corruption_report, kwargs), figsize, title)
+
+    def _report(self, report, make, settings):
+        "`report`, or what `make` makes of this interpretation's learner and images"
+        if report is None: return make(self.learn, dl=self.dl, **settings)
+        if not settings: return report
+        raise TypeError(f"expected `report`, or settings of a new one, got both ({', '.join(settings)}). Leave one "
+                        "out.")
+
+    def plot_reliability(self,
+        report=None,# Result of `calibration_report`; None: made now, of this interpretation's images
+        figsize=None, # Size in inches; None: by the number of panels
+        title=None, # Above the picture
+        **kwargs    # More for `calibration_report` where it is made now, such as `n_bins` or `fit_dl`
+    ):
+        "Accuracy against confidence, bin by bin, as trained and temperature-scaled; returns a Figure"
+        return plot_reliability(self._report(report, calibration_report, kwargs), figsize=figsize, title=title)
+
+    def plot_ood(self,
+        unknown,    # Unknown images, or a dict from name to them, as for `ood_report`; or its result
+        score=None, # Score to show, a name or an `OODScore`; None: the report's first, of images MSP
+        figsize=None, # Size in inches; None: by the number of sets
+        title=None, # Above the picture
+        **kwargs    # More for `ood_report` where it is made now, such as `positive` or `near`
+    ):
+        "Histograms and ROC curves of one score, known images against unknown ones; returns a Figure"
+        made = isinstance(unknown, Report)
+        if not made and 'scores' not in kwargs: kwargs['scores'] = ('msp' if score is None else score,)
+        sets = unknown if made or isinstance(unknown, dict) else dict(unknown=unknown)
+        report = self._report(unknown if made else None, partial(ood_report, unknown=sets), kwargs)
+        return plot_ood(report, getattr(score, 'name', score), figsize, title)
+
+    def plot_logit_norms(self, **kwargs):
+        "How large the logits became through training, as `LogitNorms` recorded it; `kwargs` of `plot_logit_norms`"
+        return self._find(LogitNorms, 'how large the logits were after each epoch').plot(**kwargs)
+
+    def plot_class_accuracy(self,
+        report=None,# Result of `tail_report`, or a dict of several; None: made now, of this interpretation's images
+        figsize=(9, 5.5), # Size in inches
+        title=None, # Above the picture
+        **kwargs    # More for `tail_report` where it is made now, such as `groups`
+    ):
+        "Accuracy of each class below how many training items it has; returns a Figure"
+        return plot_tails(self._report(report, tail_report, kwargs), figsize, title)

@@ -142,6 +142,7 @@ class Technique(Stages, QuickEvents, Callback):
     order = ObjectiveCallback.order-1   # state is ready before the objective asks for it
     surgery = None      # The `Surgery` class that `prepare` wraps around the model, if it does
     floor = None        # Smallest value the penalty can reach in expectation, recorded beside it
+    scales = True       # Whether its logits stage sets their size, which two cannot do
     remembers = False   # Whether it keeps per-sample memories: refused with MixUp, as are weights and sample losses
     tasks = ('single-label',)   # What it is defined for; None: anything
 

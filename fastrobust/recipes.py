@@ -1,11 +1,17 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
-from fastrobust.basics import nearest, peek_images
+from fastrobust.basics import n_classes, nearest, peek_images
+from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.jocor import JoCoR
+from fastrobust.techniques.logitadjust import LogitAdjust
+from fastrobust.techniques.logitnorm import LogitNorm
+from fastrobust.techniques.odnl import ODNL
+from fastrobust.techniques.opensampling import OpenSampling
 
-__all__ = ['RECIPES', 'noisy_labels', 'corruption', 'noisy_labels_corruption', 'get_recipe']
+__all__ = ['RECIPES', 'noisy_labels', 'corruption', 'noisy_labels_corruption', 'ood', 'long_tailed', 'open_world',
+           'get_recipe']
 
 def noisy_labels(
     dls,        # The data; their labels may be wrong at any rate, which need not be known
@@ -45,9 +51,43 @@ def noisy_labels_corruption(
     "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse; three times the rows"
     return None,[AugLoss(GCELoss(q), lam=lam, severity=_severity(dls, severity), views=views)]
 
-corruption.epochs = noisy_labels_corruption.epochs = 8   # of the measurements on Fashion-MNIST
+def ood(
+    dls,        # The data: known classes, right labels
+    tau=None    # LogitNorm's temperature, > 0; None: .04 up to 20 classes (OpenOOD's for CIFAR-10), .01 above
+):
+    "LogitNorm: the size of the logits is left out of the loss, and so is left over as a sign of the known"
+    return None,[LogitNorm((.04 if n_classes(dls) <= 20 else .01) if tau is None else tau)]
 
-RECIPES = {'noisy_labels': noisy_labels, 'corruption': corruption, 'noisy_labels+corruption': noisy_labels_corruption}
+def long_tailed(
+    dls,        # The data: right labels, classes of very different size
+    aux=None,   # Images of none of the classes (see `ODNL`): adds Open-sampling
+    tau:float=1. # Of the logit adjustment, > 0: 1 is the balanced softmax
+):
+    "Logit adjustment: a class is predicted for its evidence, not for its size; with `aux` Open-sampling beside it"
+    return None,[LogitAdjust(tau)] + ([] if aux is None else [OpenSampling(aux)])
+
+def _made_up(dls):
+    "Generated textures of the images' size and channels: auxiliary images for users who have none"
+    x = peek_images(dls)
+    if x is None:
+        raise ValueError("expected a data set of images (b,c,h,w) for the recipe 'open_world', got other inputs. Leave "
+                         "the recipe out: its auxiliary rows are images.")
+    return aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1])
+
+def open_world(
+    dls,        # The data: some labels may be wrong, and images of no class will come
+    aux=None,   # Images of none of the classes (see `ODNL`); None: generated textures, better than nothing
+    q:float=.7, # Of GCE, in (0,1]: the paper's .7
+    eta:float=.1    # Weight of the auxiliary term; ODNL's own 2.5 costs accuracy beside GCE: nbs/benchmarks/RESULTS.md
+):
+    "GCE and ODNL: labels may be wrong, and images of no class shall not be taken for one"
+    return GCELoss(q),[ODNL(_made_up(dls) if aux is None else aux, eta)]
+
+corruption.epochs = noisy_labels_corruption.epochs = open_world.epochs = 8  # as measured on Fashion-MNIST
+ood.epochs = long_tailed.epochs = 30
+
+RECIPES = {'noisy_labels': noisy_labels, 'corruption': corruption, 'noisy_labels+corruption': noisy_labels_corruption,
+           'ood': ood, 'long_tail': long_tailed, 'open_world': open_world}
 
 def get_recipe(recipe):
     "The recipe of that name, or `recipe` itself if it is a function `(dls, **kw) -> (loss, techniques)`"

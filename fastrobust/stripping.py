@@ -1,10 +1,13 @@
 "A plain fastai Learner out of one with techniques: it loads where fastrobust is not installed"
 import copy
+import torch
+from torch import nn
 from fastai.callback.rnn import ModelResetter, RNNCallback
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
-from fastrobust.basics import robust_warn
+from fastrobust.basics import peek_images, robust_warn
+from fastrobust.confidence.temperature import bare_loss, temperature_of
 from fastrobust.models import Surgery, SurgeonSplit, copy_net, unwrap
 from fastrobust.stages import inner_loss
 
@@ -51,11 +54,52 @@ def _plain_dl(dl):
         setattr(new, k, pipe)
     return new
 
+def _outputs(model, x):
+    "Logits of `model` for `x` in evaluation mode, which may be no tensor"
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        with torch.no_grad(): return model.eval()(x)
+    finally:
+        for m,t in modes: m.training = t
+
+def _scale(layer, k):
+    with torch.no_grad():
+        for p in layer.parameters(recurse=False): p.mul_(k)
+
+def _linear_end(model, dls):
+    "The linear layer that `model` ends in: halving it halves the logits; None if there is none"
+    end,layers = model,[m for m in model.modules() if isinstance(m, nn.Linear)]
+    while isinstance(end, nn.Sequential) and len(end): end = end[-1]
+    try: x = peek_images(dls)
+    except Exception: x = None      # a loaded learner has no items: then only a Sequential will do
+    if x is None: return end if type(end) is nn.Linear else None
+    p = next(model.parameters())
+    x = x.to(p.device, p.dtype)
+    z = _outputs(model, x)
+    for layer in reversed(layers if isinstance(z, torch.Tensor) else []):
+        _scale(layer, .5)
+        half = _outputs(model, x)
+        _scale(layer, 2.)               # halving and doubling are exact
+        if torch.allclose(2*half, z, 1e-3, 1e-3*z.abs().max().item()): return layer
+
+def _fold(T, model, learn):
+    "Divide the last linear layer of `model` by `T`"
+    layer = _linear_end(model, learn.dls)
+    if layer is None:
+        raise ValueError(f"strip expected a network that ends in a linear layer, to divide it by the temperature "
+                         f"{T:.4g}, got a {type(model).__name__} that does not. Take it off with `untemper(learn)`, or "
+                         "save with `learn.export()`, which keeps it and needs fastrobust.")
+    _scale(layer, 1/T)
+    if any(hasattr(m, 'nets') for m in learn.model.modules() if isinstance(m, Surgery)):
+        robust_warn(f"T = {T:.4g} was fitted to the mean of two networks, and one alone is calibrated otherwise. Fit "
+                    "it anew: `temperature_scale(strip(learn))`.")
+
 def strip(
     learn:Learner,  # Any learner with techniques; it is left as it is
     which:str='a'   # 'a' or 'b': which of two networks to keep; without two, 'a'
 ):
-    "A new plain Learner with the trained network, fastai and torch classes only; its export loads without fastrobust"
+    """A new plain Learner with the trained network, fastai and torch classes only; its export loads without fastrobust.
+    A temperature goes into the last linear layer: the same probabilities, logits divided by it"""
     if not isinstance(learn, Learner):
         raise TypeError(f"expected a Learner, got {type(learn).__name__}. Pass the learner.")
     if which not in ('a', 'b'):
@@ -65,7 +109,9 @@ def strip(
         raise ValueError("expected two networks for which='b', got one. Use which='a'.")
     heal = getattr(getattr(learn, 'objective', None), 'heal', None)
     if heal: heal()
-    loss = inner_loss(learn.loss_func)
+    T,loss = temperature_of(learn),bare_loss(inner_loss(learn.loss_func))
+    model = _plain_net(learn.model, 0 if which == 'a' else 1)
+    if T is not None: _fold(T, model, learn)
     inner = getattr(loss, 'func', loss) if isinstance(loss, BaseLoss) else loss
     plain = not _ours(loss) and not _ours(inner)
     loss = copy.deepcopy(loss) if plain else CrossEntropyLossFlat()
@@ -78,7 +124,6 @@ def strip(
                       device=getattr(learn.dls, 'device', None))
     kw = {} if splitter is None else dict(splitter=splitter)
     rnn = [T() for T in (ModelResetter, RNNCallback) if any(type(cb) is T for cb in learn.cbs)]     # logits of a tuple
-    return Learner(dls, _plain_net(learn.model, 0 if which == 'a' else 1), loss_func=loss, opt_func=learn.opt_func,
-                   lr=learn.lr, metrics=metrics, path=learn.path, model_dir=learn.model_dir, wd=learn.wd,
-                   moms=learn.moms, wd_bn_bias=learn.wd_bn_bias,
-                   train_bn=learn.train_bn, cbs=rnn, **kw)
+    return Learner(dls, model, loss_func=loss, opt_func=learn.opt_func, lr=learn.lr, metrics=metrics,
+                   path=learn.path, model_dir=learn.model_dir, wd=learn.wd, moms=learn.moms,
+                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=rnn, **kw)

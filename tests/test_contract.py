@@ -33,6 +33,11 @@ SETTINGS = {
     fr.LogitNorm: dict(make=lambda: fr.LogitNorm(.04), deterministic=True),
     fr.ODNL:      dict(make=lambda **kw: fr.ODNL(AUX, **kw), weight='eta',
                        colour=lambda: fr.ODNL(aux_images('blob', 40, 8, 3))),
+    fr.OpenSampling: dict(make=lambda **kw: fr.OpenSampling(AUX, **kw), weight='lam',
+                          colour=lambda: fr.OpenSampling(aux_images('blob', 40, 8, 3))),
+    fr.OpenSetRows:  dict(make=lambda **kw: fr.OpenSetRows(AUX, **kw), weight='lam',
+                          colour=lambda: fr.OpenSetRows(aux_images('blob', 40, 8, 3))),
+    fr.LogitAdjust:  dict(make=lambda: fr.LogitAdjust(1.), deterministic=True),
     fr.AugMix:    dict(make=lambda **kw: fr.AugMix(**kw), weight='lam'),
     fr.AugLoss:   dict(make=lambda **kw: fr.AugLoss(GCELoss(), **kw), weight='lam'),
     fr.SmallLoss:      dict(make=lambda: fr.SmallLoss(.3, .5)),
@@ -308,6 +313,8 @@ def test_pairs_train_or_say_why(A, B, recwarn):
     refused = {frozenset((fr.AugMix, fr.AugLoss)): 'both add the term `jsd`'}
     if A.surgery is B.surgery is not None: refused[frozenset((A, B))] = 'both wrap the network in Twin'
     elif issubclass(A, fr.Selection) and issubclass(B, fr.Selection): refused[frozenset((A, B))] = 'both choose'
+    if issubclass(A, fr.OpenSetRows) and issubclass(B, fr.OpenSetRows):
+        refused[frozenset((A, B))] = 'both label open-set images'
     if frozenset((A, B)) in refused:
         with pytest.raises(ValueError, match=refused[frozenset((A, B))]): tiny_learner([make(A), make(B)]).fit(1)
         return

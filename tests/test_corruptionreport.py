@@ -11,6 +11,7 @@ from fastai.imports import noop
 from fastai.torch_core import TensorImage, to_cpu
 from fastai.vision.augment import Brightness, Hue, Saturation, aug_transforms
 from fastrobust.basics import RobustWarning
+from fastrobust.confidence.calibration import ece, rms_calibration_error
 from fastrobust.corruptions.front import corrupt
 from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
 from fastrobust.data.corrupted import CorruptedArrays
@@ -18,7 +19,7 @@ from fastrobust.evaluate import corruptionreport as module
 from fastrobust.evaluate.corruptionreport import corruption_report
 from fastrobust.report import Report
 from fastrobust.shift import passes as passes_module
-from fastrobust.shift.metrics import ece, mce_alexnet, relative_mce, rms_calibration_error
+from fastrobust.shift.metrics import mce_alexnet, relative_mce
 from fastrobust.shift.cells import files_key, model_key
 from fastrobust.shift.passes import shifted_preds
 from fastrobust.shift.result import CorruptionReport, compare_reports

@@ -8,9 +8,11 @@ FILES = sorted(p for p in ROOT.rglob('*.py'))
 LAYER = {'basics': 0, 'losses': 1, 'ops': 1, 'pixelkernels': 1, 'augmixing': 1, 'models': 1, 'metrics': 1,
          'recording': 1, 'auxheads': 1, 'corruptions': 1,
          'stages': 2, 'checks': 2, 'objective': 2, 'stripping': 2, 'report': 2, 'memorisation': 2, 'comparison': 2,
-         'data': 2, 'labels': 2, 'selection': 2, 'samplememory': 2, 'history': 2, 'shift': 2,
+         'data': 2, 'labels': 2, 'confidence': 2, 'opensetrows': 2, 'logitnorms': 2, 'selection': 2,
+         'samplememory': 2, 'history': 2, 'shift': 2,
          'techniques': 3, 'systems': 3, 'evaluate': 3,
-         'interpret': 4, 'pictures': 4, 'noiseplots': 4, 'shiftplots': 4, 'recipes': 4, 'tuning': 4,
+         'interpret': 4, 'pictures': 4, 'noiseplots': 4, 'shiftplots': 4, 'confidenceplots': 4,
+         'recipes': 4, 'tuning': 4,
          'fixing': 4, 'advice': 4,
          'learner': 5, 'demo': 6, 'webpage': 6, 'audit': 6, '__main__': 7, 'all': 7, '__init__': 0}
 ALLOWED = {('techniques.augloss', 'techniques.augmix')}     # AugLoss *is* the composition

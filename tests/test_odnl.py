@@ -1,5 +1,6 @@
 "ODNL and its images: fresh labels, joint statistics, the training loader's own pipeline, nothing silent"
 import copy, math, pickle
+from functools import partial
 import numpy as np
 from pathlib import Path
 import pytest
@@ -76,6 +77,47 @@ def test_aux_loss_stays_at_its_floor():
     fixed = train(None, array_dls(AUX, y, valid=(AUX, y), bs=40, device='cpu', vocab=[0, 1, 2]), 120)
     assert fixed.recorder.values[-1][0] < .5
 
+def digits_mlp(cb, X, y, w=128, **kw):
+    "An MLP with BatchNorm on 8x8 digits"
+    dls = array_dls(X, y, valid=(X[:32], y[:32]), device='cpu', vocab=list(range(10)), **kw)
+    set_seed(0)
+    layers = [o for a,b in ((64, w), (w, w)) for o in (nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU())]
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), *layers, nn.Linear(w, 10)), loss_func=CrossEntropyLossFlat(),
+                    cbs=cb, opt_func=partial(SGD, mom=.9))
+    learn.remove_cb(learn.progress); learn.logger = lambda *a: None
+    return learn
+
+@pytest.mark.filterwarnings('ignore:techniques add')
+def test_dynamic_labels_cannot_be_learned_and_fixed_ones_are():
+    "spec 9.10 on 1,297 images: the loss on them stays >= 2.29, or goes <= .5; only the first has a floor"
+    from sklearn.datasets import load_digits
+    d = load_digits()
+    X,y,aux = (d.images[:320]*15).astype(np.uint8),d.target[:320],aux_images('gaussian', 1297, 8, 1)
+    losses = {}
+    for dynamic in (True, False):
+        learn = digits_mlp(ODNL(aux, bs=512, dynamic=dynamic), X, y, 256, bs=32)
+        learn.fit(12, .1)
+        losses[dynamic] = np.mean(column(learn, 'odnl')[-3:])
+        assert ('odnl_floor' in names(learn)) == dynamic
+    assert losses[True] >= 2.29 and losses[False] <= .5
+
+def test_a_fixed_label_stays_with_its_image_over_fits_and_each_network_has_its_own():
+    t,used = ODNL(AUX, dynamic=False),[]
+    learn = tiny_learner([MiniTwin(), t])
+    class Spy(Callback):
+        def after_batch(self): used.append(t.aux.ids.clone()) if self.training else None
+    learn.add_cb(Spy())
+    learn.fit(1)
+    first = {h: u.clone() for h,u in t._fixed.items()}
+    learn.fit(2)
+    assert set(first) == {0, 1} and all(torch.equal(t._fixed[h], first[h]) for h in first)
+    assert len(first[0]) == 40 and not torch.equal(first[0], first[1]) and len(torch.cat(used).unique()) == 40
+    assert not pickle.loads(pickle.dumps(t.aux)).loaders and t.__getstate__()['_fixed'] == {}
+    z = torch.randn(16, 3, dtype=torch.float64)
+    learn.objective.loss_obj.batch = type('B', (), dict(h=1))()
+    want = F.cross_entropy(z, first[1][t.aux.ids])
+    assert torch.equal(t.penalty(z, z), want)
+
 def test_raw_logits_and_weight():
     "Of the loss that trains, the term is eta times the recorded one"
     got = []
@@ -90,9 +132,13 @@ def test_raw_logits_and_weight():
 # --- one forward pass, one epoch -------------------------------------------------------------------------------------
 def constant(*levels): return np.stack([np.full((4, 4), v, np.uint8) for v in levels])
 
-def bn_learner(cbs):
+class Levels(nn.Module):
+    "Grey levels 0-255 of images in [0,1]"
+    def forward(self, x): return x.mean((2, 3))*255
+
+def bn_learner(cbs, momentum=1.):
     dls = array_dls(constant(0, 2), [0, 1], valid=(constant(100, 200), [0, 1]), bs=2, normalize=False, device='cpu')
-    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(1, momentum=1.), nn.Linear(1, 2))
+    net = nn.Sequential(Levels(), nn.BatchNorm1d(1, momentum=momentum), nn.Linear(1, 2))
     learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), cbs=cbs)
     learn.remove_cb(learn.progress); learn.logger = lambda *a: None
     return learn
@@ -101,12 +147,41 @@ def test_batch_norm_sees_images_and_open_set_together():
     "Mean 6, variance 34.667 of [0,2,10,12]; two forward passes would give 11 and 2, and validation changes nothing"
     learn = bn_learner(ODNL(constant(10, 12)))
     learn.fit(1, 0.)
-    bn = learn.model[2]
-    assert bn.running_mean.item()*255 == pytest.approx(6, rel=1e-5)
-    assert bn.running_var.item()*255**2 == pytest.approx(104/3, rel=1e-4)
+    bn = learn.model[1]
+    assert bn.running_mean.item() == pytest.approx(6, rel=1e-5)
+    assert bn.running_var.item() == pytest.approx(104/3, rel=1e-4)
     before = copy.deepcopy(learn.model.state_dict())
     learn.validate(); learn.get_preds()
     assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+
+@pytest.mark.parametrize('joint,mean,var', [(True, .6, 4.366667), (False, 1.19, 1.19)])
+def test_statistics_of_batch_norm_common_or_apart(joint, mean, var):
+    "spec 9.11, momentum .1: one pass over [0,2,10,12], or [0,2] and then [10,12]"
+    learn = bn_learner(ODNL(constant(10, 12), joint_bn=joint), .1)
+    learn.fit(1, 0.)
+    bn = learn.model[1]
+    assert bn.running_mean.item() == pytest.approx(mean, abs=1e-6)
+    assert bn.running_var.item() == pytest.approx(var, abs=1e-5)
+    assert bn.num_batches_tracked == (1 if joint else 2)
+
+def test_apart_the_network_sees_no_more_rows_and_takes_as_many_as_the_batch_has():
+    "Also beside a technique that adds rows: open-set images are as many as the batch, not as the tall one"
+    from fastrobust.techniques.augmix import AugMix
+    w,sizes = Watch(),[]
+    learn = tiny_learner([ODNL(AUX, joint_bn=False), AugMix(), w])
+    h = learn.model.register_forward_hook(lambda m, i, o: sizes.append(len(o)))
+    learn.fit(1)
+    h.remove()
+    assert w.seen['train'] == [48]*3 and sizes[:6] == [48, 16]*3
+
+def test_an_aux_loader_of_three_batches_does_not_shorten_the_epoch():
+    "spec 9.12: ten optimiser steps, where the authors' zip takes three"
+    aux = array_dls(AUX, np.zeros(40, int), valid=(AUX[:2], [0, 0]), bs=16, drop_last=False, device='cpu').train
+    steps = []
+    class Steps(Callback):
+        def after_step(self): steps.append(self.n_iter)
+    tiny_learner([ODNL(aux), Steps()], dls=tiny_dls(n=160)).fit(1)
+    assert len(aux) == 3 and steps == [10]*10
 
 @pytest.mark.parametrize('n_aux', [5, 12, 40, 500])
 def test_an_epoch_is_the_training_loaders(n_aux):
@@ -146,7 +221,8 @@ def test_arrays_are_normalised_as_the_training_images():
     norm = next(t for t in learn.dls.train.after_batch.fs if isinstance(t, Normalize))
     got = rows_of(learn, 40)
     torch.manual_seed(5)
-    u8 = torch.from_numpy(AUX)[torch.randperm(40)][:, None]
+    g = torch.Generator().manual_seed(torch.randint(2**31, ()).item())
+    u8 = torch.from_numpy(AUX)[torch.randperm(40, generator=g)][:, None]
     want = (u8.float()/255 - norm.mean.as_subclass(torch.Tensor))/norm.std.as_subclass(torch.Tensor)
     assert torch.allclose(got, want, atol=1e-6) and norm.mean.item() > .4
 
@@ -192,10 +268,13 @@ def test_several_loaders_take_turns(folder):
     assert len(a) == 10 and sorted(a.next(10)[:, 0, 0, 0].tolist()) == [1]*5+[9]*5
 
 # --- beside others ---------------------------------------------------------------------------------------------------
-def test_both_networks_of_a_twin_feel_it(monkeypatch):
+@pytest.mark.parametrize('joint', [True, False])
+def test_both_networks_of_a_twin_feel_it(joint, monkeypatch):
     drawn,real = [],torch.randint
-    def spy(*a, **k): drawn.append(real(*a, **k)); return drawn[-1]
-    learn = tiny_learner([MiniTwin(), ODNL(AUX, eta=2.)])
+    def spy(*a, **k):
+        if a[-1] == (): return real(*a, **k)    # a seed
+        drawn.append(real(*a, **k)); return drawn[-1]
+    learn = tiny_learner([MiniTwin(), ODNL(AUX, eta=2., joint_bn=joint)])
     monkeypatch.setattr(torch, 'randint', spy)
     before = [p.clone() for p in learn.model.nets[1].parameters()]
     learn.fit(1, 1e-2)
@@ -250,7 +329,7 @@ def test_bad_settings(kw, err, msg):
 
 @pytest.mark.parametrize('aux,err,msg', [
     (np.zeros((0, 8, 8), np.uint8), ValueError, r'n >= 1.*got shape \(0'), ([], TypeError, 'got a list of nothing'),
-    (AUX.astype(np.float32), ValueError, r'expected float auxiliary images in \[0,1\], got \[0, 2\d\d\]'),
+    (AUX.astype(np.float32), ValueError, r'expected float open-set images in \[0,1\], got \[0, 2\d\d\]'),
     (AUX/127.5-1, ValueError, r'got \[-1, 0.\d+\].*Do not normalise them'),
     (AUX.astype(np.int64), TypeError, 'uint8 or float'),
     (np.full((3, 8, 8), np.nan), ValueError, r'in \[0,1\], got \[nan'),

@@ -1,10 +1,20 @@
-"Imbalance on purpose: which samples of a data set to keep so that class sizes fall off. First this, then label noise"
-# The recipe of LDAM, https://arxiv.org/abs/1906.07413
+"Long tails: classes that fall off in size, made on purpose, counted and grouped; and the prior that fills them up"
+# Sizes: the recipe of LDAM, https://arxiv.org/abs/1906.07413; prior: Open-sampling, https://arxiv.org/abs/2206.08802
+# First this, then label noise; to draw rare classes more often: `weighted_dls(dls, 'balanced')`.
 import numpy as np
-from fastrobust.basics import need_number, robust_warn
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import RandomSplitter
+from fastrobust.basics import n_classes, nearest, need_number, robust_warn
+from fastrobust.data.editing import _quietly, given_labels, take_items
 from fastrobust.data.noiserecord import int_labels
 
-__all__ = ['long_tail']
+__all__ = ['long_tail', 'long_tail_dls', 'LongTailSplitter', 'class_counts', 'complementary', 'head_mid_tail']
+
+# --- made on purpose -------------------------------------------------------------------------------------------------
+def _check(imb, kind):
+    need_number('imb', imb)
+    if not 0 < imb <= 1: raise ValueError(f"`imb` must lie in (0,1], got {imb}. For 1 of 100 pass .01.")
+    if kind not in ('exp', 'step'): raise ValueError(f"`kind` must be 'exp' or 'step', got {kind!r}. Try 'exp'.")
 
 def long_tail(
     y,              # True labels (n,); class 0 stays the largest, the last becomes the smallest
@@ -12,19 +22,141 @@ def long_tail(
     kind:str='exp', # 'exp': sizes fall by equal factors; 'step': the second half of the classes has `imb` of the first
     seed:int=0      # Of the choice within each class
 ) -> np.ndarray: # Positions to keep, ascending: `X[idx], y[idx]`
-    "Positions of a long-tailed part: class k keeps int(n/c imb**(k/(c-1))) samples. Noise, if any, comes after"
+    """Positions of a long-tailed part: class k keeps int(m imb**(k/(c-1))) samples, m = n/c, or less where a class is
+    too small for that. Noise, if any, comes after"""
     y = int_labels(y)
-    need_number('imb', imb)
-    if not 0 < imb <= 1: raise ValueError(f"`imb` must lie in (0,1], got {imb}. For 1 of 100 pass .01.")
-    if kind not in ('exp', 'step'): raise ValueError(f"`kind` must be 'exp' or 'step', got {kind!r}. Try 'exp'.")
+    _check(imb, kind)
     have = np.bincount(y)
-    c,full = len(have),len(y)/len(have)
-    if kind == 'exp': want = [int(full*imb**(k/max(c-1, 1)) + 1e-9) for k in range(c)]
-    else:             want = [int(full)]*(c//2) + [int(full*imb + 1e-9)]*(c-c//2)
-    if c == 1: want = [int(full)]
+    c,m = len(have),len(y)/len(have)
+    k = np.arange(c)
+    share = imb**(k/max(c-1, 1)) if kind == 'exp' else np.where(k < c//2, 1., imb)
+    if c == 1: share = np.ones(1)
+    want = (m*share + 1e-9).astype(int)
+    few = np.flatnonzero((have < want) & (have > 0))
+    if len(few):    # the shape is kept, and the whole is smaller
+        m = (have/share)[have > 0].min()
+        want = (m*share + 1e-9).astype(int)
+        if m < .9*len(y)/c:     # less than what a random split does to equal classes
+            robust_warn(f"long_tail: class {few[0]} has fewer samples than its share ({len(few)} such), so the largest "
+                        f"class keeps {int(m)} and not {len(y)//c}. Number large classes first, or take a smaller "
+                        "`imb`.")
+    if not have.all():
+        robust_warn(f"long_tail: class {int(have.argmin())} has no samples ({int((have == 0).sum())} such).")
     if min(want) < 1: robust_warn(f"long_tail: imb={imb} leaves less than one sample in the smallest class: one stays.")
     want = np.maximum(want, 1)
-    if (have < want).any():
-        robust_warn(f"long_tail: class {int((have < want).argmax())} has fewer samples than its share: all are kept.")
     rng = np.random.default_rng(seed)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(y==k))[:n] for k,n in enumerate(want)]))
+
+def long_tail_dls(
+    dls,            # DataLoaders with one single-label target; they stay as they are
+    imb:float=.01,  # Smallest over largest class, in (0,1]
+    kind:str='exp', # 'exp' or 'step', as in `long_tail`
+    seed:int=0      # Of the choice within each class
+) -> DataLoaders:
+    "New dls that train on a long-tailed part of the items, first class of the vocab largest; validation stays the same"
+    y,rec = given_labels(dls),getattr(dls, 'noise', None)
+    if rec is None: return take_items(dls, long_tail(y, imb, kind, seed))
+    idx = long_tail(rec.y_clean, imb, kind, seed)
+    sizes = lambda y: ', '.join(map(str, np.bincount(y[idx], minlength=n_classes(dls))))
+    robust_warn(f"long_tail_dls: the labels are noisy already ({rec.kind}), so classes are cut by their true labels to "
+                f"{sizes(rec.y_clean)}; as given they have {sizes(y)}. Where noise is made, make it last: "
+                "add_label_noise(long_tail_dls(dls), noise).")
+    return take_items(dls, idx)
+
+class LongTailSplitter:
+    "A `splitter` for DataBlock whose training part is long-tailed; validation is what the splitter inside makes it"
+    def __init__(self,
+        get_y,          # Function giving the label of an item, as for DataBlock; sorted labels: the first stays largest
+        imb:float=.01,  # Smallest over largest class, in (0,1]
+        kind:str='exp', # 'exp' or 'step', as in `long_tail`
+        splitter=None,  # Splits the items first; None: fastai's RandomSplitter, 20 %, by `seed`
+        seed:int=0      # Of the choice within each class
+    ):
+        _check(imb, kind)
+        for k,f in (('get_y', get_y), ('splitter', splitter)):
+            if not callable(f) and not (k == 'splitter' and f is None):
+                raise TypeError(f"`{k}` must be a function, got {f!r}. Write LongTailSplitter(parent_label, "
+                                "splitter=RandomSplitter()).")
+        self.get_y,self.imb,self.kind,self.splitter,self.seed = get_y,imb,kind,splitter,seed
+
+    def __call__(self, items):
+        if self.splitter is None: train,*rest = _quietly(lambda: RandomSplitter(seed=self.seed)(items))
+        else: train,*rest = self.splitter(items)
+        train,rows = np.asarray(list(train), dtype=np.int64),getattr(items, 'iloc', items)
+        _,y = np.unique([self.get_y(rows[int(i)]) for i in train], return_inverse=True)
+        idx = long_tail(y, self.imb, self.kind, self.seed)
+        return (train[np.sort(idx)].tolist(), *(list(o) for o in rest))
+
+# --- counted ---------------------------------------------------------------------------------------------------------
+def class_counts(
+    dls     # DataLoaders with one single-label target
+) -> np.ndarray: # (c,) int64, in the order of the vocab; 0 for a class that only validation has
+    "How many training items each class has by the given labels, whatever a weighted loader makes of them"
+    return np.bincount(given_labels(dls), minlength=n_classes(dls)).astype(np.int64)
+
+def _as_counts(counts, empty=False):
+    "`counts` as int64 (c,), checked"
+    a = np.asarray(counts.detach().cpu() if hasattr(counts, 'detach') else counts)
+    whole = a.dtype.kind in 'iu' or (a.dtype.kind == 'f' and np.isfinite(a).all() and (a == np.round(a)).all())
+    if a.ndim != 1 or len(a) < 2 or not whole or a.min() < 0 or not a.any():
+        raise ValueError("expected `counts` as whole numbers of items (c,) of at least two classes, got "
+                         f"{counts!r:.80}. Take `class_counts(dls)`.")
+    gone = np.flatnonzero(a == 0)
+    if len(gone) and not empty:
+        raise ValueError(f"expected at least one training item of every class, got none of {len(gone)}, first class "
+                         f"{gone[0]}. Leave such classes out of the vocab, or add items.")
+    return a.astype(np.int64)
+
+def complementary(
+    counts,         # Training items per class (c,), each >= 1: `class_counts(dls)`
+    alpha=None,     # >= the largest class frequency; None: largest + smallest, as in the authors' code; 'minimal': the
+                    # largest itself; 'balanced': so that `n_aux` images level all classes; inf: uniform, as in ODNL
+    *,
+    n_aux:int=None  # Auxiliary images in all; for 'balanced' alone
+) -> np.ndarray: # Gamma (c,) float64, sums to 1
+    "Open-sampling's prior, frequent where training is rare: Gamma_j = (alpha-beta_j)/(K alpha-1) (arXiv 2206.08802)"
+    n = _as_counts(counts)
+    k,beta = len(n),n/n.sum()
+    if (n_aux is not None) != (isinstance(alpha, str) and alpha == 'balanced'):
+        raise ValueError(f"expected `n_aux` with alpha='balanced' and only there, got {n_aux!r} with {alpha!r}. Write "
+                         "complementary(counts, 'balanced', n_aux=50000).")
+    if alpha is None: alpha = beta.max()+beta.min()
+    elif isinstance(alpha, str) and alpha == 'minimal': alpha = beta.max()
+    elif isinstance(alpha, str) and alpha == 'balanced':
+        need_number('n_aux', n_aux)
+        need = k*int(n.max())-int(n.sum())
+        if n_aux < need:
+            raise ValueError(f"expected `n_aux` >= {need} to level these classes (K max n - N), got {n_aux}. Take more "
+                             "images, or alpha='minimal'.")
+        alpha = (n.sum()+n_aux)/(n.sum()*k)
+    elif isinstance(alpha, str):
+        raise ValueError(f"expected a number, None, or a known name for `alpha`, got {alpha!r}. "
+                         f"{nearest(alpha, ['minimal', 'balanced'])}")
+    need_number('alpha', alpha)
+    if not alpha >= beta.max()*(1-1e-9):
+        raise ValueError(f"expected `alpha` of at least the largest class frequency {beta.max():.6g}, got {alpha}, "
+                         "which makes a probability negative. None takes a fitting one.")
+    gamma = np.maximum(alpha-beta, 0) if np.isfinite(alpha) else np.ones(k)
+    return gamma/gamma.sum() if gamma.sum() > 1e-12 else np.full(k, 1/k)    # equal classes and the smallest alpha: 0/0
+
+# --- grouped ---------------------------------------------------------------------------------------------------------
+def head_mid_tail(
+    counts,             # Training items per class (c,); 0 counts as rarest
+    groups='thirds'     # 'thirds': the c//3 largest classes, the c//3 smallest, the rest; or sizes (high, low) such as
+                        # (100, 20): the head has more than `high` items, the tail fewer than `low`
+) -> dict: # 'head', 'mid', 'tail' -> positions of classes, largest first; a group without classes is an empty array
+    "Classes in three groups by their number of training items"
+    n = _as_counts(counts, empty=True)
+    order = np.argsort(-n, kind='stable')
+    if isinstance(groups, str):
+        if groups != 'thirds':
+            raise ValueError(f"expected `groups` as 'thirds' or a pair of sizes, got {groups!r}. Pass e.g. (100, 20).")
+        if n.min() == n.max(): robust_warn("head_mid_tail: all classes are of one size, so head and tail mean nothing.")
+        k = max(1, len(n)//3)
+        return dict(head=order[:k], mid=order[k:-k], tail=order[-k:])
+    if not isinstance(groups, (tuple, list)) or len(groups) != 2 or not groups[0] >= groups[1] > 0:
+        raise ValueError("expected `groups` as 'thirds' or a pair (high, low), high >= low > 0, got "
+                         f"{groups!r}. Pass e.g. (100, 20).")
+    high,low = groups
+    size = n[order]
+    return dict(head=order[size > high], mid=order[(size <= high) & (size >= low)], tail=order[size < low])

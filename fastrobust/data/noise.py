@@ -10,7 +10,7 @@ from fastrobust.data.human import match_record, read_labels
 from fastrobust.data.matrices import (CLASS_MAPS, MATRIX_KINDS, check_n, check_rate, check_T, learnable, noise_matrix,
                                       switch)
 from fastrobust.data.noiserecord import NoiseRecord, int_labels
-from fastrobust.data.openset import _as_uint8
+from fastrobust.data.auxrows import as_uint8
 
 __all__ = ['noise_matrix', 'NoisyLabels', 'NOISE_KINDS', 'CLASS_MAPS']
 
@@ -142,7 +142,7 @@ class NoisyLabels:
                                  "hardest samples, nothing is left to chance.")
             self.probs = instance.mean_probs(self.probs)
         if kind == 'open':
-            self.images,law = _as_uint8(self.images).cpu(),self.closed
+            self.images,law = as_uint8(self.images).cpu(),self.closed
             if law is not None and (not isinstance(law, NoisyLabels) or law.kind in ('open', 'human', 'model')):
                 raise TypeError(f"`closed` must be NoisyLabels of a kind drawn for each sample, got {law!r}. Pass e.g. "
                                 "NoisyLabels('symmetric', .2).")

@@ -1,13 +1,19 @@
-"Auxiliary images of no class: made, or from a user's arrays and loaders, as endless shuffled rows"
+"Images of no class: made, read from the 300K file, taken from another data set; and whether two such sets overlap"
+import os
+from pathlib import Path
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.vision.core import TensorImage
-from fastrobust.basics import nearest, plain_dl
+from fastcore.foundation import L
+from fastrobust.basics import nearest
+from fastrobust.data.arrays import ArrayItems, _codes, _labels, _vocab
+from fastrobust.data.auxrows import AuxRows, OpenSet, arrays_and_loaders, image_hashes
+from fastrobust.data.reading import codes, label_vocab
 
-__all__ = ['aux_images', 'AuxRows']
+__all__ = ['aux_images', 'aux_file', 'open_set', 'shared_with']
 
+# --- made ------------------------------------------------------------------------------------------------------------
 AUX_KINDS = ('gaussian', 'rademacher', 'blob', 'textures')
 
 def _blur(x, sigma):
@@ -53,75 +59,95 @@ def aux_images(
     x = ((x.clamp(-1, 1)+1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.ascontiguousarray(x[..., 0] if channels == 1 else x)
 
-def _as_uint8(x):
-    "Images in any accepted form as uint8 (n,c,h,w)"
-    x = torch.as_tensor(np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x).as_subclass(torch.Tensor)
-    if x.ndim == 3: x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3): x = x.permute(0, 3, 1, 2)
-    if x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
-        raise ValueError("expected auxiliary images (n,h,w), (n,h,w,c) or (n,c,h,w), n >= 1, of 1 or 3 channels, got "
-                         f"shape {tuple(x.shape)}. Stack them in one array.")
-    if x.dtype == torch.uint8: return x
-    if not x.is_floating_point():
-        raise TypeError(f"expected auxiliary images as uint8 or float in [0,1], got {x.dtype}. "
-                        "Convert them with `.astype('uint8')`.")
-    lo,hi = x.min().item(),x.max().item()
-    if not (0 <= lo and hi <= 1):
-        raise ValueError(f"expected float auxiliary images in [0,1], got [{lo:.3g}, {hi:.3g}]. Do not normalise them: "
-                         "they pass the training loader's own batch transforms. Divide by 255 if they are pixels.")
-    return (x*255).round().to(torch.uint8)
+# --- found -----------------------------------------------------------------------------------------------------------
+def aux_file(
+    path    # Of a .npy file with uint8 images (n,h,w,c), such as 300K_random_images.npy of Outlier Exposure
+) -> np.ndarray: # (n,h,w,c), mapped: pages are read from disk when they are needed
+    "Open-set images in a file that need not fit in memory (https://github.com/hendrycks/outlier-exposure)"
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file of images, got {str(path)!r}, which is none. 300K_random_images.npy "
+                                "is linked from github.com/hendrycks/outlier-exposure; `aux_images` makes images.")
+    try: a = np.load(path, mmap_mode='r')
+    except (ValueError, EOFError, OSError) as e: raise ValueError(
+        f"expected a .npy file of uint8 images, got {str(path)!r}, which NumPy cannot map ({e}). Save them with "
+        "np.save(path, images).") from e
+    if not isinstance(a, np.ndarray) or a.dtype != np.uint8 or a.ndim not in (3, 4) or not len(a):
+        got = f'{a.dtype} {a.shape}' if isinstance(a, np.ndarray) else type(a).__name__
+        raise ValueError(f"expected uint8 images (n,h,w,c) in {str(path)!r}, got {got}. Save them with np.save(path, "
+                         "images).")
+    return a
 
-class AuxRows:
-    "Endless shuffled open-set images, uint8 (n,c,h,w), from arrays or loaders; never part of an export"
-    def __init__(self,
-        aux     # Images (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; or a fastai DataLoader, or a list of them
-    ):
-        if isinstance(aux, DataLoaders): aux = aux.train
-        loaders = aux if isinstance(aux, (list, tuple)) else [aux] if isinstance(aux, DataLoader) else []
-        if not loaders and not isinstance(aux, (list, tuple, np.ndarray, torch.Tensor)):
-            raise TypeError("expected auxiliary images as an array or as fastai DataLoaders, got a "
-                            f"{type(aux).__name__}. Read files with a DataBlock and give its `.dataloaders(path)`.")
-        if isinstance(aux, (list, tuple)) and not (aux and all(isinstance(o, DataLoader) for o in aux)):
-            raise TypeError(f"expected auxiliary images as an array or as fastai DataLoaders, got a "
-                            f"{type(aux).__name__} of {type(aux[0]).__name__ if aux else 'nothing'}. "
-                            "Stack images with np.stack.")
-        if any(not len(o.dataset) for o in loaders):
-            raise ValueError("expected auxiliary loaders with images, got an empty one. Look how its files were found.")
-        self.imgs = None if loaders else _as_uint8(aux)
-        # the images before any batch transform: those of the training loader follow, so that both kinds pass the same
-        self.loaders = [o.new(after_batch=[], shuffle=True, drop_last=False) for o in loaders]
-        self._it,self._buf = None,None
+def open_set(
+    X,      # Images of a labelled data set, as for `OpenSet`: an array or tensor (n,...)
+    y,      # Their labels (n,): names, or positions in `vocab`
+    vocab,  # Class names; None: the different labels
+    keep    # Classes to take, none of them a class of the training set: names, or positions in a `vocab` of names
+) -> OpenSet:
+    "The images of some classes of a labelled set as an open set that knows their names"
+    labels = _labels(y, len(X), 'y')
+    vocab = _vocab(vocab, labels)
+    if isinstance(keep, str): keep = [keep]
+    keep = [o.item() if hasattr(o, 'item') else o for o in keep]
+    if not keep: raise ValueError("expected at least one class to `keep`, got none. Give names of the vocab.")
+    unknown = [o for o in keep if isinstance(o, str) and o not in vocab]
+    if unknown: raise ValueError(f"expected `keep` in the vocab, got {unknown[0]!r}. {nearest(unknown[0], vocab)}")
+    keep = _codes(keep, vocab, 'keep')
+    idx = torch.isin(_codes(labels, vocab, 'y'), keep).nonzero()[:, 0]
+    if not len(idx): raise ValueError(f"expected images of {[vocab[k] for k in keep]}, got none. Look at `y`.")
+    return OpenSet(X[idx.to(X.device) if isinstance(X, torch.Tensor) else idx.numpy()], [vocab[k] for k in keep])
 
-    def __len__(self): return len(self.imgs) if self.imgs is not None else sum(len(o.dataset) for o in self.loaders)
-    def __getstate__(self): return {'imgs': None, 'loaders': [], '_it': None, '_buf': None}
-    def __deepcopy__(self, memo):
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__, _it=None, _buf=None)     # images are shared, never changed; a new shuffle
-        return new
+# --- apart? ----------------------------------------------------------------------------------------------------------
+def _parts(o):
+    "Arrays and loaders of an open set in any form; of DataLoaders all, since any may be shown"
+    if isinstance(o, OpenSet): o = o.images
+    if isinstance(o, DataLoaders): return list(o.loaders)
+    x,loaders = arrays_and_loaders(o)
+    return loaders if x is None else [x]
 
-    def _chunks(self):
-        while True:
-            if self.imgs is not None: yield self.imgs[torch.randperm(len(self.imgs))]
-            for dl in self.loaders:
-                for b in dl: yield _as_uint8(b[0] if isinstance(b, (list, tuple)) else b)
+def _names(o, parts):
+    "Names of what the images show, as far as known; numbers name nothing"
+    o = o.source if isinstance(o, AuxRows) else o
+    if isinstance(o, OpenSet) and o.classes is not None: return {str(k).strip().casefold(): str(k) for k in o.classes}
+    names = {}
+    for dl in parts:
+        if not isinstance(dl, DataLoader): continue
+        try: vocab,y = label_vocab(dl.dataset, 'it'),codes(dl.dataset, 'it')
+        except (TypeError, ValueError, AttributeError): continue    # a loader without labels
+        names.update({k.strip().casefold(): k for k in (vocab[i] for i in np.unique(y)) if isinstance(k, str)})
+    return names
 
-    def next(self, n):
-        "The next `n` images; every image comes once before any comes again"
-        if self.imgs is None and not self.loaders:
-            raise ValueError("expected auxiliary images, got none: they are not part of an exported learner. "
-                             "Remove the technique and add a new one with its images to train on.")
-        if self._it is None: self._it = self._chunks()
-        while self._buf is None or len(self._buf) < n:
-            new = next(self._it).cpu()
-            self._buf = new if self._buf is None else torch.cat([self._buf, new])
-        out,self._buf = self._buf[:n],self._buf[n:]
-        return out
+def _array(o):
+    "The array an open set, or a loader over arrays, is kept in"
+    items = getattr(getattr(o, 'dataset', None), 'items', None)
+    o = items.x if isinstance(items, ArrayItems) else o
+    return o.detach().cpu().numpy() if isinstance(o, torch.Tensor) else o if isinstance(o, np.ndarray) else None
 
-def through_pipeline(imgs, dl, device):
-    "uint8 images through the batch transforms of the training loader `dl`, once, as its own images are"
-    after = getattr(plain_dl(dl), 'after_batch', None)  # a torch DataLoader has none
-    fs = getattr(after, 'fs', None) or []
-    if not any(type(t).__name__ == 'IntToFloatTensor' for t in fs): imgs = imgs.float()/255
-    if after is None: return imgs.to(device)
-    x = after((TensorImage(imgs.to(device)),))
-    return x[0] if isinstance(x, (list, tuple)) else x
+def _files(o):
+    "Files a loader reads"
+    items = getattr(getattr(o, 'dataset', None), 'items', None)
+    if not isinstance(items, (list, tuple, L)): return set()
+    return {os.path.abspath(f) for f in items if isinstance(f, Path) or (isinstance(f, str) and os.path.isfile(f))}
+
+def shared_with(
+    aux,        # Images a technique trains on: anything ODNL takes, or its `.aux`
+    unknown     # Images to be told from the known ones: an array, a loader, DataLoaders or an `OpenSet`
+) -> str|None:  # What they have in common, for a message; None: nothing that can be seen
+    "Why `unknown` is not unknown to a network that trained on `aux`: same classes, memory, files or images"
+    if isinstance(aux, AuxRows) and aux.source is None: return None     # of an exported learner: the images are gone
+    a,u = _parts(aux),_parts(unknown)
+    mine,theirs = _names(aux, a),_names(unknown, u)
+    both = [theirs[k] for k in theirs if k in mine]
+    if both: return f"both show {', '.join(both[:5])}{' ..' if len(both) > 5 else ''}"
+    for p in a:
+        for q in u:
+            if p is q or (isinstance(p, DataLoader) and getattr(q, 'dataset', None) is p.dataset):
+                return 'both are the same object'
+            x,y = _array(p),_array(q)
+            if x is not None and y is not None and np.may_share_memory(x, y) and np.shares_memory(x, y):
+                return 'both are kept in the same memory'
+    files = sorted(set().union(*map(_files, a)) & set().union(*map(_files, u)))
+    if files: return f'{len(files)} of the files are in both, the first {files[0]}'
+    mine = aux.hashes() if isinstance(aux, AuxRows) else set(image_hashes(aux))
+    same = sum(h in mine for q in u for h in image_hashes(q))
+    return f'{same} of the images are in both' if same else None

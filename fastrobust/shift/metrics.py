@@ -1,12 +1,11 @@
-"Numbers for distribution shift as pure functions: corruption errors, normalised or not, and calibration"
+"Numbers for distribution shift as pure functions: corruption errors, normalised or not"
 # Every error is a fraction in [0,1]. Three quantities share the name "mCE" in print; here each has its own name.
 from collections.abc import Mapping
 import numpy as np
 from fastrobust.basics import need_number
 from fastrobust.corruptions.tables import CORRUPTIONS
 
-__all__ = ['ALEXNET', 'ALEXNET_CLEAN', 'mean_corruption_error', 'mce_alexnet', 'relative_mce', 'ice', 'ece',
-           'rms_calibration_error']
+__all__ = ['ALEXNET', 'ALEXNET_CLEAN', 'mean_corruption_error', 'mce_alexnet', 'relative_mce', 'ice']
 
 # Errors of AlexNet on ImageNet-C, the mean over five severities: the denominators of mCE
 # Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261
@@ -81,42 +80,3 @@ def ice(
     c,e = float(_fraction(clean, 'clean')),errors
     m = _fraction(list(e.values()) if isinstance(e, Mapping) else list(e), 'errors').mean()
     return float((m-c)/c) if c else float('nan') if m == 0 else float('inf')
-
-# --- calibration -----------------------------------------------------------------------------------------------------
-def _top(probs, y):
-    "Confidence in the predicted class (n,), and whether it is right"
-    p,y = (np.asarray(o.detach().cpu() if hasattr(o, 'detach') else o) for o in (probs, y))
-    if p.ndim != 2 or y.shape != p.shape[:1] or not len(y):
-        raise ValueError(f"expected probabilities (n,c) with labels (n,), n >= 1, got {p.shape} and {y.shape}. Select "
-                         "both alike.")
-    p = p.astype(np.float64)
-    if not (p.min() >= -1e-6 and p.max() <= 1+1e-3):
-        raise ValueError(f"expected probabilities in [0,1], got [{p.min():.3g}, {p.max():.3g}]. Of logits take the "
-                         "softmax over the classes first.")
-    return p.max(1),p.argmax(1) == y
-
-def binned_gap(conf, right, n_bins, power):
-    "(sum over equally wide bins of share x |accuracy - mean confidence|^power)^(1/power)"
-    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 1:
-        raise ValueError(f"`n_bins` must be a whole number from 1 on, got {n_bins!r}. 15 is usual.")
-    conf,right = np.asarray(conf, dtype=np.float64),np.asarray(right, dtype=np.float64)
-    bins = np.clip(np.ceil(conf*n_bins).astype(int)-1, 0, n_bins-1)         # (0,1/n], (1/n,2/n] ..
-    n = np.bincount(bins, minlength=n_bins)
-    gap = np.abs(np.bincount(bins, right-conf, n_bins))/np.maximum(n, 1)
-    return float(((n/len(conf))*gap**power).sum()**(1/power))
-
-def ece(
-    probs,          # Probabilities (n,c)
-    y,              # True labels (n,)
-    n_bins:int=15   # Equally wide bins of confidence; 15 is usual
-)->float:           # In [0,1]
-    "Expected calibration error of the predicted class: mean distance of confidence and accuracy over bins"
-    return binned_gap(*_top(probs, y), n_bins, 1)
-
-def rms_calibration_error(
-    probs,          # Probabilities (n,c)
-    y,              # True labels (n,)
-    n_bins:int=100  # Equally wide bins of confidence; 100 in the code of Siedel et al.
-)->float:           # In [0,1]; never below `ece` of the same bins
-    "Root of the mean squared distance of confidence and accuracy over bins, of the predicted class"
-    return binned_gap(*_top(probs, y), n_bins, 2)

@@ -32,16 +32,20 @@ def _autocast(learn):
     if not amp or not torch.cuda.is_available(): return nullcontext()       # fastai's autocast is CUDA's alone
     return torch.autocast('cuda', dtype=torch.bfloat16 if amp[0] == AMPMode.BF16 else torch.float16)
 
+def on_model(learn, x):
+    "`x` where the model is, in its precision"
+    p = next(learn.model.parameters(), None)
+    return x if p is None else x.to(p.device, p.dtype if p.is_floating_point() else x.dtype)
+
 def _logits(learn, x):
     "Rows of logits (b,c) of the model, float32 on the CPU"
-    p = next(learn.model.parameters(), None)
-    if p is not None: x = x.to(p.device, p.dtype if p.is_floating_point() else x.dtype)
+    x = on_model(learn, x)
     with _autocast(learn): z = learn.model(x)
     z = z[0] if isinstance(z, (tuple, list)) else z
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2:
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise ValueError(f"expected a row of at least two logits per image, ({len(x)},c), from the model, got {got}. "
-                         "Error under distribution shift is defined for single-label classification.")
+                         "What is measured here is defined for single-label classification.")
     return z.as_subclass(Tensor).float().cpu()
 
 def _target(yb):
@@ -71,7 +75,7 @@ def _warn_callbacks(learn, who):
     for cb in learn.cbs:
         used = [e for e in at if own(cb) and callable(getattr(type(cb), e, vars(cb).get(e)))]
         if used: robust_warn(f"{who} runs the model without callbacks, but {type(cb).__name__} has {used[0]}. If it "
-                             "changes images or predictions in validation, the clean error here is not that of "
+                             "changes images or predictions in validation, the numbers here are not those of "
                              "`learn.validate()`.", 5)
 
 # --- the two halves of a loader's pipeline ---------------------------------------------------------------------------
@@ -81,6 +85,26 @@ def _halves(dl):
     i = next((i for i,t in enumerate(fs) if _is_normalize(t)), len(fs))
     new = dl.new(shuffle=False, drop_last=False, **(dict(after_batch=fs[:i]) if fs else {}))
     return new,fs[i:]
+
+def fastai_dl(dl, who):
+    "`dl`, if it is a loader whose transforms can be seen"
+    if isinstance(dl, DataLoader): return plain_dl(dl)
+    raise TypeError(f"{who} expected a fastai loader, got a {type(dl).__name__}, and nobody knows where that "
+                    "normalises. Make one: `learn.dls.test_dl(items, with_labels=True)`, or array_dls.")
+
+@contextmanager
+def quietly(dl):
+    "`dl` in validation mode and in order up to the pixels before Normalize, and the `Pipeline` of what follows"
+    new,after = _halves(dl)
+    quiet = getattr(new.dataset, 'set_split_idx', None)
+    with quiet(1) if quiet else nullcontext():          # validation transforms, should it be the training set
+        yield new,Pipeline(after, split_idx=getattr(new.dataset, 'split_idx', None))
+
+def parts(b, n_inp):
+    "Inputs and targets of a batch"
+    b = tuple(b) if isinstance(b, (tuple, list)) else (b,)
+    k = n_inp or max(1, len(b)-1)
+    return b[:k],b[k:]
 
 def _changed(change, x, ids, who):
     "`change` applied to pixels in [0,1], checked, in the form they came in"
@@ -99,14 +123,13 @@ def _rows(learn, batches, n_inp, post, changes, who, tick=None, keep=None):
     "Logits of each of `changes` over `batches`, or what `keep` makes of them, and the labels"
     zs,ys,at = [[] for _ in changes],[],0
     for b in batches:
-        b = tuple(b) if isinstance(b, (tuple, list)) else (b,)
-        k = n_inp or max(1, len(b)-1)
-        x,y = _image(b[:k], who),_target(b[k:])
+        xb,yb = parts(b, n_inp)
+        x,y = _image(xb, who),_target(yb)
         ids = torch.arange(at, at+len(x))
         at += len(x)
         for z,change in zip(zs, changes):
             new = x if change is None else _changed(change, x, ids, who)
-            out = _logits(learn, _image(post((new, *b[1:]))[:1], who))
+            out = _logits(learn, _image(post((new, *yb))[:1], who))
             z.append(keep(out, y) if keep else out)
             if tick: tick()
         ys.append(y)
@@ -119,17 +142,10 @@ def passes(learn, dl, changes, who, tick=None, keep=None):
     """`shifted_preds` for several changes of each batch, which is loaded and decoded once: ([logits], y). `tick()` is
     called after each forward pass, `keep(z, y)` gives what to keep of a batch of logits"""
     with _as_it_was(learn.model):
-        dl = learn.dls.valid if dl is None else dl
-        if not isinstance(dl, DataLoader):
-            raise TypeError(f"{who} expected a fastai loader, got a {type(dl).__name__}, and nobody knows where that "
-                            "normalises. Make one: `learn.dls.test_dl(items, with_labels=True)`, or array_dls.")
-        dl = plain_dl(dl)
+        dl = fastai_dl(learn.dls.valid if dl is None else dl, who)
         if getattr(dl, 'n', None) == 0: return _rows(learn, [], 1, None, changes, who)
         _warn_callbacks(learn, who)
-        new,after = _halves(dl)
-        quiet = getattr(new.dataset, 'set_split_idx', None)
-        with quiet(1) if quiet else nullcontext():          # validation transforms, should it be the training set
-            post = Pipeline(after, split_idx=getattr(new.dataset, 'split_idx', None))
+        with quietly(dl) as (new,post):
             return _rows(learn, new, getattr(new, 'n_inp', None), post, changes, who, tick, keep)
 
 def noisy_labels_note(learn, dl, who):

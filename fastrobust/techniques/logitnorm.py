@@ -16,7 +16,7 @@ def normalize_logits(
     z,              # Logits (bs,c)
     tau:float,      # Temperature, > 0: the logits get norm 1/tau
     eps:float=1e-7, # Added to the norm, as in the paper's code
-    min_norm:float=0.   # Rows of a smaller norm are divided by this one: their gradient is at most sqrt(2)/(tau min_norm)
+    min_norm:float=0.   # Rows of a smaller norm are divided by this one; then no gradient passes 1.42/(tau min_norm)
 ):
     "z / (tau (||z||_2 + eps)) (arXiv 2205.09310)"
     _check(tau)

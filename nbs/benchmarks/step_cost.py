@@ -22,7 +22,10 @@ from fastrobust.techniques.augmix import AugMix                         # noqa: 
 from fastrobust.techniques.coteaching import CoTeaching                 # noqa: E402
 from fastrobust.techniques.jocor import JoCoR                           # noqa: E402
 from fastrobust.techniques.logitclip import LogitClip                   # noqa: E402
+from fastrobust.techniques.logitadjust import LogitAdjust               # noqa: E402
+from fastrobust.techniques.logitnorm import LogitNorm                   # noqa: E402
 from fastrobust.techniques.odnl import ODNL                             # noqa: E402
+from fastrobust.techniques.opensampling import OpenSampling             # noqa: E402
 
 # processor time of this process: other programs on the machine take turns, they do not count (CPU, `--threads 1`)
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -73,6 +76,8 @@ def main():
                     plain_2x=lambda: (ce(), None), plain_3x=lambda: (ce(), None),  # as many rows as ODNL, AugMix
                     gce=lambda: (GCELoss(), None), clip_gce=lambda: (GCELoss(), LogitClip(1.)),
                     augmix=lambda: (ce(), Timed()), odnl=lambda: (ce(), ODNL(aux)),
+                    logitnorm=lambda: (ce(), LogitNorm()), logitadjust=lambda: (ce(), LogitAdjust()),
+                    opensampling=lambda: (ce(), OpenSampling(aux)),
                     history=lambda: (ce(), SampleHistory()), jocor=lambda: (ce(), JoCoR(.4)),
                     coteaching=lambda: (ce(), CoTeaching(.4)))
         rows = {k: v for k,v in rows.items() if not a.rows or k in ('plain', 'again', *a.rows)}

@@ -1,0 +1,90 @@
+"How well a score tells known from unknown images, as pure functions of two lists of scores"
+# A score is higher for what looks more in-distribution (ID), everywhere. `positive` only says which side is called
+# positive: of 'ood' the scores are negated. FPR and AUPR depend on it, AUROC does not.
+import numpy as np
+from torch import Tensor
+from fastrobust.basics import nearest, need_number
+from fastrobust.metrics import average_precision, roc_auc
+
+__all__ = ['fpr_at_tpr', 'threshold_at_tpr', 'auroc', 'aupr', 'ood_metrics']
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+def _scores(v, name, whose):
+    "Scores as float64 (n,)"
+    a = v.detach().double().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
+    if a.dtype.kind not in 'fiu' and a.size:
+        raise TypeError(f"expected numbers as `{name}`, got {a.dtype}. Give one score per image.")
+    if a.ndim != 1 or not a.size:
+        raise ValueError(f"expected one score per {whose} image as `{name}`, (n,) with n >= 1, got {a.shape}. Known "
+                         "and unknown images are both needed: a score is judged by how it tells them apart.")
+    a,bad = a.astype(np.float64),int((~np.isfinite(a)).sum())
+    if bad:
+        raise ValueError(f"expected finite scores as `{name}`, got NaN or infinity in {bad} of {len(a)}. Look at the "
+                         "logits and features of these images.")
+    return a
+
+def _sides(id_scores, ood_scores, positive):
+    "Scores of positives and negatives, high for the positive side"
+    known,unknown = _scores(id_scores, 'id_scores', 'known'),_scores(ood_scores, 'ood_scores', 'unknown')
+    if positive not in ('id', 'ood'):
+        raise ValueError(f"`positive` must be 'id' or 'ood', got {positive!r}. {nearest(positive, ['id', 'ood'])}")
+    return (known,unknown) if positive == 'id' else (-unknown,-known)
+
+def _cut(pos, neg, tpr):
+    "The threshold whose recall is nearest to `tpr`; of several the lowest that still loses no recall for nothing"
+    need_number('tpr', tpr)
+    if not 0 < tpr <= 1:
+        raise ValueError(f"`tpr` must lie in (0,1], got {tpr}. Give a share of the positives such as .95.")
+    cuts = np.unique(np.r_[pos, neg])               # ascending, so that the first of equals is the lowest
+    cuts = cuts[cuts >= pos.min()]                  # below the lowest positive recall stays 1 and only FPR grows
+    recall = (len(pos) - np.searchsorted(np.sort(pos), cuts))/len(pos)      # share of positives at or above each
+    return cuts[np.argmin(np.abs(recall-tpr))]
+
+# --- measures --------------------------------------------------------------------------------------------------------
+def fpr_at_tpr(
+    id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
+    ood_scores,         # Scores of unknown images (m,)
+    tpr:float=.95,      # Share of positives to be kept, in (0,1]; .95 is usual: FPR95
+    positive:str='id'   # Side called positive: 'id' or 'ood'
+)->float:               # In [0,1]
+    "Share of negatives called positive at the threshold whose recall is nearest to `tpr`, the lower one on ties"
+    pos,neg = _sides(id_scores, ood_scores, positive)
+    return float((neg >= _cut(pos, neg, tpr)).mean())
+
+def threshold_at_tpr(
+    id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
+    ood_scores,         # Scores of unknown images (m,)
+    tpr:float=.95,      # Share of positives to be kept, in (0,1]
+    positive:str='id'   # Side called positive: 'id' or 'ood'
+)->float:               # In units of the scores
+    "The score behind `fpr_at_tpr`: known from it upwards ('id'), unknown from it downwards ('ood')"
+    cut = float(_cut(*_sides(id_scores, ood_scores, positive), tpr))
+    return cut if positive == 'id' else -cut
+
+def auroc(
+    id_scores,  # Scores of known images (n,), higher = more in-distribution; tensor, array or list
+    ood_scores  # Scores of unknown images (m,)
+)->float:       # In [0,1]; .5 is what guessing gets
+    "Chance that a known image scores higher than an unknown one, ties counted half; the same for both `positive`"
+    known,unknown = _sides(id_scores, ood_scores, 'id')
+    return roc_auc(np.r_[known, unknown], np.arange(len(known)+len(unknown)) < len(known))
+
+def aupr(
+    id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
+    ood_scores,         # Scores of unknown images (m,)
+    positive:str='id'   # Side called positive: 'id' or 'ood'
+)->float:               # In (0,1]; guessing gets the share of positives
+    "Average precision of finding the positive side, tied scores taken together"
+    pos,neg = _sides(id_scores, ood_scores, positive)
+    return average_precision(np.r_[pos, neg], np.arange(len(pos)+len(neg)) < len(pos))
+
+def ood_metrics(
+    id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
+    ood_scores,         # Scores of unknown images (m,)
+    positive:str='id',  # Side called positive: 'id' or 'ood'
+    tpr:float=.95       # Share of positives to be kept, in (0,1]
+)->dict:                # Names to fractions: fpr95 (named after `tpr`), auroc, aupr
+    "FPR at `tpr`, AUROC and AUPR of one score on one set of unknown images"
+    sides = id_scores,ood_scores
+    fpr = fpr_at_tpr(*sides, tpr, positive)
+    return {f'fpr{100*tpr:g}': fpr, 'auroc': auroc(*sides), 'aupr': aupr(*sides, positive)}

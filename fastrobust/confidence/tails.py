@@ -1,0 +1,93 @@
+"Accuracy by class and by group of classes: what plain accuracy hides where classes differ in size"
+import numpy as np
+import torch
+from fastai.learner import Metric
+from fastrobust.data.longtail import class_counts, head_mid_tail
+
+__all__ = ['class_accuracy', 'group_accuracy', 'TailAccuracy', 'tail_accuracy']
+
+def _pair(pred, y, c):
+    "Predicted and true classes as int64 arrays, checked"
+    as_np = lambda o: np.asarray(o.detach().cpu() if hasattr(o, 'detach') else o)
+    pred,y = as_np(pred),as_np(y)
+    if pred.ndim == 2: pred = pred.argmax(1)
+    if pred.ndim != 1 or pred.shape != y.shape or not len(y) or pred.dtype.kind not in 'iu' or y.dtype.kind not in 'iu':
+        raise ValueError(f"expected predicted classes (n,) or logits (n,c) and labels (n,), n >= 1, got {pred.dtype} "
+                         f"{pred.shape} and {y.dtype} {y.shape}. Labels are ints, positions in the vocab.")
+    if min(pred.min(), y.min()) < 0 or max(pred.max(), y.max()) >= c:
+        raise ValueError(f"expected classes in 0..{c-1}, got {min(pred.min(), y.min())} to {max(pred.max(), y.max())}. "
+                         "Are the classes those of the training?")
+    return pred.astype(np.int64),y.astype(np.int64)
+
+def class_accuracy(
+    pred,   # Predicted classes (n,), or logits or probabilities (n,c)
+    y,      # Labels (n,), positions in the vocab
+    c:int   # Number of classes
+) -> tuple: # (accuracy float64 (c,), its standard error float64 (c,), images int64 (c,)); NaN where there are too few
+    "Share of each class's images that is recognised; its standard error sqrt(a(1-a)/(n-1))"
+    pred,y = _pair(pred, y, c)
+    return class_means(pred == y, y, c)
+
+def class_means(v, y, c):
+    "Mean of `v` (n,) over the items of each class, its standard error, and how many there are"
+    v,n = np.asarray(v, dtype=np.float64),np.bincount(y, minlength=c)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        m = np.bincount(y, v, c)/n
+        var = np.bincount(y, (v-m[y])**2, c)/(n-1)
+        return m,np.where(n > 1, np.sqrt(var/n), np.nan),n
+
+def group_accuracy(
+    acc,    # Accuracy of each class (c,); NaN: no images of it
+    se,     # Standard error of each (c,)
+    ids     # Positions of the classes of the group
+) -> tuple: # (float, float); NaN for a group without images
+    "Mean over classes and its standard error sqrt(sum se^2)/m over images: balanced accuracy of a group"
+    ids = np.asarray(ids, dtype=np.int64)
+    ids = ids[~np.isnan(np.asarray(acc)[ids])]
+    if not len(ids): return float('nan'),float('nan')
+    return float(np.mean(np.asarray(acc)[ids])),float(np.sqrt((np.asarray(se)[ids]**2).sum())/len(ids))
+
+def wilson_interval(
+    p,          # Observed shares (k,)
+    n,          # Of how many (k,)
+    z:float=1.96 # Half width in standard errors; 1.96 for 95 %
+) -> tuple: # (low, high), float64 (k,); NaN for n = 0
+    "Interval of a share that stays in [0,1] and has a length at 0 and 1 too (Wilson 1927)"
+    p,n = np.asarray(p, dtype=np.float64),np.asarray(n, dtype=np.float64)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        mid,half = p+z*z/(2*n),z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))
+        return (mid-half)/(1+z*z/n),(mid+half)/(1+z*z/n)
+
+# --- in the progress table -------------------------------------------------------------------------------------------
+class TailAccuracy(Metric):
+    "Mean accuracy over some of the classes, each counted alike"
+    def __init__(self,
+        ids,        # Positions of the classes in the vocab
+        name        # Column in the progress table
+    ):
+        self.ids,self._name = [int(i) for i in ids],name
+        if not self.ids: raise ValueError(f"expected at least one class for {name!r}, got none. Leave this metric out.")
+        self.reset()
+
+    def reset(self): self.hits,self.n = torch.zeros(2, len(self.ids), dtype=torch.long)
+
+    def accumulate(self, learn):
+        pred,y = learn.pred.argmax(-1).flatten(),learn.y.flatten()
+        mine = y.as_subclass(torch.Tensor).cpu()[:, None] == torch.tensor(self.ids)
+        right = (pred == y).as_subclass(torch.Tensor).cpu()[:, None]
+        self.hits += (mine & right).sum(0)
+        self.n += mine.sum(0)
+
+    @property
+    def value(self):
+        seen = self.n > 0
+        return (self.hits[seen]/self.n[seen]).mean().item() if seen.any() else None
+    @property
+    def name(self): return self._name
+
+def tail_accuracy(
+    dls,                # DataLoaders whose training items are counted
+    groups='thirds'     # As in `head_mid_tail`: 'thirds', or sizes such as (100, 20)
+) -> list: # `TailAccuracy` metrics, of the groups that have classes
+    "Metrics head_acc, mid_acc, tail_acc: `metrics=[accuracy, BalancedAccuracy(), *tail_accuracy(dls)]`"
+    return [TailAccuracy(ids, f'{k}_acc') for k,ids in head_mid_tail(class_counts(dls), groups).items() if len(ids)]

@@ -1,0 +1,122 @@
+"Open-set images beside every batch, labelled by chance: what ODNL and Open-sampling share"
+# ODNL, https://arxiv.org/abs/2106.10891, and Open-sampling, https://arxiv.org/abs/2206.08802, differ in who draws the
+# labels and how much a class counts. The term is on raw logits: LogitClip and LogitNorm act on training images alone.
+# Each rank of distributed training has an order and labels of its own. Stages: rows + penalty.
+import copy, math
+import numpy as np
+import torch
+from torch.nn import functional as F
+from fastrobust.basics import check_weight, n_classes, need_number, pixel_space
+from fastrobust.data.auxrows import AuxRows, through_pipeline
+from fastrobust.objective import Technique
+from fastrobust.recording import fit_starts
+from fastrobust.stages import main_logits
+
+__all__ = ['OpenSetRows']
+
+def _numbers(name, v):
+    "`v` as a float64 tensor (c,) of numbers >= 0"
+    v = torch.as_tensor(np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float64))
+    if v.ndim != 1 or len(v) < 2 or not (torch.isfinite(v) & (v >= 0)).all() or not v.sum() > 0:
+        raise ValueError(f"expected `{name}` as one number >= 0 for each class, got {v.tolist()}. "
+                         "Leave it out for the same everywhere.")
+    return v
+
+class OpenSetRows(Technique):
+    "Add lam CE(f(x_aux), u), u drawn anew at every step from any prior (arXiv 2106.10891, 2206.08802)"
+    def __init__(self,
+        aux,                # Open-set images: array (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; fastai
+                            # DataLoader(s), labels ignored; an `OpenSet`. Of no class of the training set
+        lam:float=1.,       # Weight > 0, or a schedule of pct_train
+        labels=None,        # Probabilities of the labels (c,); None: uniform
+        class_weight=None,  # Weight of each label (c,) in torch's weighted mean, sum w l/sum w; None: the plain mean
+        bs:int=None,        # Open-set images a step; None: the batch's own size
+        dynamic:bool=True,  # Fresh labels at every step. False: each image keeps one, which a network learns by heart
+        joint_bn:bool=True  # One forward pass with the batch, common BatchNorm statistics; False: a pass of their own
+    ):
+        self.lam = check_weight('lam', lam)
+        if labels is not None:
+            labels = _numbers('labels', labels)
+            if abs(labels.sum()-1) > 1e-5:
+                raise ValueError(f"expected probabilities that sum to 1 in `labels`, got {labels.sum():.6g}. "
+                                 "Divide them by their sum.")
+        self.labels,self.class_weight = labels,None if class_weight is None else _numbers('class_weight', class_weight)
+        self.take(aux, bs, dynamic, joint_bn)
+
+    labels,class_weight = None,None
+    def take(self, aux, bs, dynamic, joint_bn):
+        "Keep images and settings that all open-set techniques have"
+        if bs is not None: need_number('bs', bs)
+        if bs is not None and bs < 1:
+            raise ValueError(f"`bs` must be at least 1, got {bs}. None takes as many as the batch has.")
+        self.aux = copy.deepcopy(aux) if isinstance(aux, AuxRows) else AuxRows(aux)
+        self.bs,self.dynamic,self.joint_bn,self._fixed,self._checked = bs,dynamic,joint_bn,{},False
+        if not dynamic and self.aux.imgs is None:
+            raise ValueError("expected an array with dynamic=False, where an image keeps its label by position, got "
+                             "loaders. Stack the images in one array.")
+
+    def __getstate__(self): return {**super().__getstate__(), '_fixed': {}}
+
+    @property
+    def floor(self):
+        "Entropy of labels times weights, normed: the smallest mean loss where nobody can know the labels"
+        if not self.dynamic: return None
+        if self.labels is None and self.class_weight is None:
+            try: return math.log(n_classes(self.learn.dls))
+            except ValueError: return None      # loaders that do not tell their classes
+        q = (1 if self.labels is None else self.labels)*(1 if self.class_weight is None else self.class_weight)
+        return torch.special.entr(q/q.sum()).sum().item()
+
+    def check(self, learn):
+        others = [t.name for t in learn.cbs if isinstance(t, OpenSetRows) and t is not self]
+        if others:
+            raise ValueError(f"{others[0]} and {self.name} both label open-set images, each in its own way, so that "
+                             "neither reaches its aim: keep one, remove the other with `remove_cb`.")
+
+    def before_fit(self):   # a fit follows from the seed set before it; lr_find works with copies
+        if fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder'): self.aux.restart()
+
+    def images(self, x):
+        "The next open-set images, as the training loader would give them beside its batch `x`"
+        who = type(self).__name__
+        if x.ndim != 4: raise ValueError(f"{who} adds images and expects batches (bs,c,h,w), got {tuple(x.shape)}.")
+        if not self._checked:   # images normalised elsewhere would be of another range than the open-set ones
+            px = pixel_space(self.learn.dls)
+            px.check(px.decode(x.float()), who)
+            self._checked = True
+        imgs = self.aux.next(self.bs or len(x))
+        if imgs.shape[1] != x.shape[1]:
+            raise ValueError(f"{who} expected open-set images of {x.shape[1]} channel(s) like the training images, got "
+                             f"{imgs.shape[1]}. Convert them (grey: mean over channels; colour: repeat).")
+        r = through_pipeline(imgs, self.learn.dls.train, x.device)
+        if r.shape[2:] != x.shape[2:]:
+            raise ValueError(f"{who} expected open-set images of size {tuple(x.shape[2:])} like the training images, "
+                             f"got {tuple(r.shape[2:])}. Resize them (Resize in their DataBlock, or F.interpolate).")
+        return r.to(x)
+
+    def rows(self, x): return self.images(x) if self.joint_bn and self.weight_now else None
+
+    def alone(self):
+        "Logits of open-set images in a forward pass of their own; those of a second network are kept for its turn"
+        b = self.objective.batch
+        with torch.no_grad(): r = self.images(self.learn.xb[0][:b.n]).as_subclass(torch.Tensor)
+        b.extra[self] = [main_logits(h) for h in self.objective.split(self.learn.model(r))]
+        return b.extra[self][b.h]
+
+    def draw(self, n, c):
+        "Labels (n,) of `c` classes"
+        if self.labels is None: return torch.randint(c, (n,), generator=self.aux.g)
+        return torch.multinomial(self.labels, n, replacement=True, generator=self.aux.g)
+
+    def penalty(self, z, part):
+        part,c,w = self.alone() if part is None else part,z.shape[1],self.class_weight
+        for k in ('labels', 'class_weight'):
+            v = getattr(self, k)
+            if v is not None and len(v) != c:
+                raise ValueError(f"expected `{k}` for the {c} outputs of the network, got {len(v)}. Give one for each.")
+        if self.dynamic: u = self.draw(len(part), c)
+        else:
+            h = self.objective.batch.h      # each of two networks has labels of its own
+            if h not in self._fixed: self._fixed[h] = self.draw(len(self.aux), c)
+            u = self._fixed[h][self.aux.ids]
+        return F.cross_entropy(part, u.to(part.device), weight=None if w is None else w.to(part))

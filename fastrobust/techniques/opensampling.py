@@ -1,0 +1,56 @@
+"Open-sampling: open-set images labelled mostly with rare classes, which levels a long tail without touching its images"
+# Paper: Wei et al., Open-sampling, arxiv.org/abs/2206.08802
+# Stages: rows + penalty (on raw logits). Long tails. Combines with every base loss, LogitClip, AugMix, two networks;
+# not with ODNL, which labels such images otherwise.
+from numbers import Real
+import numpy as np
+import torch
+from fastrobust.basics import check_weight, nearest, target_vocab
+from fastrobust.data.longtail import class_counts, complementary
+from fastrobust.opensetrows import OpenSetRows
+
+__all__ = ['OpenSampling']
+
+class OpenSampling(OpenSetRows):
+    "Add lam WCE(f(x_aux), u), u from the complement of the class frequencies (https://arxiv.org/abs/2206.08802)"
+    def __init__(self,
+        aux,                # Open-set images: DataLoader(s), an `OpenSet`, or array (n,h,w[,c]) / (n,c,h,w), uint8 or
+                            # float in [0,1]
+        lam:float=1.,       # Weight > 0, or a schedule of pct_train; 1 in the authors' released run
+        alpha=None,         # Gamma_j = (alpha-beta_j)/(K alpha-1), beta the class frequencies. None: max+min, as in the
+                            # code; 'minimal': max; 'balanced': all labels of an epoch together level; a number >= max
+        bs:int=None,        # Open-set images a step; None: the batch's own size. The authors ran 512 beside 128
+        weighted:bool=True, # Class weights K Gamma_j in torch's weighted mean, as in the authors' code
+        dynamic:bool=True,  # Fresh labels at every step. False, for teaching: an image keeps one
+        joint_bn:bool=True  # One forward pass with the batch, common BatchNorm statistics, as in the authors' code
+    ):
+        self.lam = check_weight('lam', lam)
+        if isinstance(alpha, str) and alpha not in ('balanced', 'minimal'):
+            raise ValueError(f"`alpha` must be None, 'balanced', 'minimal' or a number, got {alpha!r}. "
+                             f"{nearest(alpha, ['balanced', 'minimal'])}")
+        if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, (str, Real))):
+            raise TypeError(f"`alpha` must be None, 'balanced', 'minimal' or a number, got {alpha!r}. None takes the "
+                            "largest plus the smallest class frequency.")
+        self.alpha,self.weighted = alpha,weighted
+        self.take(aux, bs, dynamic, joint_bn)
+
+    def check(self, learn):
+        super().check(learn)
+        self.labels = torch.from_numpy(self.prior(learn))
+        self.class_weight = len(self.labels)*self.labels if self.weighted else None
+
+    def prior(self, learn):
+        "Gamma (c,) for the given labels of the training split; of noisy labels, the noisy ones"
+        n = class_counts(learn.dls)
+        gone = [str(k) for k,m in zip(target_vocab(learn.dls), n) if not m]
+        if gone:
+            raise ValueError(f"OpenSampling expected training items of every class, got none of {', '.join(gone[:5])}. "
+                             "Leave such classes out of the vocab, or split so that each has an item to train on.")
+        if self.alpha != 'balanced': return complementary(n, self.alpha)
+        dl = learn.dls.train
+        steps,seen = len(dl),min(n.sum(), len(dl)*dl.bs)
+        m,need = int(steps*self.bs if self.bs else seen),int(len(n)*n.max()-n.sum())
+        if m < need:
+            raise ValueError(f"alpha='balanced' needs at least {need} open-set images an epoch to level these classes, "
+                             f"got {m} in {steps} steps. Give bs={int(np.ceil(need/steps))} or more, or no `alpha`.")
+        return complementary(n, 'balanced', n_aux=m)
