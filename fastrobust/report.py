@@ -45,11 +45,11 @@ class Report:
         "Name -> DataFrame that `save` writes as CSV"
         return {self.name: self.table, f'{self.name}_summary': self.summary.rename('value').to_frame()}
 
-    def plot(self, **kwargs):
+    def plot(self, *args, **kwargs):
         "The picture of this report; returns its axes"
         if self.draw is None:
             raise ValueError(f"expected a report with a picture, got {self.name!r}, which has none. Look at `.table`.")
-        return self.draw(self, **kwargs)
+        return self.draw(self, *args, **kwargs)
 
     def save(self,
         dir         # Folder; made if missing

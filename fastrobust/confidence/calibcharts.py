@@ -66,8 +66,8 @@ def _diagram(ax, name, p):
     ax.bar(middle, t.accuracy, width=.94*width, color=_ACC, label='accuracy')
     ax.bar(middle, (t.confidence-t.accuracy).abs(), bottom=np.minimum(t.accuracy, t.confidence), width=.94*width,
            facecolor='none', edgecolor=_GAP, hatch='///', linewidth=1, label='gap to the mean confidence')
-    ax.errorbar(middle, t.accuracy, t.se, fmt='none', ecolor=_INK, elinewidth=1, capsize=2, clip_on=False,
-                label='± 1 se')
+    reach = np.minimum([t.se, t.se], [t.accuracy, 1-t.accuracy])    # of few images, but no accuracy leaves [0,1]
+    ax.errorbar(middle, t.accuracy, reach, fmt='none', ecolor=_INK, elinewidth=1, capsize=2, label='± 1 se')
     ax.plot([0, 1], [0, 1], color=_INK, lw=1.2, ls='--', label='accuracy = confidence')
     ax.set(xlim=(0, 1), ylim=(0, 1.03), title=f"{name}\nECE {p['ece']:.3f}".strip())
     _plain(ax)

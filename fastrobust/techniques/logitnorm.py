@@ -46,5 +46,5 @@ class LogitNorm(Technique):
         k = n_classes(learn.dls)
         if norm_floor(k, self.tau) > .05:
             robust_warn(f"LogitNorm(tau={self.tau}) with {k} classes cannot bring the loss below "
-                        f"{norm_floor(k, self.tau):.3f}, so it will underfit. Take a smaller tau (0.04 up to about 20 "
+                        f"{norm_floor(k, self.tau):.3f}, so it may underfit. Take a smaller tau (0.04 up to about 20 "
                         "classes, 0.01 for 100).")

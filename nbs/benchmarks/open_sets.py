@@ -119,7 +119,7 @@ def table(path):
         rows = [r for r in ROWS[what] if r in set(df.row)]
         n = df.groupby('row').seed.nunique()
         print(f'\n### {what}, {name}: {n.min()} to {n.max()} seeds, realised noise {df.rate.mean():.3f}\n')
-        mean = {c: c for c in ('accuracy', *[c for c in ('balanced', 'head', 'mid', 'tail') if c in df])}
+        mean = {c: c for c in ('accuracy', *[c for c in ('head_accuracy', 'mid_accuracy', 'tail_accuracy') if c in df])}
         sets = list(dict.fromkeys(c.split('|')[0] for c in df if c.endswith('|auroc')))
         scores = list(dict.fromkeys(c.split('|')[1] for c in df if c.endswith('|auroc')))
         far = [s for s in sets if 'near' not in s]
@@ -131,9 +131,9 @@ def table(path):
         print('|---'*(len(cols)+2+bool(scores)) + '|')
         for r in rows:
             d = df[df.row == r]
-            cells = [f'{d[c].mean():.0f}' if c in ('epochs', 'seconds') else _pm(d[c].dropna()) if d[c].notna().any()
+            cells = [f'{d[c].mean():.0f}' if c in ('epochs', 'seconds') else f'{d[c].mean():.3f}' if c.endswith('_floor') and d[c].notna().any() else _pm(d[c].dropna()) if d[c].notna().any()
                      else '' for c in cols]
-            diff = [_paired(df, 'plain', r, 'balanced' if 'balanced' in df else 'accuracy')] if 'plain' in rows else ['']
+            diff = [_paired(df, 'plain', r, 'accuracy')] if 'plain' in rows else ['']
             if scores: diff.append(_paired(df, 'plain', r, 'far msp auroc') if 'plain' in rows else '')
             print(f'| {r} | ' + ' | '.join(cells + diff) + ' |')
         if not scores: continue
