@@ -6,8 +6,9 @@ import copy, math
 import numpy as np
 import torch
 from torch.nn import functional as F
-from fastrobust.basics import check_weight, n_classes, need_number, pixel_space
+from fastrobust.basics import check_weight, n_classes, need_number, pixel_space, plain_dl, robust_warn
 from fastrobust.data.auxrows import AuxRows, through_pipeline
+from fastrobust.data.openset import _names, _parts, remember, share_items
 from fastrobust.objective import Technique
 from fastrobust.recording import fit_starts
 from fastrobust.stages import main_logits
@@ -47,8 +48,8 @@ class OpenSetRows(Technique):
     def take(self, aux, bs, dynamic, joint_bn):
         "Keep images and settings that all open-set techniques have"
         if bs is not None: need_number('bs', bs)
-        if bs is not None and bs < 1:
-            raise ValueError(f"`bs` must be at least 1, got {bs}. None takes as many as the batch has.")
+        if bs is not None and (bs < 1 or bs != int(bs)):
+            raise ValueError(f"`bs` must be a whole number from 1 on, got {bs}. None takes as many as the batch has.")
         self.aux = copy.deepcopy(aux) if isinstance(aux, AuxRows) else AuxRows(aux)
         self.bs,self.dynamic,self.joint_bn,self._fixed,self._checked = bs,dynamic,joint_bn,{},False
         if not dynamic and self.aux.imgs is None:
@@ -72,9 +73,24 @@ class OpenSetRows(Technique):
         if others:
             raise ValueError(f"{others[0]} and {self.name} both label open-set images, each in its own way, so that "
                              "neither reaches its aim: keep one, remove the other with `remove_cb`.")
+        if self.aux.source is not None: self.check_open(learn.dls)
+
+    def check_open(self, dls):
+        "Images of the training set, or of its classes, are no open set: their labels would be drawn by chance"
+        who,parts,train = type(self).__name__,_parts(self.aux),plain_dl(dls.train)
+        if any(share_items(p, train) for p in parts):
+            raise ValueError(f"{who} expected open-set images, got training images: their labels would be drawn by "
+                             "chance. Give images of none of the classes, or `aux_images`.")
+        vocab = {str(k).strip().casefold() for k in getattr(dls, 'vocab', None) or () if isinstance(k, str)}
+        both = [v for k,v in _names(self.aux, parts).items() if k in vocab]
+        if both: robust_warn(f"{who} got open-set images of classes of the training set ({', '.join(both[:5])}): what "
+                             "they show will get labels by chance. Leave these classes out (`open_set(.., keep)`).")
 
     def before_fit(self):   # a fit follows from the seed set before it; lr_find works with copies
-        if fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder'): self.aux.restart()
+        if not fit_starts(self.learn) or hasattr(self.learn, 'lr_finder'): return
+        self.aux.restart()
+        if self.aux.source is None: return
+        self.learn.open_sets_seen = remember(self.aux, getattr(self.learn, 'open_sets_seen', None))   # for ood_report
 
     def images(self, x):
         "The next open-set images, as the training loader would give them beside its batch `x`"

@@ -1,5 +1,6 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
 from fastrobust.basics import n_classes, nearest, peek_images
+from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
 from fastrobust.techniques.augloss import AugLoss
@@ -72,7 +73,7 @@ def _made_up(dls):
     if x is None:
         raise ValueError("expected a data set of images (b,c,h,w) for the recipe 'open_world', got other inputs. Leave "
                          "the recipe out: its auxiliary rows are images.")
-    return aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1])
+    return OpenSet(aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1]), ['generated textures'])
 
 def open_world(
     dls,        # The data: some labels may be wrong, and images of no class will come

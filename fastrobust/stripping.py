@@ -124,6 +124,9 @@ def strip(
                       device=getattr(learn.dls, 'device', None))
     kw = {} if splitter is None else dict(splitter=splitter)
     rnn = [T() for T in (ModelResetter, RNNCallback) if any(type(cb) is T for cb in learn.cbs)]     # logits of a tuple
-    return Learner(dls, model, loss_func=loss, opt_func=learn.opt_func, lr=learn.lr, metrics=metrics,
-                   path=learn.path, model_dir=learn.model_dir, wd=learn.wd, moms=learn.moms,
-                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=rnn, **kw)
+    new = Learner(dls, model, loss_func=loss, opt_func=learn.opt_func, lr=learn.lr, metrics=metrics, path=learn.path,
+                  model_dir=learn.model_dir, wd=learn.wd, moms=learn.moms, wd_bn_bias=learn.wd_bn_bias,
+                  train_bn=learn.train_bn, cbs=rnn, **kw)
+    seen = getattr(learn, 'open_sets_seen', None)       # plain lists: what `ood_report` must not take for unknown
+    if seen: new.open_sets_seen = dict(seen)
+    return new

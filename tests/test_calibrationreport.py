@@ -13,8 +13,10 @@ from fastrobust.data.noise import NoisyLabels
 from fastrobust.data.noisyblock import add_label_noise
 from fastrobust.evaluate import calibrationreport as module
 from fastrobust.evaluate.calibrationreport import CalibrationReport, calibration_report
+from fastrobust.evaluate.tailreport import tail_report
 from fastrobust.report import Report
 from fastrobust.shift.passes import shifted_preds
+from fastrobust.techniques.logitnorm import norm_floor
 from test_shifted import snapshot
 
 COLUMNS = ['accuracy', 'ece', 'ece_mass', 'classwise_ece', 'brier', 'nll', 'confidence', 'T']
@@ -187,3 +189,22 @@ def test_the_scale_of_the_installed_temperature():
     T = temperature_scale(learn, dl)
     rep = calibration_report(learn, dl)
     assert rep.table.nll['installed T'] <= rep.table.nll.min()+1e-9 and rep.table['T']['installed T'] == T
+
+def test_training_images_and_old_temperatures_are_named():
+    learn = tiny_learner()
+    learn.fit(1)
+    with pytest.warns(RobustWarning, match='images of the training set'):
+        rep = calibration_report(learn, learn.dls.train, n_bins=5)
+    assert any('images of the training set' in n for n in rep.notes)
+    temper(learn, 2.)
+    said = lambda: [n for n in calibration_report(learn, n_bins=5).notes if 'has changed since' in n]
+    assert not said()
+    learn.fit(1)
+    with pytest.warns(RobustWarning, match='T = 2 was fitted, so this T is out of date'): assert said()
+    temper(learn, 2.)
+    assert not said()
+    for f in (calibration_report, tail_report):
+        with pytest.raises(TypeError, match='Learner, got'): f(learn.model)
+    with pytest.warns(RobustWarning, match='images of the training set'): tail_report(learn, learn.dls.train)
+    with pytest.raises(ValueError, match='`T` must be positive'): nll(torch.randn(4, 3), torch.arange(4) % 3, 0)
+    with pytest.raises(ValueError, match='at least 2'): norm_floor(1, .04)

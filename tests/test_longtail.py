@@ -257,3 +257,8 @@ def test_groups_by_size_and_ties():
 def test_groups_that_are_refused(groups):
     with pytest.raises(ValueError, match=r'expected `groups` as .thirds. or a pair.*Pass e.g. \(100, 20\)'):
         head_mid_tail([5, 1], groups)
+
+def test_several_labels_an_item_have_no_sizes():
+    with pytest.raises(ValueError, match='one label an item'):
+        LongTailSplitter(lambda o: ['a', 'b'][:o % 2+1])(list(range(20)))
+    with pytest.raises(ValueError, match='a pair'): head_mid_tail([5, 3, 1], ('a', 3))

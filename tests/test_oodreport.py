@@ -28,6 +28,7 @@ from fastrobust.data.samples import sample_data, sample_dls
 from fastrobust.evaluate.oodreport import _NINE, ood_report
 from fastrobust.metrics import roc_auc
 from fastrobust.models import Twin, small_cnn
+from fastrobust.stripping import strip
 from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL
 from conftest import MiniTwin, tiny_arrays, tiny_dls, tiny_learner
@@ -306,7 +307,7 @@ def test_two_networks():
 # --- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,error,match', [
     (dict(unknown={}), ValueError, 'at least one unknown set, got an empty dict'),
-    (dict(unknown=images()), TypeError, 'as a dict of sets, got a ndarray'),
+    (dict(unknown='images'), TypeError, 'as a dict of sets, got a str'),
     (dict(unknown={'id': images()}), ValueError, "got 'id'. Give a string other"),
     (dict(unknown={3: images()}), ValueError, 'names of unknown sets, got 3'),
     (dict(unknown={'a': images()[:0]}), ValueError, r"set 'a'\) expected images, got shape \(0, 8, 8\)"),
@@ -333,11 +334,16 @@ def test_known_images_are_needed(learn):
 def test_unknown_images_that_are_known(learn):
     X,it = images(),learn.dls.valid_ds.items
     mixed = np.concatenate([X, it.x[3:5, 0].numpy()])
-    with pytest.raises(ValueError, match=r"got 2 of 22 in set 'a' that are equal to known .* first at \[20, 21\]"):
+    with pytest.raises(ValueError, match=r"got 2 of 22 in set 'a' that are equal .*delete\(images, \[20, 21\], 0\)"):
         ood_report(learn, {'a': mixed}, 'msp')
     mixed = np.concatenate([learn.dls.train_ds.items.x[:1, 0].numpy(), X])
     with pytest.raises(ValueError, match=r"got 1 of 21 in set 'a' that are equal"):
         ood_report(learn, {'a': mixed}, 'mahalanobis')
+    with pytest.raises(ValueError, match=r"got 1 of 21 in set 'a' that are equal"):     # compared without a pass
+        ood_report(learn, {'a': mixed}, 'msp')
+    many = np.concatenate([it.x[:21, 0].numpy(), X])
+    with pytest.raises(ValueError, match=r"got 21 of 41 .*the first at \[0, 1, .* 19\]"):
+        ood_report(learn, {'a': many}, 'msp')
     with pytest.warns(RobustWarning, match='24 known images are among those the scores of features were fitted on'):
         rep = ood_report(learn, {'a': X}, 'mahalanobis', fit_dl=learn.dls.valid)
     assert rep.facts['fit'] == rep.facts['known'] and any('24 known images' in n for n in rep.notes)
@@ -369,8 +375,36 @@ def test_auxiliary_images_are_not_unknown():
         with pytest.raises(ValueError, match=f"in set 'a' what odnl trains on as auxiliary images: .*{match}"):
             ood_report(learn, {'fine': images(), 'a': data}, 'msp')
     assert ood_report(learn, {'fine': OpenSet(images(), ['pot'])}, 'msp').sets == ['fine']
-    learn.remove_cb(ODNL)
-    ood_report(learn, {'a': X}, 'msp')
+
+def test_auxiliary_images_are_remembered(tmp_path):
+    "After the technique is gone, after export, after strip: the network still knows them"
+    X = images(40, 60)
+    def refused(learn, data, match, **kw):
+        with pytest.raises(ValueError, match=f"in set 'a' what this learner was trained on as .*{match}"):
+            ood_report(learn, {'a': data}, 'msp', **kw)
+    learn = tiny_learner(path=tmp_path)
+    learn.fit(1, cbs=ODNL(OpenSet(X, ['cup', 'key'])))
+    refused(learn, X[5:9].copy(), '4 of the images')
+    refused(learn, OpenSet(images(), ['Key']), 'both show Key')
+    learn.fit(1, cbs=ODNL(images(10, 61)))
+    refused(learn, X[:1].copy(), '1 of the images'); refused(learn, images(10, 61), '10 of the images')
+    valid = learn.dls.valid
+    assert ood_report(learn, images(), 'msp').sets == ['unknown']       # a bare set
+    assert any('What unknown show is not known' in n for n in ood_report(learn, images(), 'msp').notes)
+    refused(strip(learn), X, 'of the images')
+    learn.export('seen.pkl')
+    refused(load_learner(tmp_path/'seen.pkl'), X, 'of the images', dl=valid)
+
+def test_lr_find_is_no_training():
+    learn = tiny_learner(ODNL(images(40, 60)))
+    learn.lr_find(num_it=5, show_plot=False)
+    assert not hasattr(learn, 'open_sets_seen')
+
+def test_probabilities_are_no_logits():
+    learn = tiny_learner()
+    learn.model = torch.nn.Sequential(learn.model, torch.nn.Softmax(1))
+    with pytest.raises(ValueError, match='expected logits from the model, got probabilities'):
+        ood_report(learn, images(), ['energy'])
 
 # --- notes -----------------------------------------------------------------------------------------------------------
 def test_notes_on_logitnorm_and_label_noise():

@@ -7,17 +7,20 @@ import torch
 from PIL import Image
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import TfmdDL
+from fastai.learner import Learner
 from fastai.data.transforms import RandomSplitter, get_image_files, parent_label
 from fastai.torch_core import get_random_states, set_seed
 from fastai.vision.augment import RandomResizedCrop
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from conftest import tiny_dls, tiny_learner
+from fastrobust.basics import RobustWarning
 from fastrobust.data import auxrows
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.auxrows import AuxRows, OpenSet, image_hashes
 from fastrobust.data.openset import aux_file, aux_images, open_set, shared_with
 from fastrobust.data.samples import sample_data
+from fastrobust.models import small_cnn
 from fastrobust.opensetrows import OpenSetRows
 from fastrobust.techniques.odnl import ODNL
 
@@ -213,3 +216,21 @@ def test_looking_moves_no_stream_and_reads_files_as_in_validation(tmp_path):
 
 def test_an_exported_technique_has_nothing_to_compare():
     assert shared_with(pickle.loads(pickle.dumps(ODNL(AUX).aux)), AUX) is None
+
+# --- what the reviewer asked ------------------------------------------------------------------------------------------
+def test_images_of_the_training_set_are_no_open_set():
+    dls = tiny_dls()
+    for aux in (dls.train, dls, dls.train_ds.items.x[:9]):
+        with pytest.raises(ValueError, match='ODNL expected open-set images, got training images'):
+            tiny_learner(ODNL(aux), dls=dls).fit(1)
+    X,y,Xv,yv,vocab = sample_data('fashion')
+    named = array_dls(X[:64], y[:64], valid=(Xv[:10], yv[:10]), vocab=vocab, bs=16, device='cpu')
+    learn = Learner(named, small_cnn(10), cbs=ODNL(OpenSet(aux_images('blob', 20, 28, 1), ['bag'])))
+    with pytest.warns(RobustWarning, match=r'classes of the training set \(bag\)'): learn.fit(1)
+
+@pytest.mark.parametrize('make,error,match', [
+    (lambda: ODNL(aux_images('blob', 9, 8, 1), bs=2.5), ValueError, 'whole number from 1 on, got 2.5'),
+    (lambda: aux_images('blob', 5., 8), TypeError, 'whole numbers'),
+    (lambda: ODNL(torch.utils.data.DataLoader(torch.zeros(4, 1, 8, 8))), TypeError, 'a DataLoader of torch')])
+def test_small_mistakes_are_named(make, error, match):
+    with pytest.raises(error, match=match): make()

@@ -145,6 +145,7 @@ def nll(
     T:float=1.  # Temperature the logits are divided by
 )->float:       # In nats, 0 or more
     "Negative log-likelihood of the labels, mean over items, in log space: logits of 1e4 are no problem"
+    if not T > 0: raise ValueError(f"`T` must be positive, got {T}. 1 leaves the logits as they are.")
     z,y = logits_and_labels(z, y)
     return float(nll_rows(z/T, y).mean())
 

@@ -10,6 +10,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.learner import Learner
 from fastrobust.basics import plain_dl, robust_warn
 from fastrobust.confidence.calibration import logits_and_labels
+from fastrobust.data.openset import share_items
 from fastrobust.labels.crossval import stratified_folds
 from fastrobust.losses import FuncLoss
 from fastrobust.objective import set_loss
@@ -96,16 +97,31 @@ def cross_fit(
 class Tempered:
     "softmax(z/T) in place of a loss's `activation`: `get_preds`, `predict` and Interpretation then give it"
     def __init__(self,
-        T:float # Temperature, above 0
+        T:float,    # Temperature, above 0
+        mark=None   # `net_mark` of the network it was fitted for; None: not known
     ):
         if isinstance(T, bool) or not isinstance(T, Real):
             raise TypeError(f"`T` must be a number, got {T!r}. `temperature_scale(learn)` fits one.")
         if not 0 < T < float('inf'):
             raise ValueError(f"`T` must be positive and finite, got {T}. 1 changes nothing; `untemper(learn)` takes it "
                              "off.")
-        self.T,self.wrapped = float(T),False    # whether a function was wrapped in an object to hold this
+        self.T,self.mark,self.wrapped = float(T),mark,False    # a function was wrapped to hold this
     def __call__(self, z): return (z/self.T if z.dtype == torch.float64 else z.float()/self.T).softmax(-1)
     def __repr__(self): return f'Tempered({self.T:.6g})'
+
+def net_mark(model):
+    "A number that changes when the network is trained on"
+    return sum(p.detach().double().sum().item() for p in model.parameters())
+
+def stale_note(learn):
+    "A warning, and a note, where the temperature in the learner is older than its weights"
+    act = getattr(_loss(learn), '__dict__', {}).get('activation')
+    mark,now = getattr(act, 'mark', None),net_mark(learn.model)
+    if mark is None or abs(mark-now) <= 1e-6*max(1., abs(mark)): return []
+    note = (f"The network has changed since its T = {act.T:.4g} was fitted, so this T is out of date. Call "
+            "temperature_scale again after training.")
+    robust_warn(note, 4)
+    return [note]
 
 def _argmax(p): return p.argmax(-1)
 
@@ -147,7 +163,8 @@ def temper(
     T:float # Temperature, above 0; one that is there already is replaced
 ):
     "Predict softmax(z/T) from now on; the loss, what it minimises, accuracy and the raw logits stay as they are"
-    act,old = Tempered(T),_loss(learn)
+    old = _loss(learn)
+    act = Tempered(T, net_mark(learn.model))
     loss = bare_loss(old)       # a copy: fastai's default loss is one object for every learner on these dls
     z = torch.linspace(-2, 3, 2*max(2, getattr(learn.dls, 'c', 0) or 2)).view(2, -1)
     _softmax_or_none(loss, z)
@@ -204,7 +221,7 @@ def warn_fit_items(learn, fit_dl):
     if valid is not None and (fit_dl is None or fit_dl is learn.dls.valid):
         notes.append(f"{valid.realised_rate:.1%} of the labels T is fitted on are wrong on purpose (noisy_valid): it "
                      "makes confidence fit these labels, not the true ones. Give a `fit_dl` with clean labels.")
-    if fit_dl is not None and plain_dl(fit_dl).dataset is plain_dl(learn.dls.train).dataset:
+    if fit_dl is not None and share_items(plain_dl(fit_dl), plain_dl(learn.dls.train)):
         notes.append("T is fitted on the training set, where the network is surer and more often right than elsewhere: "
                      "T will be too small. Give a `fit_dl` of other images.")
     for o in notes: robust_warn(o, 4)

@@ -1,5 +1,6 @@
 "Open-set images from a user's arrays and loaders: as endless shuffled rows, and with the names of what they show"
 import random, warnings
+from hashlib import blake2b
 from contextlib import nullcontext
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def as_uint8(x):
     lo,hi = x.min().item(),x.max().item()
     if not (0 <= lo and hi <= 1):
         raise ValueError(f"expected float open-set images in [0,1], got [{lo:.3g}, {hi:.3g}]. Do not normalise them: "
-                         "they pass the training loader's own batch transforms. Divide by 255 if they are pixels.")
+                         "they pass the learner's own batch transforms. Divide by 255 if they are pixels.")
     return (x*255).round().to(torch.uint8)
 
 def arrays_and_loaders(aux):
@@ -40,6 +41,9 @@ def arrays_and_loaders(aux):
     if isinstance(aux, OpenSet): aux = aux.images
     if isinstance(aux, DataLoaders): aux = aux.train
     if isinstance(aux, (np.ndarray, torch.Tensor)): return aux,[]
+    if isinstance(aux, torch.utils.data.DataLoader):
+        raise TypeError("expected open-set images as an array or as fastai DataLoaders, got a DataLoader of torch. "
+                        "Give fastai.data.load.DataLoader(dataset, bs=..), or the images as one array.")
     if not isinstance(aux, (list, tuple, DataLoader)):
         raise TypeError("expected open-set images as an array or as fastai DataLoaders, got a "
                         f"{type(aux).__name__}. Read files with a DataBlock and give its `.dataloaders(path)`.")
@@ -58,8 +62,12 @@ def untransformed(dl, **kwargs):
 
 def images_of(b): return as_uint8(b[0] if isinstance(b, (list, tuple)) else b).cpu()
 
+def _digest(im): return int.from_bytes(
+    blake2b(im.tobytes(), digest_size=8, salt=str(im.shape).encode()[:16]).digest(), 'big')
+
 def image_hashes(aux):
-    "A number for each image, the same for equal ones; loaders are read once as in validation, no random stream moves"
+    """A number for each image, the same for equal ones, in every process; loaders are read once as in validation, no
+    random stream moves"""
     imgs,loaders = arrays_and_loaders(aux)
     imgs,out,states = None if imgs is None else as_uint8(imgs),[],get_random_states()
     def batches():
@@ -68,7 +76,7 @@ def image_hashes(aux):
             as_valid = getattr(dl.dataset, 'set_split_idx', lambda i: nullcontext())
             with as_valid(1): yield from map(images_of, untransformed(dl, shuffle=False))
     try:
-        for x in batches(): out += [hash((im.shape, im.tobytes())) for im in x.numpy()]
+        for x in batches(): out += [_digest(im) for im in x.numpy()]
     finally: set_random_states(**states)
     return out
 

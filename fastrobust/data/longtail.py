@@ -1,6 +1,7 @@
 "Long tails: classes that fall off in size, made on purpose, counted and grouped; and the prior that fills them up"
 # Sizes: the recipe of LDAM, https://arxiv.org/abs/1906.07413; prior: Open-sampling, https://arxiv.org/abs/2206.08802
 # First this, then label noise; to draw rare classes more often: `weighted_dls(dls, 'balanced')`.
+from numbers import Real
 import numpy as np
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import RandomSplitter
@@ -83,7 +84,11 @@ class LongTailSplitter:
         if self.splitter is None: train,*rest = _quietly(lambda: RandomSplitter(seed=self.seed)(items))
         else: train,*rest = self.splitter(items)
         train,rows = np.asarray(list(train), dtype=np.int64),getattr(items, 'iloc', items)
-        _,y = np.unique([self.get_y(rows[int(i)]) for i in train], return_inverse=True)
+        labels = [self.get_y(rows[int(i)]) for i in train]
+        if any(isinstance(o, (list, tuple, set, np.ndarray)) for o in labels):
+            raise ValueError(f"LongTailSplitter expected one label an item, got {labels[0]!r}. Give a `get_y` that "
+                             "returns the one class; several labels an item have no class sizes.")
+        _,y = np.unique(labels, return_inverse=True)
         idx = long_tail(y, self.imb, self.kind, self.seed)
         return (train[np.sort(idx)].tolist(), *(list(o) for o in rest))
 
@@ -154,7 +159,8 @@ def head_mid_tail(
         if n.min() == n.max(): robust_warn("head_mid_tail: all classes are of one size, so head and tail mean nothing.")
         k = max(1, len(n)//3)
         return dict(head=order[:k], mid=order[k:-k], tail=order[-k:])
-    if not isinstance(groups, (tuple, list)) or len(groups) != 2 or not groups[0] >= groups[1] > 0:
+    pair = isinstance(groups, (tuple, list)) and len(groups) == 2 and all(isinstance(g, Real) for g in groups)
+    if not pair or not groups[0] >= groups[1] > 0:
         raise ValueError("expected `groups` as 'thirds' or a pair (high, low), high >= low > 0, got "
                          f"{groups!r}. Pass e.g. (100, 20).")
     high,low = groups

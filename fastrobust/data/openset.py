@@ -46,6 +46,8 @@ def aux_images(
     if kind not in AUX_KINDS:
         raise ValueError(f"expected `kind` to be a known sort of images, got {kind!r}. {nearest(kind, AUX_KINDS)}")
     h,w = (size, size) if isinstance(size, int) else size
+    if not all(isinstance(o, (int, np.integer)) for o in (n, h, w)):
+        raise TypeError(f"expected whole numbers for `n` and `size`, got n={n!r}, size={size!r}. Round them.")
     if n < 1 or h < 2 or w < 2 or channels not in (1, 3):
         raise ValueError(f"expected n >= 1, sides >= 2, 1 or 3 channels, got n={n}, size={size}, channels={channels}. "
                          "Give the training images' size and channels.")
@@ -151,3 +153,32 @@ def shared_with(
     mine = aux.hashes() if isinstance(aux, AuxRows) else set(image_hashes(aux))
     same = sum(h in mine for q in u for h in image_hashes(q))
     return f'{same} of the images are in both' if same else None
+
+# --- what a learner remembers of them, when technique and images are gone ---------------------------------------------
+def remember(aux, seen=None):
+    "`seen` and what of `aux` (AuxRows) is to be known later, in plain types: classes, files, digests of arrays"
+    new,parts = dict(seen or {}),_parts(aux)
+    found = dict(classes=_names(aux, parts).values(), files=set().union(*map(_files, parts)),
+                 images=aux.hashes() if aux.imgs is not None else ())
+    for k,v in found.items(): new[k] = sorted({*new.get(k, ()), *v})
+    return new
+
+def seen_before(seen, unknown):
+    "Why `unknown` is not unknown to a learner that remembers `seen`; None: nothing that can be seen"
+    if not seen: return None
+    u = _parts(unknown)
+    mine,theirs = {str(k).strip().casefold() for k in seen['classes']},_names(unknown, u)
+    both = [v for k,v in theirs.items() if k in mine]
+    if both: return f"both show {', '.join(both[:5])}{' ..' if len(both) > 5 else ''}"
+    files = set().union(*map(_files, u)) & set(seen['files'])
+    if files: return f'{len(files)} of the files are in both'
+    mine = set(seen['images'])
+    same = sum(h in mine for q in u for h in image_hashes(q)) if mine else 0
+    return f'{same} of the images are in both' if same else None
+
+def share_items(a, b):
+    "Whether two loaders, or an array and a loader, plainly hold the same items: dataset, memory or files"
+    if isinstance(a, DataLoader) and isinstance(b, DataLoader) and a.dataset is b.dataset: return True
+    x,y = _array(a),_array(b)
+    if x is not None and y is not None and len(x) and len(y) and np.shares_memory(x, y): return True
+    return bool(_files(a) & _files(b))

@@ -7,10 +7,11 @@ from fastrobust.basics import plain_dl, robust_warn
 from fastrobust.confidence.calibcharts import draw_reliability, size_of, _panels
 from fastrobust.confidence.calibration import (bins_table, brier_rows, classwise_ece, ece_mass, gap_of, need_bins,
                                                nll_rows, width_bins)
-from fastrobust.confidence.temperature import (cross_fit_logits, fit_temperature, labelled_logits, temperature_of,
-                                               warn_fit_items)
+from fastrobust.confidence.temperature import (cross_fit_logits, fit_temperature, labelled_logits, stale_note,
+                                                temperature_of, warn_fit_items)
+from fastrobust.data.openset import share_items
 from fastrobust.report import Report
-from fastrobust.shift.passes import noisy_labels_note
+from fastrobust.shift.passes import noisy_labels_note, trained_note
 
 __all__ = ['CalibrationReport', 'calibration_report']
 
@@ -61,7 +62,7 @@ def _draw(rep, figsize=None, title=None):
     panels = _panels(rep, None, None)
     return draw_reliability(plt.figure(figsize=figsize or size_of(panels), layout='constrained'), panels, title)
 
-def _notes(s, n_bins, installed):
+def _notes(s, n_bins, installed, stale):
     yield (f"{s.images} images, {n_bins} bins. ece: equally wide bins of the confidence in the predicted class; "
            "ece_mass: bins of equally many images; classwise_ece: mean over classes; brier: summed over classes, in "
            "[0,2]; nll in nats; confidence: its mean.")
@@ -71,8 +72,8 @@ def _notes(s, n_bins, installed):
     yield (f"Perfectly calibrated confidences like the scaled ones would show an ECE of {s.ece_by_chance:.4f} ± "
            f"{s.ece_by_chance_sd:.4f} on so few images: differences of that size are chance.")
     if s.accuracy == 1: yield "Every image is right: no T is best, there is only a bound. Measure on more images."
-    if installed: yield (f"The learner predicts with T = {installed:.4g}: row {_INSTALLED!r}; {_RAW!r} is without. If "
-                         "that T was fitted on these images, its row flatters it.")
+    if installed: yield (f"The learner predicts with T = {installed:.4g}: row {_INSTALLED!r}; {_RAW!r} is without."
+                         + ("" if stale else " If that T was fitted on these images, its row flatters it."))
     yield ("This T is not LogitNorm's tau, which acts in training, nor the T of the energy and ODIN scores: none may "
            "be put in another's place.")
 
@@ -88,7 +89,9 @@ def calibration_report(
     need_bins(n_bins)
     T,notes = temperature_of(learn),noisy_labels_note(learn, dl, _ME)
     z,y = labelled_logits(learn, dl, _ME)
-    z = z.double()
+    z,stale = z.double(),stale_note(learn)
+    notes += trained_note(learn, dl, _ME) + stale
+    if len(y) < 2: raise ValueError("calibration_report expected at least two images, got one. Give more.")
     if fit_dl is None:
         Ts,scaled = cross_fit_logits(z, y, n_folds, seed)
         how = f"{n_folds}-fold cross-fitting: each part of these images scored with the T fitted on the others"
@@ -97,7 +100,7 @@ def calibration_report(
         Ts = np.array([fit_temperature(fit_z, fit_y)])
         scaled,how = z/Ts[0],f"fitted on the {len(fit_y)} images of `fit_dl`"
         notes += warn_fit_items(learn, fit_dl)
-        if plain_dl(fit_dl).dataset is plain_dl(learn.dls.valid if dl is None else dl).dataset:
+        if share_items(plain_dl(fit_dl), plain_dl(learn.dls.valid if dl is None else dl)):
             notes.append("T is fitted on the images it is scored on: its row flatters it. Leave `fit_dl` out for "
                          "cross-fitting, or give other images.")
             robust_warn(f"{_ME}: {notes[-1]}")
@@ -109,7 +112,7 @@ def calibration_report(
                    'images': len(y), 'n_bins': n_bins}, dtype=object)
     title = (f"Calibration: ECE {s.ece:.4f} ± {s.ece_se:.4f} as trained, {s.ece_scaled:.4f} ± {s.ece_scaled_se:.4f} "
              f"with T = {s.temperature:.3g}")
-    notes = [f"T: {how}; T = {s.T_folds}.", *_notes(s, n_bins, T), *notes]
+    notes = [f"T: {how}; T = {s.T_folds}.", *_notes(s, n_bins, T, stale), *notes]
     rep = CalibrationReport(table, s, _draw, title, notes, 'calibration')
     rep.bins = pd.concat({k: bins_table(r.conf, r.right, n_bins) for k,r in rows.items()}, names=['predictions'])
     return rep

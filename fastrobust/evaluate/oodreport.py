@@ -1,5 +1,6 @@
 "Does a learner know what it does not know? `ood_report`: known against unknown images by many scores, from one pass"
 import numpy as np
+import torch
 from torch import Tensor
 from fastai.learner import Learner
 from fastrobust.basics import nearest, robust_warn, target_vocab
@@ -8,7 +9,7 @@ from fastrobust.confidence.oodresult import OODReport
 from fastrobust.confidence.scores import OODScore, get_score
 from fastrobust.confidence.tap import feature_tap
 from fastrobust.data.auxrows import OpenSet
-from fastrobust.data.openset import _names, _parts, shared_with
+from fastrobust.data.openset import _array, _names, _parts, seen_before, shared_with
 from fastrobust.objective import Technique
 from fastrobust.shift.passes import Bar, _as_it_was, _warn_callbacks
 
@@ -67,14 +68,30 @@ def _check_unknown(learn, unknown):
             if why:
                 raise ValueError(f"expected unknown images, got in set {name!r} what {t.name} trains on as auxiliary "
                                  f"images: {why}. The network was taught that these are unknown; take other ones.")
+        why = seen_before(getattr(learn, 'open_sets_seen', None), data)
+        if why:
+            raise ValueError(f"expected unknown images, got in set {name!r} what this learner was trained on as "
+                             f"auxiliary images: {why}. It was taught that these are unknown; take other ones.")
 
 def _check_apart(name, seen, known, fit=None):
     "Refuse sets with images that are known"
     known = {*known.images, *(fit.images if fit else ())}
     same = [i for i,o in enumerate(seen.images) if o in known]
     if same:
+        shown = f"np.delete(images, {same}, 0)" if len(same) <= 20 else f"the first at {same[:20]}"
         raise ValueError(f"expected unknown images, got {len(same)} of {len(seen.images)} in set {name!r} that are "
-                         f"equal to known or training images, the first at {same[:3]}. Leave them out.")
+                         f"equal to known or training images. Leave them out: {shown}.")
+
+def _training(learn, notes):
+    "Digests of training images kept in memory, to which unknown ones are compared; of files a note that they are not"
+    dl = own_loader(learn, 0)
+    x = None if dl is None else _array(dl)
+    if x is None:
+        notes.append("Unknown images were not compared with the training images, which are not in memory or not there.")
+        return None
+    seen = Seen()
+    for i in range(0, len(x), 4096): seen.add(torch.from_numpy(x[i:i+4096]))
+    return seen
 
 # --- features --------------------------------------------------------------------------------------------------------
 def _drop(scorers, names, why, notes):
@@ -124,6 +141,18 @@ def _score(s, out, n, where):
                          f"{got}. Leave it out of `scores`, or look at the logits and features of these images.")
     return v
 
+def _need_logits(z):
+    if (z >= 0).all() and ((z.sum(1)-1).abs() < 1e-3).all():
+        raise ValueError(f"{_ME} expected logits from the model, got probabilities, of which energies and the like are "
+                         "no scores. Let it end in a linear layer, without a softmax.")
+
+def _unnamed(learn, unknown):
+    "A note on sets whose classes nobody told, where auxiliary classes were trained on"
+    if not getattr(learn, 'open_sets_seen', None): return []
+    sets = [k for k,v in unknown.items() if not _names(v, _parts(v))]
+    return [f"What {', '.join(sets)} show is not known, so whether auxiliary images of the training show the same was "
+            "judged by files and pixels alone. OpenSet(images, classes) names it."] if sets else []
+
 def _notes(learn, scorers, fit, known):
     T = [f'{k} T={s.T:g}' for k,s in scorers.items() if hasattr(s, 'T')]
     if T: yield (f"Temperatures here ({', '.join(T)}) belong to these scores, which take raw logits. LogitNorm's tau "
@@ -134,6 +163,8 @@ def _notes(learn, scorers, fit, known):
         yield (f"Trained with LogitNorm: scores that are energies ({', '.join(energies)}) can break on such networks. "
                "A user found an FPR95 above 90 % with the published weights (logitnorm_ood, issue 6, which takes "
                "Energy(T=.1)). Look at msp beside them.")
+    if any(k == 'odin' and not getattr(s, 'eps', 0) for k,s in scorers.items()):
+        yield "odin is its temperature alone, without a step of the images: ODIN(eps=..) makes one."
     steps = [f'{k} {s.eps:g}' for k,s in scorers.items() if getattr(s, 'eps', 0)]
     if steps: yield (f"Step of the images before scoring, in normalised units: {', '.join(steps)}. To be chosen on "
                      "images that are not reported here.")
@@ -152,8 +183,9 @@ def _notes(learn, scorers, fit, known):
 
 def ood_report(
     learn,              # A Learner that classifies images; it stays as it is, its recorder and random streams too
-    unknown,            # Dict from name to images of none of the learner's classes: a fastai loader, an array or tensor
-                        # (uint8, or float in [0,1]) that goes through the validation pipeline, or an `OpenSet`
+    unknown,            # Images of none of the learner's classes, or a dict of such sets by name. Each: a fastai
+                        # loader, an array or tensor (uint8, or float in [0,1]) that goes through the validation
+                        # pipeline, or an `OpenSet`
     scores=_NINE,       # Names, or OODScore objects with settings; left out, those that the network allows
     positive:str='id',  # Side that FPR95 and AUPR call positive: 'id' (LogitNorm's tables) or 'ood' (ODNL's)
     dl=None,            # Known images, in the same forms; None: `learn.dls.valid`
@@ -163,6 +195,8 @@ def ood_report(
     "FPR95, AUROC and AUPR of many scores on many unknown sets; each image passes the network once"
     if not isinstance(learn, Learner):
         raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: Learner(dls, model).")
+    if not isinstance(unknown, dict) and not isinstance(unknown, (str, bytes)) and unknown is not None:
+        unknown = {'unknown': unknown}
     near,scorers,default,notes = _sets(unknown, positive, near),_scorers(scores),scores is _NINE,[]
     known = own_loader(learn, 1) if dl is None else dl
     if known is None:
@@ -182,7 +216,9 @@ def ood_report(
         return outs,seen
     ko,ks = look(known, 'known', 'known images', steps=steps, labels=None)
     found = {k: look(v, k, f'set {k!r}', steps=steps, like=ks.shape) for k,v in unknown.items()}
-    for k,(_,seen) in found.items(): _check_apart(k, seen, ks)
+    _need_logits(ko[0].z)
+    trained = None if wanted else _training(learn, notes)
+    for k,(_,seen) in found.items(): _check_apart(k, seen, ks, trained)
     fs = None
     if wanted:
         (train,),fs = look(fit_data, 'fit', 'images to fit on', labels=None, like=ks.shape)
@@ -199,4 +235,5 @@ def ood_report(
                  sets={k: (len(seen.images), seen.key) for k,(_,seen) in found.items()},
                  fit=None if fs is None else (len(fs.images), fs.key),
                  accuracy=None if y is None else float((z.argmax(1) == y).float().mean()))
-    return OODReport(out, positive, near, facts, [*_notes(learn, scorers, fs, ks), *notes])
+    notes = [*_notes(learn, scorers, fs, ks), *notes, *_unnamed(learn, unknown)]
+    return OODReport(out, positive, near, facts, notes)

@@ -1,12 +1,13 @@
 "How does a learner treat rare classes? `tail_report`: accuracy by class and by head, mid and tail; learners compared"
 import numpy as np, pandas as pd
+from fastai.learner import Learner
 from fastrobust.basics import n_classes, nearest, target_vocab
 from fastrobust.confidence.tailcharts import draw_tails
 from fastrobust.confidence.tails import class_accuracy, class_means, group_accuracy
 from fastrobust.data.longtail import class_counts, head_mid_tail
 from fastrobust.report import Report
 from fastrobust.shift.cells import Peek, wrong
-from fastrobust.shift.passes import noisy_labels_note, passes
+from fastrobust.shift.passes import noisy_labels_note, passes, trained_note
 
 __all__ = ['TailReport', 'tail_report', 'compare_tails']
 
@@ -101,12 +102,14 @@ def tail_report(
     counts=None     # Training items per class (c,); None: of `learn.dls`, by given labels
 )->TailReport:
     "Accuracy of each class beside how often training has it, and of head, mid and tail, with standard errors"
+    if not isinstance(learn, Learner):
+        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: Learner(dls, model).")
     c = n_classes(learn.dls)
     counts,notes = _counts(learn, counts, c)
     groups,peek = head_mid_tail(counts, groups),Peek()
     def keep(z, y): wrong(z, y); return z.argmax(1)
     (pred,),y = passes(learn, dl, [peek], _ME, keep=keep)
-    notes = noisy_labels_note(learn, dl, _ME) + notes
+    notes = noisy_labels_note(learn, dl, _ME) + trained_note(learn, dl, _ME) + notes
     counts,vocab = counts.astype(np.int64),target_vocab(learn.dls)
     return TailReport(pred.numpy(), y.numpy(), counts, groups, vocab, peek.key, notes)
 

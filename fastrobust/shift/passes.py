@@ -12,6 +12,7 @@ from fastai.data.load import DataLoader
 from fastai.torch_core import get_random_states, set_random_states
 from fastprogress.fastprogress import progress_bar
 from fastrobust.basics import PixelSpace, _is_normalize, plain_dl, robust_warn
+from fastrobust.data.openset import share_items
 
 __all__ = ['shifted_preds']
 
@@ -154,6 +155,14 @@ def noisy_labels_note(learn, dl, who):
     if valid is None or dl is not None and dl is not learn.dls.valid: return []
     note = (f"{valid.realised_rate:.1%} of these validation labels are wrong on purpose (noisy_valid): right answers "
             "count as errors. Give a `dl` with clean labels.")
+    robust_warn(f"{who}: {note}", 4)
+    return [note]
+
+def trained_note(learn, dl, who):
+    "A warning, and a note, where a report is asked of the images the network has trained on"
+    if dl is None or not len(learn.dls.loaders) or not share_items(plain_dl(dl), plain_dl(learn.dls.train)): return []
+    note = ("These are images of the training set, of which the network knows the answers: elsewhere it is less often "
+            "right and less sure with reason. Give a `dl` of other images.")
     robust_warn(f"{who}: {note}", 4)
     return [note]
 

@@ -27,6 +27,7 @@ def normalize_logits(
 
 def norm_floor(n_classes, tau):
     "Smallest cross-entropy normalised logits can reach: log(1+(K-1)exp(-sqrt(K/(K-1))/tau))"
+    if n_classes < 2: raise ValueError(f"`n_classes` must be at least 2, got {n_classes}. Count the outputs.")
     return math.log1p((n_classes-1)*math.exp(-math.sqrt(n_classes/(n_classes-1))/tau))
 
 class LogitNorm(Technique):

@@ -1,9 +1,9 @@
 "Unknowns, wrong labels beside unknowns, and long tails: techniques against plain training, paired by seed"
-# python nbs/benchmarks/open_sets.py known|deep|paper|noisy|tail|dev fashion|cifar --out runs.jsonl [--seeds 0 1 2] [--only row;row]
+# python nbs/benchmarks/open_sets.py known|deep|crops|steps|noisy|tail|dev fashion|cifar --out runs.jsonl [--seeds 0 1 2] [--only row;row]
 # python nbs/benchmarks/open_sets.py table runs.jsonl
 # known: true labels, a small residual network with batch norm (one block a stage); unknown images by all nine scores,
-# calibration. deep: the same with three blocks a stage (the depth of ResNet-20). paper: deep with LogitNorm's own
-# training at a sixth of its length: flips and crops, the rate a tenth after 40 % and again after 70 %.
+# calibration. deep: the same with three blocks a stage (the depth of ResNet-20). crops: deep with flips and crops.
+# steps: crops with LogitNorm's own schedule at a sixth of its length, a tenth of the rate after 40 % and after 70 %.
 # noisy: symmetric 40 % wrong labels, accuracy on clean test images and unknowns. dev: the same with a fifth of the
 # training images (their noisy labels) and generated unknowns held out: what the recipe's weight is chosen on.
 # tail: class sizes fall by equal factors to 2 % (fashion) or 5 % (cifar) of the largest; balanced test images.
@@ -33,7 +33,7 @@ ROWS = dict(
     known={'plain': dict(), 'LogitNorm': dict(t=['ln']), 'ODNL': dict(t=['odnl']),
            'plain, seconds of ODNL': dict(long=2)},
     deep={'plain': dict(), 'LogitNorm': dict(t=['ln'])},
-    paper={'plain': dict(), 'LogitNorm': dict(t=['ln'])},
+    crops={'plain': dict(), 'LogitNorm': dict(t=['ln'])}, steps={'plain': dict(), 'LogitNorm': dict(t=['ln'])},
     noisy={'plain': dict(), 'GCE': dict(loss=GCELoss), 'ODNL': dict(t=['odnl']),
            **{f'GCE + ODNL eta {e}': dict(loss=GCELoss, t=[('odnl', e)]) for e in (.1, .5, 2.5)},
            'GCE + LogitNorm': dict(loss=GCELoss, t=['ln']),
@@ -42,6 +42,7 @@ ROWS = dict(
           'Open-sampling': dict(t=['os']), 'Open-sampling + LogitAdjust': dict(t=['os', 'la']),
           'ODNL labels': dict(t=[('odnl', 1.)]), 'plain, seconds of Open-sampling': dict(long=2),
           'LogitAdjust, seconds of Open-sampling': dict(t=['la'], long=2)})
+DEEP = ('deep', 'crops', 'steps')
 ROWS['dev'] = {k: v for k,v in ROWS['noisy'].items() if k.startswith('GCE')}
 
 def technique(t, aux):
@@ -69,7 +70,7 @@ def data(what, name, seed):
         drawn = np.arange(500) % 500 >= 400
         sets['drawn'] = OpenSet(aux.images[:500][drawn], ['kept out'])
         aux = OpenSet(np.concatenate([aux.images[:500][~drawn], aux.images[500:]]), ['the rest'])
-    if what == 'paper': tfms = [Flip(), PadCrop()]
+    if what in ('crops', 'steps'): tfms = [Flip(), PadCrop()]
     dls = array_dls(X, y, valid=(Xv, yv), bs=64, val_bs=250, batch_tfms=tfms)
     if what != 'noisy': return dls,aux,sets,near,0.
     dls = add_label_noise(dls, NoisyLabels('symmetric', .4, seed=seed))
@@ -80,17 +81,17 @@ def run(what, name, row, seed):
     dls,aux,sets,near,rate = data(what, name, seed)
     if spec.get('sampler'): dls = weighted_dls(dls, 'balanced')
     set_seed(seed, reproducible=True)
-    epochs = dict(known=30 if name == 'fashion' else 15, deep=30, paper=30, noisy=8, dev=8, tail=30)[what]*spec.get('long', 1)
+    epochs = dict(known=30 if name == 'fashion' else 15, deep=30, crops=30, steps=30, noisy=8, dev=8, tail=30)[what]*spec.get('long', 1)
     n_in = 1 if name == 'fashion' else 3
-    net = un.resnet(n_in, 3 if what in ('deep', 'paper') else 1) if what in ('known', 'deep', 'paper', 'tail') else small_cnn(10, n_in)
+    net = un.resnet(n_in, 3 if what in DEEP else 1) if what in ('known', 'tail', *DEEP) else small_cnn(10, n_in)
     learn = Learner(dls, net, spec['loss']() if 'loss' in spec else None, metrics=accuracy,
                     cbs=[technique(t, aux) for t in spec.get('t', ())],
-                    **(dict(opt_func=partial(SGD, mom=.9), wd=5e-4) if what in ('known', 'deep', 'paper') else {}))
+                    **(dict(opt_func=partial(SGD, mom=.9), wd=5e-4) if what in ('known', *DEEP) else {}))
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, ProgressCallback)))
     learn.logger = lambda *a: None
     start = time.perf_counter()
-    if what == 'paper': learn.fit(epochs, .1, cbs=ParamScheduler({'lr': lambda pct: .1*.1**((pct > .4)+(pct > .7))}))
-    elif what in ('known', 'deep'): learn.fit_one_cycle(epochs, .1, moms=(.9, .9, .9))
+    if what == 'steps': learn.fit(epochs, .1, cbs=ParamScheduler({'lr': lambda pct: .1*.1**((pct > .4)+(pct > .7))}))
+    elif what in ('known', *DEEP): learn.fit_one_cycle(epochs, .1, moms=(.9, .9, .9))
     else:               learn.fit_one_cycle(epochs, 3e-3)
     out = dict(what=what, data=name, row=row, seed=seed, epochs=epochs, seconds=round(time.perf_counter()-start, 1),
                rate=rate)
@@ -103,7 +104,7 @@ def run(what, name, row, seed):
     rep = ood_report(learn, sets, near=near)
     for r in rep.table.itertuples():
         if r.set in sets: out |= {f'{r.set}|{r.score}|auroc': r.AUROC, f'{r.set}|{r.score}|fpr95': r.FPR95}
-    if what in ('known', 'deep', 'paper'):
+    if what in ('known', *DEEP):
         cal = calibration_report(learn).table
         for kind,tag in zip(cal.index, ('raw', 'scaled')):
             out |= {f'cal|{tag}|{k}': float(v) for k,v in cal.loc[kind].items() if isinstance(v, (float, np.floating))}
