@@ -3,6 +3,7 @@
 # labels and how much a class counts. The term is on raw logits: LogitClip and LogitNorm act on training images alone.
 # Each rank of distributed training has an order and labels of its own. Stages: rows + penalty.
 import copy, math
+from numbers import Integral
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -48,7 +49,7 @@ class OpenSetRows(Technique):
     def take(self, aux, bs, dynamic, joint_bn):
         "Keep images and settings that all open-set techniques have"
         if bs is not None: need_number('bs', bs)
-        if bs is not None and (bs < 1 or bs != int(bs)):
+        if bs is not None and not (isinstance(bs, Integral) and bs >= 1):
             raise ValueError(f"`bs` must be a whole number from 1 on, got {bs}. None takes as many as the batch has.")
         self.aux = copy.deepcopy(aux) if isinstance(aux, AuxRows) else AuxRows(aux)
         self.bs,self.dynamic,self.joint_bn,self._fixed,self._checked = bs,dynamic,joint_bn,{},False

@@ -322,7 +322,8 @@ def test_copies_share_images_and_have_their_own_order():
 # --- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,err,msg', [
     (dict(eta=0), ValueError, '`eta` must be positive and finite, got 0. To switch it off, leave the technique out'),
-    (dict(eta=-1.), ValueError, '`eta` must be positive'), (dict(bs=0), ValueError, '`bs` must be a whole number from 1 on, got 0'),
+    (dict(eta=-1.), ValueError, '`eta` must be positive'), (dict(bs=8.), ValueError, 'whole number from 1 on, got 8.0'),
+    (dict(bs=0), ValueError, '`bs` must be a whole number from 1 on, got 0'),
     (dict(eta='2'), TypeError, '`eta` must be a number')])
 def test_bad_settings(kw, err, msg):
     with pytest.raises(err, match=msg): ODNL(AUX, **kw)

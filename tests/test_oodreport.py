@@ -392,6 +392,9 @@ def test_auxiliary_images_are_remembered(tmp_path):
     assert ood_report(learn, images(), 'msp').sets == ['unknown']       # a bare set
     assert any('What unknown show is not known' in n for n in ood_report(learn, images(), 'msp').notes)
     refused(strip(learn), X, 'of the images')
+    learn.add_cb(ODNL(array_dls(images(20, 62), np.zeros(20, int), vocab=['0', '1'], bs=8, device='cpu').train))
+    learn.fit(1); learn.remove_cb(ODNL)
+    refused(learn, images(20, 62)[:3], '3 of the images')       # a loader over an array
     learn.export('seen.pkl')
     refused(load_learner(tmp_path/'seen.pkl'), X, 'of the images', dl=valid)
 

@@ -220,7 +220,7 @@ def test_an_exported_technique_has_nothing_to_compare():
 # --- what the reviewer asked ------------------------------------------------------------------------------------------
 def test_images_of_the_training_set_are_no_open_set():
     dls = tiny_dls()
-    for aux in (dls.train, dls, dls.train_ds.items.x[:9]):
+    for aux in (dls.train, dls, dls.train_ds.items.x[:9], dls.train_ds.items.x[:9].clone()):
         with pytest.raises(ValueError, match='ODNL expected open-set images, got training images'):
             tiny_learner(ODNL(aux), dls=dls).fit(1)
     X,y,Xv,yv,vocab = sample_data('fashion')
