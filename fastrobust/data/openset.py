@@ -183,5 +183,5 @@ def share_items(a, b):
     if x is not None and y is not None and len(x) and len(y) and np.shares_memory(x, y): return True
     if _files(a) & _files(b): return True
     if x is None or y is None or max(len(x), len(y)) > 20000: return False
-    a,b = set(image_hashes(a)),set(image_hashes(b))     # copies too, where that is quick; a few equal ones may be chance
+    a,b = set(image_hashes(a)),set(image_hashes(b))     # copies too, where that is quick; a few may be chance
     return len(a & b) > .5*min(len(a), len(b))

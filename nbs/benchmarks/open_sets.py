@@ -148,10 +148,10 @@ def table(path):
         for r in rows: print(f'| {r} | ' + ' | '.join(_pm(df[df.row == r][f'{s}|msp|auroc']) for s in sets) + ' |')
         print('\nMean far AUROC by score\n\n| | ' + ' | '.join(scores) + ' |\n' + '|---'*(len(scores)+1) + '|')
         for r in rows: print(f'| {r} | ' + ' | '.join(_pm(df[df.row == r][f'far {s} auroc']) for s in scores) + ' |')
-        cal = [c for c in df if c.startswith('cal|')]
+        cal = [c for c in df if c.startswith('cal|') and c not in ('cal|raw|T', 'cal|raw|accuracy', 'cal|scaled|accuracy')]
         if cal:
             print('\nCalibration, as trained and after a temperature (cross-fitted)\n')
-            print('| | ' + ' | '.join(c[4:] for c in cal) + ' |\n' + '|---'*(len(cal)+1) + '|')
+            print('| | ' + ' | '.join(c[4:].replace('|', ' ') for c in cal) + ' |\n' + '|---'*(len(cal)+1) + '|')
             for r in rows: print(f'| {r} | ' + ' | '.join(_pm(df[df.row == r][c]) for c in cal) + ' |')
 
 if __name__ == '__main__':
