@@ -63,7 +63,7 @@ from fastrobust.labels.outoffold import *
 from fastrobust.labels.crossval import *
 from fastrobust.labels.reviewing import *
 from fastrobust.data.weighting import *
-from fastrobust.labels.report import *
+from fastrobust.labels.result import *
 from fastrobust.history import *
 from fastrobust.selection import *
 from fastrobust.samplememory import *

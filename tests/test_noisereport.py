@@ -16,7 +16,7 @@ from fastrobust.data.samples import sample_data
 from fastrobust.evaluate.noisereport import Tau, estimate_tau, noise_report
 from fastrobust.labels.channel import wrong_if_given
 from fastrobust.labels.planting import plant_labels
-from fastrobust.labels.report import NoiseReport
+from fastrobust.labels.result import NoiseReport
 from fastrobust.history import SampleHistory
 from fastrobust.losses import GCELoss
 from fastrobust.models import small_cnn
@@ -312,7 +312,7 @@ def test_the_small_loss_mixture(fashion, capsys):
 
 def test_a_network_that_errs_often_is_said_to():
     "Clean labels, a network right on three in five of them: its errors are not all wrong labels, and the note says so"
-    from fastrobust.labels.report import NoiseReport
+    from fastrobust.labels.result import NoiseReport
     g = np.random.default_rng(0)
     y = g.integers(0, 4, 900)
     z = g.normal(size=(900, 4)); z[np.arange(900), y] += 1.1

@@ -11,7 +11,7 @@ from fastai.torch_core import get_random_states, set_random_states
 from fastrobust.basics import robust_warn, target_vocab
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import given_labels, with_labels
-from fastrobust.labels.report import NoiseReport
+from fastrobust.labels.result import NoiseReport
 from fastrobust.labels.mixtures import small_loss_split
 from fastrobust.labels.outoffold import _code, _name
 from fastrobust.labels.outofsample import need_probs, warn_in_sample

@@ -16,7 +16,7 @@ from fastrobust.labels.crossval import cross_val_preds
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.noise import NoisyLabels
 from fastrobust.data.samples import sample_data
-from fastrobust.labels.report import NoiseReport
+from fastrobust.labels.result import NoiseReport
 from fastrobust.losses import GCELoss
 from fastrobust.models import small_cnn
 from fastrobust.labels.planting import plant_labels
