@@ -142,7 +142,7 @@ def advise(
     "A recipe for these data and why, in words; rules of thumb are called so"
     y,names = given_labels(dls),class_names(dls)
     if report is None and make_learner is not None:
-        from fastrobust.evaluate.noisereport import noise_report    # only here: advice alone trains nothing
+        from fastrobust.labels.report import noise_report    # only here: advice alone trains nothing
         report = noise_report(make_learner, dls)
     _need_own(dls, report, y)
     noise,counts = _noise(dls, report, y),np.bincount(y, minlength=len(names))

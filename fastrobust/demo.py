@@ -6,18 +6,19 @@ import fastai, torch
 from fastai.callback.mixup import MixUp
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
-from fastrobust import __version__, webpage as html
-from fastrobust.data.noise import NoisyLabels
+from fastrobust import __version__
+from fastrobust.reporting import page as html
+from fastrobust.noise.laws import NoisyLabels
 from fastrobust.data.openset import aux_images
 from fastrobust.data.samples import sample_data, sample_dls
-from fastrobust.evaluate.compare import compare
+from fastrobust.compare.compare import compare
 from fastrobust.learner import robust_learner
 from fastrobust.losses import GCELoss
-from fastrobust.memorisation import plot_memorisation
+from fastrobust.labels.memorisation import plot_memorisation
 from fastrobust.models import small_cnn
 from fastrobust.pictures import show_augmix
 from fastrobust.recipes import noisy_labels
-from fastrobust.report import save_figure, saving
+from fastrobust.reporting.report import save_figure, saving
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.odnl import ODNL

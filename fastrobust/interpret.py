@@ -1,18 +1,18 @@
 "What a trained Learner can tell about its labels, shift, unknowns and rare classes, as pictures beside fastai's own"
 from functools import partial
 from fastai.interpret import ClassificationInterpretation
-from fastrobust.confidence.calibcharts import plot_reliability
-from fastrobust.confidence.oodcharts import plot_ood
-from fastrobust.confidence.tailcharts import plot_tails
-from fastrobust.evaluate.calibrationreport import calibration_report
-from fastrobust.evaluate.corruptionreport import corruption_report
-from fastrobust.evaluate.oodreport import ood_report
-from fastrobust.evaluate.tailreport import tail_report
-from fastrobust.history import SampleHistory
-from fastrobust.logitnorms import LogitNorms
-from fastrobust.memorisation import Memorisation, plot_memorisation
-from fastrobust.noiseplots import plot_label_issues, plot_loss_split, plot_noise_matrices
-from fastrobust.report import Report
+from fastrobust.calibration.charts import plot_reliability
+from fastrobust.ood.charts import plot_ood
+from fastrobust.tails.charts import plot_tails
+from fastrobust.calibration.report import calibration_report
+from fastrobust.shift.corruptionreport import corruption_report
+from fastrobust.ood.report import ood_report
+from fastrobust.tails.report import tail_report
+from fastrobust.labels.history import SampleHistory
+from fastrobust.ood.logitnorms import LogitNorms
+from fastrobust.labels.memorisation import Memorisation, plot_memorisation
+from fastrobust.labels.pictures import plot_label_issues, plot_loss_split, plot_noise_matrices
+from fastrobust.reporting.report import Report
 from fastrobust.shift.charts import plot_corruption_fan
 
 __all__ = ['RobustInterpretation']

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastrobust.augmixing import apply_augmix, draw_augmix
 from fastrobust.basics import PixelSpace
 from fastrobust.ops import AUGMIX_OPS, apply_ops, check_images
-from fastrobust.report import Picture
+from fastrobust.reporting.report import Picture
 
 __all__ = ['show_augmix']
 

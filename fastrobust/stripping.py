@@ -7,7 +7,7 @@ from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastrobust.basics import peek_images, robust_warn
-from fastrobust.confidence.temperature import bare_loss, temperature_of
+from fastrobust.calibration.temperature import bare_loss, temperature_of
 from fastrobust.models import Surgery, SurgeonSplit, copy_net, unwrap
 from fastrobust.stages import inner_loss
 

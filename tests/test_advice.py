@@ -9,9 +9,9 @@ from conftest import tiny_dls
 from fastrobust.advice import advise
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import given_labels, take_items
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.evaluate.noisereport import Tau
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.labels.report import Tau
 
 def rep(dls, rate, lo=None, hi=None):
     return types.SimpleNamespace(rate=rate, lo=rate if lo is None else lo, hi=rate if hi is None else hi,
@@ -115,7 +115,7 @@ def test_a_maker_makes_the_report(monkeypatch):
     dls,seen = tiny_dls(),[]
     fake = types.ModuleType('noisereport')
     fake.noise_report = lambda make, d: (seen.append((make, d)), rep(d, .33))[1]
-    monkeypatch.setitem(sys.modules, 'fastrobust.evaluate.noisereport', fake)
+    monkeypatch.setitem(sys.modules, 'fastrobust.labels.report', fake)
     a = advise(dls, make_learner=len)
     assert seen == [(len, dls)] and '33.0%' in a.facts['wrong labels']
     assert '10.0%' in advise(dls, rep(dls, .1), make_learner=len).facts['wrong labels'] and len(seen) == 1

@@ -22,8 +22,8 @@ from conftest import MiniTwin, TwinNet, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.auxheads import AuxHeads
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.data.samples import sample_data
 from fastrobust.losses import CrossEntropy, GCELoss
 from fastrobust.models import small_cnn

@@ -17,7 +17,7 @@ from fastrobust.audit.command import audit
 from fastrobust.basics import RobustWarning
 from fastrobust.data.editing import given_labels
 from fastrobust.data.samples import sample_data
-from fastrobust.fixing import fix_labels
+from fastrobust.labels.fixing import fix_labels
 
 ROOT = Path(__file__).parent.parent
 KINDS = [1, 5, 8]       # Trouser, Sandal, Bag: nobody confuses them

@@ -3,8 +3,8 @@ import math
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import brier_score_loss, log_loss
-from fastrobust.confidence.calibcharts import plot_reliability
-from fastrobust.confidence.calibration import (brier, classwise_ece, ece, ece_mass, mass_bins, nll, reliability_bins,
+from fastrobust.calibration.charts import plot_reliability
+from fastrobust.calibration.metrics import (brier, classwise_ece, ece, ece_mass, mass_bins, nll, reliability_bins,
                                                rms_calibration_error)
 
 EVERY = [ece, ece_mass, classwise_ece, rms_calibration_error, reliability_bins]

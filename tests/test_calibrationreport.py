@@ -6,16 +6,16 @@ from fastai.imports import noop
 from fastai.losses import MSELossFlat
 from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.confidence.calibcharts import plot_reliability
-from fastrobust.confidence.calibration import brier, classwise_ece, ece, ece_mass, nll, reliability_bins
-from fastrobust.confidence.temperature import cross_fit, fit_temperature, temper, temperature_scale
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.evaluate import calibrationreport as module
-from fastrobust.evaluate.calibrationreport import CalibrationReport, calibration_report
-from fastrobust.evaluate.tailreport import tail_report
-from fastrobust.report import Report
-from fastrobust.shift.passes import shifted_preds
+from fastrobust.calibration.charts import plot_reliability
+from fastrobust.calibration.metrics import brier, classwise_ece, ece, ece_mass, nll, reliability_bins
+from fastrobust.calibration.temperature import cross_fit, fit_temperature, temper, temperature_scale
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.calibration import report as module
+from fastrobust.calibration.report import CalibrationReport, calibration_report
+from fastrobust.tails.report import tail_report
+from fastrobust.reporting.report import Report
+from fastrobust.inference.passes import shifted_preds
 from fastrobust.techniques.logitnorm import norm_floor
 from test_shifted import snapshot
 

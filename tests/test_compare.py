@@ -15,13 +15,13 @@ from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy, error_rate
 from fastai.torch_core import set_seed
 from fastrobust.basics import RobustWarning
-from fastrobust.comparison import Comparison
+from fastrobust.compare.result import Comparison
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.evaluate.compare import compare
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.compare.compare import compare
 from fastrobust.losses import GCELoss
-from fastrobust.memorisation import measure_memorisation
+from fastrobust.labels.memorisation import measure_memorisation
 from fastrobust.techniques.logitclip import LogitClip
 
 def images(n=120, seed=0):

@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 from conftest import tiny_arrays, tiny_dls, tiny_learner
-from fastrobust.confidence.scores import KNN, Energy, ReAct
-from fastrobust.confidenceplots import show_unknowns
+from fastrobust.ood.scores import KNN, Energy, ReAct
+from fastrobust.ood.pictures import show_unknowns
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import aux_images
-from fastrobust.evaluate.calibrationreport import calibration_report
-from fastrobust.evaluate.oodreport import ood_report
-from fastrobust.evaluate.tailreport import tail_report
+from fastrobust.calibration.report import calibration_report
+from fastrobust.ood.report import ood_report
+from fastrobust.tails.report import tail_report
 from fastrobust.interpret import RobustInterpretation
-from fastrobust.logitnorms import LogitNorms
+from fastrobust.ood.logitnorms import LogitNorms
 
 BLOBS = aux_images('blob', 30, 8, 1, seed=4)
 

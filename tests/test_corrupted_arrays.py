@@ -16,8 +16,8 @@ from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.corruptions.tables import CORRUPTIONS
 from fastrobust.data.arrays import ArrayDL, array_dls
-from fastrobust.data.corrupted import CorruptedArrays, _resizes_to
-from fastrobust.data.corruptedfolders import CorruptedFolders
+from fastrobust.shift.publishedarrays import CorruptedArrays, _resizes_to
+from fastrobust.shift.publishedfolders import CorruptedFolders
 from fastrobust.models import small_cnn
 
 N = 6

@@ -11,17 +11,17 @@ from fastai.imports import noop
 from fastai.torch_core import TensorImage, to_cpu
 from fastai.vision.augment import Brightness, Hue, Saturation, aug_transforms
 from fastrobust.basics import RobustWarning
-from fastrobust.confidence.calibration import ece, rms_calibration_error
+from fastrobust.calibration.metrics import ece, rms_calibration_error
 from fastrobust.corruptions.front import corrupt
 from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
-from fastrobust.data.corrupted import CorruptedArrays
-from fastrobust.evaluate import corruptionreport as module
-from fastrobust.evaluate.corruptionreport import corruption_report
-from fastrobust.report import Report
-from fastrobust.shift import passes as passes_module
+from fastrobust.shift.publishedarrays import CorruptedArrays
+from fastrobust.shift import corruptionreport as module
+from fastrobust.shift.corruptionreport import corruption_report
+from fastrobust.reporting.report import Report
+from fastrobust.inference import passes as passes_module
 from fastrobust.shift.metrics import mce_alexnet, relative_mce
 from fastrobust.shift.cells import files_key, model_key
-from fastrobust.shift.passes import shifted_preds
+from fastrobust.inference.passes import shifted_preds
 from fastrobust.shift.result import CorruptionReport, compare_reports
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix, AugMixTransform
@@ -498,8 +498,8 @@ def test_one_image(quick):
 
 # --- what a fresh reader found ---------------------------------------------------------------------------------------
 def test_noisy_validation_labels_are_named(quick):
-    from fastrobust.data.noise import NoisyLabels
-    from fastrobust.data.noisyblock import add_label_noise
+    from fastrobust.noise.laws import NoisyLabels
+    from fastrobust.noise.block import add_label_noise
     learn = tiny_learner(dls=add_label_noise(tiny_dls(), NoisyLabels('symmetric', .25, noisy_valid=True)))
     with pytest.warns(RobustWarning, match='validation labels are wrong on purpose'):
         rep = corruption_report(learn, names='fog', severities=1)

@@ -22,8 +22,8 @@ from fastrobust.labels.confident import find_label_issues
 from fastrobust.labels.crossval import cross_val_preds, need_maker, stratified_folds
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import given_labels
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.outoffold import OutOfFold, cleanlab_issues, run_marks, to_cleanlab
 from fastrobust.techniques.logitclip import LogitClip
 

@@ -62,7 +62,7 @@ def test_sample_figure_shows_right_and_wrong_labels():
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     from fastrobust import demo
-    from fastrobust.data.noise import NoisyLabels
+    from fastrobust.noise.laws import NoisyLabels
     from fastrobust.data.samples import sample_data
     _,y,*_,vocab = sample_data('fashion')
     rec = NoisyLabels('symmetric', .4).apply(y, vocab=vocab)

@@ -8,8 +8,8 @@ from fastai.optimizer import SGD
 import fastrobust
 from conftest import params, tiny_dls, tiny_learner
 from test_contract import ALL, SETTINGS
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 
 # Techniques that treat each item by itself, their losses means over the batch: on two ranks they do what one process
 # does with the batches of both, side by side
@@ -31,7 +31,7 @@ from conftest import params, tiny_learner
 from test_contract import ALL, SETTINGS
 from test_distributed import dls_of_two
 import fastrobust.all as fr
-from fastrobust.history import SampleHistory
+from fastrobust.labels.history import SampleHistory
 
 learns,res = {T.__name__: [SETTINGS[T]['make']()] for T in ALL},{}
 learns.update(history=[SampleHistory('eval'), fr.Memorisation('eval')], train=[SampleHistory(), fr.Memorisation()])

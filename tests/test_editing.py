@@ -17,8 +17,8 @@ from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import batch_idxs
 from fastrobust.data.editing import given_labels, split_items, take_items, with_labels
 from fastrobust.data.holdout import hold_out
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.stripping import strip
 
 @pytest.fixture(scope='module')

@@ -14,11 +14,11 @@ from fastai.vision.data import ImageBlock, ImageDataLoaders
 from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data.editing import given_labels
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.data.weighting import weighted_dls
-from fastrobust.fixing import fix_labels, to_cleaner
-from fastrobust.report import Report
+from fastrobust.labels.fixing import fix_labels, to_cleaner
+from fastrobust.reporting.report import Report
 from fastrobust.labels.reviewing import read_review
 
 VOCAB = ['ant', 'bee', 'cat']

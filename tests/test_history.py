@@ -20,11 +20,11 @@ from fastai.vision.augment import aug_transforms
 from conftest import MiniTwin, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.history import SampleHistory
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.labels.history import SampleHistory
 from fastrobust.losses import GCELoss
-from fastrobust.memorisation import Memorisation
+from fastrobust.labels.memorisation import Memorisation
 from fastrobust.metrics import label_margin, memorisation
 from fastrobust.techniques.augmix import AugMix
 
@@ -175,12 +175,12 @@ def test_mixup_and_loaders_without_positions_are_looked_at_in_a_pass():
     assert h.losses[0] == pytest.approx(facts(Z[0], dls.noise.y_noisy)[0], abs=1e-5)    # all 90, clean
     with pytest.MonkeyPatch.context() as mp, pytest.warns(RobustWarning, match='sorts or streams'):
         real = h.__class__.before_batch.__globals__['epoch_idxs']
-        mp.setattr('fastrobust.history.epoch_idxs', lambda dl: None if dl.shuffle else real(dl))
+        mp.setattr('fastrobust.labels.history.epoch_idxs', lambda dl: None if dl.shuffle else real(dl))
         learn.fit(1)
     assert h.losses[1] == pytest.approx(facts(Z[0], dls.noise.y_noisy)[0], abs=1e-5)
     with pytest.MonkeyPatch.context() as mp, pytest.raises(ValueError, match='whose items have positions'):
-        for m in ('history', 'memorisation'): mp.setattr(f'fastrobust.{m}.epoch_idxs', lambda dl: None)
-        mp.setattr('fastrobust.memorisation.batch_idxs', lambda *a: None)
+        for m in ('history', 'memorisation'): mp.setattr(f'fastrobust.labels.{m}.epoch_idxs', lambda dl: None)
+        mp.setattr('fastrobust.labels.memorisation.batch_idxs', lambda *a: None)
         learn.fit(1)
 
 def test_a_second_look_at_the_loader_inside_an_epoch_does_not_mix_up_the_ids():

@@ -1,66 +1,87 @@
 "The house stays standing: imports go down only, names are public on purpose, nothing is hidden"
-import ast, subprocess, sys
-from pathlib import Path
+import ast, importlib, subprocess, sys
 import pytest
+from house import PACKAGE, arrows, circles, imports, listed, modules, private_imports, room
 
-ROOT = Path(__file__).parent.parent/'fastrobust'
-FILES = sorted(p for p in ROOT.rglob('*.py'))
-LAYER = {'basics': 0, 'losses': 1, 'ops': 1, 'pixelkernels': 1, 'augmixing': 1, 'models': 1, 'metrics': 1,
-         'recording': 1, 'auxheads': 1, 'corruptions': 1,
-         'stages': 2, 'checks': 2, 'objective': 2, 'stripping': 2, 'report': 2, 'memorisation': 2, 'comparison': 2,
-         'data': 2, 'labels': 2, 'confidence': 2, 'opensetrows': 2, 'logitnorms': 2, 'selection': 2,
-         'samplememory': 2, 'history': 2, 'shift': 2,
-         'techniques': 3, 'systems': 3, 'evaluate': 3,
-         'interpret': 4, 'pictures': 4, 'noiseplots': 4, 'shiftplots': 4, 'confidenceplots': 4,
-         'recipes': 4, 'tuning': 4,
-         'fixing': 4, 'advice': 4,
-         'learner': 5, 'demo': 6, 'webpage': 6, 'audit': 6, '__main__': 7, 'all': 7, '__init__': 0}
+# one floor a line, the lowest first; rooms of one floor do not import each other
+FLOORS = ['__init__',
+          'basics',
+          'losses metrics models recording',
+          'reporting pixelkernels auxheads',
+          'ops',
+          'augmixing corruptions',
+          'stages',
+          'checks',
+          'objective',
+          'data',
+          'inference',
+          'opensetrows selection samplememory',
+          'shift',
+          'techniques',
+          'noise',
+          'labels ood calibration tails',
+          'stripping pictures',
+          'systems',
+          'compare',
+          'recipes',
+          'learner interpret advice',
+          'audit demo',
+          'all __main__']
+FLOOR = {o: i for i,line in enumerate(FLOORS) for o in line.split()}
 ALLOWED = {('techniques.augloss', 'techniques.augmix')}     # AugLoss *is* the composition
+# not yet untied; each goes with the commit that moves what it takes
+OPEN = {('data', 'noise'), ('inference', 'shift'), ('shift', 'calibration'), ('shift', 'pictures'), ('inference', 'calibration'),
+        ('tails', 'shift'), ('calibration', 'labels')}
+HEAVY = {'sklearn', 'timm', 'cleanlab', 'accelerate'}       # imported where they are used
+MODULES = modules()
 
-def name(p): return '.'.join(p.relative_to(ROOT).with_suffix('').parts)
-def imports(tree, top_only=False):
-    nodes = tree.body if top_only else ast.walk(tree)
-    for n in nodes:
-        if isinstance(n, ast.ImportFrom): yield n.module or '',[a.name for a in n.names],n
-        if isinstance(n, ast.Import):
-            for a in n.names: yield a.name,[],n
-
-@pytest.mark.parametrize('p', FILES, ids=name)
-def test_a_module(p):
-    src = p.read_text()
-    tree,me = ast.parse(src),name(p)
-    mine = me.split('.')[0]
-    for mod,names,_ in imports(tree):
-        if not mod.startswith('fastrobust'): continue
-        assert '*' not in names or me == 'all', f'{me} star-imports {mod}'
-        dep = mod[len('fastrobust.'):]
-        if not dep: continue
-        top = dep.split('.')[0]
-        assert LAYER[top] <= LAYER[mine], f'{me} (layer {LAYER[mine]}) imports {dep} (layer {LAYER[top]})'
-        if mine in ('techniques', 'systems', 'evaluate') and top in ('techniques', 'systems', 'evaluate'):
-            assert (me, dep) in ALLOWED, f'{me} imports its sibling {dep}'
+@pytest.mark.parametrize('me', MODULES)
+def test_a_module(me):
+    src,mine = MODULES[me].read_text(),room(me)
+    tree = ast.parse(src)
     for mod,names,_ in imports(tree): assert '*' not in names or me == 'all', f'{me} star-imports {mod}'
     tops = {mod.split('.')[0] for mod,_,_ in imports(tree, top_only=True)}
-    assert not tops & {'sklearn', 'timm', 'cleanlab', 'accelerate'}, f'{me} imports {tops} at the top'
+    assert not tops & HEAVY, f'{me} imports {tops & HEAVY} at the top'
     assert 'fastai.distributed' not in src                                                             # T19
     lines = src.splitlines()
     assert len(lines) <= 250 and max(map(len, lines), default=0) <= 120
     if mine != 'objective': assert 'learn.loss_func =' not in src.replace('learn.loss_func ==', '')
-    if mine != 'basics': assert '_DataLoader__idxs' not in src or me == 'data.noisyblock'     # only drops it
-    if me in ('all', '__main__') or not src.strip() or me.endswith('__init__'): return
-    assigned = [getattr(n.targets[0], 'id', '') for n in tree.body if isinstance(n, ast.Assign)]
-    assert '__all__' in assigned, f'{me}: no __all__'
+    if mine != 'basics': assert '_DataLoader__idxs' not in src or me == 'noise.block'       # only drops it
+    if me in ('all', '__main__', '__init__'): return
+    assert listed(MODULES[me]) is not None, f'{me}: no __all__'
+
+def test_imports_go_down():
+    for me,dep,_ in arrows():
+        a,b = room(me),room(dep)
+        if a == b:
+            if a in ('techniques', 'systems') and me != dep: assert (me, dep) in ALLOWED, f'{me} imports its sibling {dep}'
+        elif (a, b) not in OPEN: assert FLOOR[b] < FLOOR[a], f'{me} (floor {FLOOR[a]}) imports {dep} (floor {FLOOR[b]})'
+
+def test_no_circle_of_folders():
+    pairs = {(room(a), room(b)) for a,b,_ in arrows() if room(a) != room(b)}
+    assert circles(pairs - OPEN) == []
+
+def test_private_names_stay_at_home():
+    assert len(private_imports()) <= 45
+
+def test_the_measure_itself(tmp_path):
+    "house.py sees what it is there to see"
+    pkg = tmp_path/'pkg'
+    for folder in ('low', 'high'): (pkg/folder).mkdir(parents=True)
+    (pkg/'low'/'a.py').write_text("from pkg.high.b import f\n")
+    (pkg/'high'/'b.py').write_text("def f():\n    from pkg.low import a\n    from pkg.low.a import _x, y\n")
+    assert circles({(room(a), room(b)) for a,b,_ in arrows(pkg) if room(a) != room(b)}) == [['high', 'low']]
+    assert private_imports(pkg) == [('high.b', 'low.a', '_x')]
 
 def test_public_names_exist_and_shadow_nothing():
     import fastai.vision.all as fv
     import fastrobust.all as fr
-    import importlib
-    for p in FILES:
-        if name(p) in ('all', '__main__') or p.name == '__init__.py': continue
-        mod = importlib.import_module('fastrobust.'+name(p))
+    for me in MODULES:
+        if me in ('all', '__main__', '__init__'): continue
+        mod = importlib.import_module('fastrobust.'+me)
         for k in mod.__all__:
-            assert hasattr(mod, k), f'{name(p)}.__all__ names {k}'
-            assert not hasattr(fv, k), f'{name(p)}.{k} shadows fastai'
+            assert hasattr(mod, k), f'{me}.__all__ names {k}'
+            assert not hasattr(fv, k), f'{me}.{k} shadows fastai'
             assert getattr(fr, k) is getattr(mod, k), f'{k} is not in fastrobust.all, or twice'
 
 def test_import_changes_nothing_and_is_light():
@@ -70,5 +91,5 @@ def test_import_changes_nothing_and_is_light():
             "assert list(defaults.callbacks) == n and set(dir(Learner)) == k and dict(vars(DataBlock)) == w\n"
             "new = {o.split('.')[0] for o in set(sys.modules)-m}\n"
             "assert not new & {'timm', 'cleanlab', 'sklearn', 'accelerate'}, new")
-    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT.parent)
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert r.returncode == 0, r.stderr[-2000:]

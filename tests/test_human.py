@@ -12,12 +12,12 @@ from fastai.data.transforms import IndexSplitter, get_image_files, parent_label
 from fastai.vision.data import ImageBlock
 
 from fastrobust.basics import RobustWarning
-from fastrobust.data import human
+from fastrobust.noise import human
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.human import cifar_n, load_labels
-from fastrobust.data.matrices import CIFAR100_COARSE, T_from_confusion
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import NoisyDataBlock, add_label_noise
+from fastrobust.noise.human import cifar_n, load_labels
+from fastrobust.noise.matrices import CIFAR100_COARSE, T_from_confusion
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 
 quiet = pytest.mark.filterwarnings('ignore::fastrobust.basics.RobustWarning')
 NAMES = dict(aggre='aggre_label', worse='worse_label', random1='random_label1', random2='random_label2',

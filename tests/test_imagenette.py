@@ -12,10 +12,10 @@ from fastai.metrics import accuracy
 from fastai.vision.augment import Resize
 from PIL import Image
 from conftest import params
-from fastrobust.data.imagenette import IMAGENETTE_NOISE, noisy_imagenette
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.memorisation import measure_memorisation
+from fastrobust.noise.imagenette import IMAGENETTE_NOISE, noisy_imagenette
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.labels.memorisation import measure_memorisation
 from fastrobust.models import small_cnn
 from fastrobust.stripping import strip
 from fastrobust.techniques.smallloss import SmallLoss

@@ -28,8 +28,8 @@ from conftest import tiny_arrays, tiny_dls
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.holdout import hold_out
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import NoisyDataBlock, add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.learner import robust_learner
 from fastrobust.losses import CrossEntropy, GCELoss

@@ -18,7 +18,7 @@ from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.openset import aux_images
-from fastrobust.logitnorms import LogitNorms, logit_norm_quantiles, plot_logit_norms
+from fastrobust.ood.logitnorms import LogitNorms, logit_norm_quantiles, plot_logit_norms
 
 QS = ['q5', 'q25', 'median', 'q75', 'q95']
 BLOBS,NOISE = aux_images('blob', 21, 8, 1),aux_images('gaussian', 13, 8, 1)

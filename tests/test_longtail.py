@@ -12,8 +12,8 @@ from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.longtail import (LongTailSplitter, class_counts, complementary, head_mid_tail, long_tail,
                                       long_tail_dls)
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.data.samples import sample_dls
 from fastrobust.data.weighting import weighted_dls
 from conftest import tiny_dls

@@ -6,10 +6,10 @@ from torch.utils.data import Subset
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastrobust.data.arrays import array_dls
-from fastrobust.evaluate.lpreport import lp_change, lp_report
+from fastrobust.shift.lpreport import lp_change, lp_report
 from fastrobust.shift.lpballs import lp_noise
 from fastrobust.shift.lpsets import lp_sets
-from fastrobust.shift.passes import shifted_preds
+from fastrobust.inference.passes import shifted_preds
 from fastrobust.techniques.lpnoise import LpNoise
 from conftest import params, tiny_dls, tiny_learner
 
@@ -63,7 +63,7 @@ def test_numbers_by_hand():
     assert list(rep.table.index) == ['L2 0.5', 'L2 2', 'Linf 0.2', 'L0 0.2 ball', 'L0 0.2', 'L0.5 20']
 
 def test_the_standard_error_of_ice_by_bootstrap():
-    from fastrobust.evaluate.lpreport import _summary
+    from fastrobust.shift.lpreport import _summary
     g = torch.Generator().manual_seed(0)
     clean = (torch.rand(400, generator=g) < .2).double()
     flip = torch.rand(6, 400, generator=g) < .04
@@ -112,7 +112,7 @@ def test_presets_at_the_size_of_the_images():
     assert (rep.table.eps == rep.table.applied).all() and not any('adapted' in o for o in rep.notes)
 
 def test_logits_of_many_sets_are_not_all_kept(monkeypatch):
-    from fastrobust.evaluate import lpreport
+    from fastrobust.shift import lpreport
     learn,sizes = tiny_learner(dls=many(60)),[]
     a = lp_report(learn, sets=SETS)
     real = lpreport.passes

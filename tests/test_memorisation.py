@@ -19,11 +19,11 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.memorisation import Memorisation, lower_is_better, measure_memorisation, plot_memorisation
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.labels.memorisation import Memorisation, lower_is_better, measure_memorisation, plot_memorisation
 from fastrobust.metrics import memorisation, memorisation_counts, memorised_shares
-from fastrobust.report import Report
+from fastrobust.reporting.report import Report
 
 # --- the metric ------------------------------------------------------------------------------------------------------
 def test_hand_case_21():
@@ -266,6 +266,6 @@ def test_loader_without_positions_is_refused():
     dls = noisy_dls()
     learn = small(dls, Memorisation())
     with learn.no_bar(), learn.no_logging(), pytest.MonkeyPatch.context() as mp:
-        mp.setattr('fastrobust.memorisation.epoch_idxs', lambda dl: None)
-        mp.setattr('fastrobust.memorisation.batch_idxs', lambda *a: None)
+        mp.setattr('fastrobust.labels.memorisation.epoch_idxs', lambda dl: None)
+        mp.setattr('fastrobust.labels.memorisation.batch_idxs', lambda *a: None)
         with pytest.raises(ValueError, match='iterable one'): learn.fit(1)

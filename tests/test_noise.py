@@ -27,9 +27,9 @@ import fastai.vision.learner                                         # noqa: F40
 
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.noise import CLASS_MAPS, NOISE_KINDS, NoisyLabels, noise_matrix
-from fastrobust.data.noiserecord import NoiseRecord, TrueAccuracy
-from fastrobust.data.noisyblock import NoisyDataBlock, WrongCategory, add_label_noise
+from fastrobust.noise.laws import CLASS_MAPS, NOISE_KINDS, NoisyLabels, noise_matrix
+from fastrobust.noise.record import NoiseRecord, TrueAccuracy
+from fastrobust.noise.block import NoisyDataBlock, WrongCategory, add_label_noise
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt

@@ -21,13 +21,13 @@ import fastai.vision.learner                                         # noqa: F40
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import split_items, take_items, with_labels
-from fastrobust.data.instance import AverageProbs, _rates, _systematic, mean_probs, pmd_rows, truncated_normal
+from fastrobust.noise.instance import AverageProbs, _rates, _systematic, mean_probs, pmd_rows, truncated_normal
 from fastrobust.data.longtail import long_tail
-from fastrobust.data.matrices import (CIFAR100_COARSE, SUPERCLASS_MAPS, T_dirichlet, T_from_confusion, T_trace,
+from fastrobust.noise.matrices import (CIFAR100_COARSE, SUPERCLASS_MAPS, T_dirichlet, T_from_confusion, T_trace,
                                       learnable, noise_matrix)
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noiserecord import NoiseRecord
-from fastrobust.data.noisyblock import NoisyDataBlock, add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.record import NoiseRecord
+from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.data.reading import images
 from fastrobust.data.samples import sample_data
@@ -208,7 +208,7 @@ def test_pmd_rows_against_a_loop(features, shared):
 
 def test_tensor_and_array_features_are_scaled_alike():
     X = pixels(30) // np.array([1,2,8], dtype=np.uint8)
-    from fastrobust.data.instance import _scaler
+    from fastrobust.noise.instance import _scaler
     a = _scaler(X, 'norm', -1)(np.arange(30)).reshape(30,6,6,3).transpose(0,3,1,2)
     b = _scaler(X.transpose(0,3,1,2).copy(), 'norm', 1)(np.arange(30)).reshape(30,3,6,6)
     np.testing.assert_allclose(a, b)

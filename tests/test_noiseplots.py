@@ -11,15 +11,15 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from conftest import tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.history import SampleHistory
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.labels.history import SampleHistory
 from fastrobust.interpret import RobustInterpretation
-from fastrobust.memorisation import Memorisation
+from fastrobust.labels.memorisation import Memorisation
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.noiseplots import (plot_disagreement, plot_label_issues, plot_loss_split, plot_noise_matrices,
+from fastrobust.labels.pictures import (plot_disagreement, plot_label_issues, plot_loss_split, plot_noise_matrices,
                                    plot_selection)
-from fastrobust.report import Report
+from fastrobust.reporting.report import Report
 
 def labelled(ax): return bool(ax.get_title() and ax.get_xlabel() and ax.get_ylabel())
 def legend(ax): return [t.get_text() for t in ax.get_legend().get_texts()]

@@ -10,14 +10,14 @@ from fastai.learner import Learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import given_labels, take_items, with_labels
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.data.samples import sample_data
-from fastrobust.evaluate.noisereport import Tau, estimate_tau, noise_report
+from fastrobust.labels.report import Tau, estimate_tau, noise_report
 from fastrobust.labels.channel import wrong_if_given
 from fastrobust.labels.planting import plant_labels
 from fastrobust.labels.result import NoiseReport
-from fastrobust.history import SampleHistory
+from fastrobust.labels.history import SampleHistory
 from fastrobust.losses import GCELoss
 from fastrobust.models import small_cnn
 from fastrobust.labels.outoffold import OutOfFold
@@ -173,8 +173,8 @@ def test_an_estimate_is_kept_for_one_method_and_one_maker(monkeypatch, capsys):
     def warmed_up(maker, dls, epochs):
         ran.append(f'gmm {epochs}')
         return Tau(.6, .5, .7)
-    monkeypatch.setattr('fastrobust.evaluate.noisereport.cross_val_preds', train)
-    monkeypatch.setattr('fastrobust.evaluate.noisereport._warmed_up', warmed_up)
+    monkeypatch.setattr('fastrobust.labels.report.cross_val_preds', train)
+    monkeypatch.setattr('fastrobust.labels.report._warmed_up', warmed_up)
     def sized(w): return lambda dls: w                          # one code, other networks
     def calls(*args, **kw):
         ran.clear()

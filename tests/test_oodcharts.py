@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
-from fastrobust.confidence.oodcharts import (_SETS, metric_blocks, plot_ood, plot_ood_heatmap, plot_roc,
+from fastrobust.ood.charts import (_SETS, metric_blocks, plot_ood, plot_ood_heatmap, plot_roc,
                                              plot_score_hist, roc_points)
-from fastrobust.confidence.oodmetrics import aupr, auroc, fpr_at_tpr, threshold_at_tpr
+from fastrobust.ood.metrics import aupr, auroc, fpr_at_tpr, threshold_at_tpr
 
 # the example of the specification, section 6
 KNOWN = np.array([.99, .95, .9, .85, .8, .7, .65, .6, .55, .5, .97, .93, .88, .83, .78, .73, .68, .63, .58, .4])

@@ -1,7 +1,7 @@
 "FPR at TPR, AUROC and AUPR: the specification's example, loops over all thresholds, scikit-learn, properties"
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from fastrobust.confidence.oodmetrics import auroc, aupr, fpr_at_tpr, ood_metrics, threshold_at_tpr
+from fastrobust.ood.metrics import auroc, aupr, fpr_at_tpr, ood_metrics, threshold_at_tpr
 
 ID = [.99, .95, .9, .85, .8, .7, .65, .6, .55, .5, .97, .93, .88, .83, .78, .73, .68, .63, .58, .4]
 OOD = [.96, .75, .45, .35, .3, .2, .6, .1]

@@ -14,18 +14,18 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageBlock
 from fastrobust.basics import RobustWarning
-from fastrobust.confidence.collect import collect
-from fastrobust.confidence.oodresult import OODReport, compare_ood
-from fastrobust.confidence.outputs import Outputs
-from fastrobust.confidence.scores import ODIN, OOD_SCORES, Energy, KNN, OODScore, energy_score, msp_score
-from fastrobust.confidence.tap import feature_tap
+from fastrobust.inference.collect import collect
+from fastrobust.ood.result import OODReport, compare_ood
+from fastrobust.inference.outputs import Outputs
+from fastrobust.ood.scores import ODIN, OOD_SCORES, Energy, KNN, OODScore, energy_score, msp_score
+from fastrobust.inference.tap import feature_tap
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.auxrows import OpenSet
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.data.samples import sample_data, sample_dls
-from fastrobust.evaluate.oodreport import _NINE, ood_report
+from fastrobust.ood.report import _NINE, ood_report
 from fastrobust.metrics import roc_auc
 from fastrobust.models import Twin, small_cnn
 from fastrobust.stripping import strip

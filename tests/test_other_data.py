@@ -24,15 +24,15 @@ from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.labels.confident import find_label_issues
 from fastrobust.labels.crossval import cross_val_preds
 from fastrobust.data.editing import given_labels, take_items, with_labels
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
-from fastrobust.evaluate.noisereport import noise_report
-from fastrobust.fixing import fix_labels
-from fastrobust.history import SampleHistory
+from fastrobust.labels.report import noise_report
+from fastrobust.labels.fixing import fix_labels
+from fastrobust.labels.history import SampleHistory
 from fastrobust.learner import robust_learner
 from fastrobust.losses import GCELoss
-from fastrobust.memorisation import Memorisation, measure_memorisation
+from fastrobust.labels.memorisation import Memorisation, measure_memorisation
 from fastrobust.metrics import roc_auc
 from fastrobust.models import Twin, fresh_copy, small_cnn
 from fastrobust.selection import Selection

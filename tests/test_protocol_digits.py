@@ -9,9 +9,9 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.memorisation import measure_memorisation
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.labels.memorisation import measure_memorisation
 from fastrobust.techniques.coteaching import CoTeaching, CoTeachingPlus
 from fastrobust.techniques.decoupling import Decoupling
 from fastrobust.techniques.jocor import JoCoR

@@ -61,7 +61,7 @@ def test_sample_dls():
     assert torch.cat([b[1] for b in dls.valid]).tolist() == yv.tolist()
 
 def test_sample_dls_with_noise():
-    from fastrobust.data.noise import NoisyLabels
+    from fastrobust.noise.laws import NoisyLabels
     dls = sample_dls(NoisyLabels('symmetric', .4, seed=1), shuffle=False)
     _,y,_,yv,_ = sample_data()
     given = torch.cat([b[1] for b in dls.train]).numpy()

@@ -16,8 +16,8 @@ from torchvision.models import resnet18
 from conftest import params, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, check_length, progress
 from fastrobust.data.editing import with_labels
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.learner import robust_learner
 from fastrobust.models import Twin, fresh_copy, looks_trained, small_cnn
 from fastrobust.selection import TwoNetworks, forget_rate, n_keep, small_loss

@@ -19,7 +19,7 @@ from fasttransform import Transform
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
 from fastrobust.models import small_cnn
-from fastrobust.shift.passes import passes, shifted_preds
+from fastrobust.inference.passes import passes, shifted_preds
 from fastrobust.techniques.augmix import AugMix
 from conftest import MiniAux, MiniTwin, Raise, tiny_arrays, tiny_dls, tiny_learner
 
@@ -95,7 +95,7 @@ def test_autocast_is_entered_where_there_is_cuda_and_not_around_the_change(monke
         def __init__(self, device, dtype): asked.append((device, dtype))
         def __enter__(self): inside.append(1)
         def __exit__(self, *a): inside.pop()
-    import fastrobust.shift.passes as m
+    import fastrobust.inference.passes as m
     monkeypatch.setattr(m.torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(m.torch, 'autocast', Fake)
     learn = tiny_learner(cbs=MixedPrecision('bf16'))

@@ -12,11 +12,11 @@ from PIL import Image
 from conftest import tiny_learner
 from fastrobust.corruptions.front import corrupt
 from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
-from fastrobust.evaluate.corruptionreport import corruption_report
+from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.interpret import RobustInterpretation
 from fastrobust.shift.lpballs import lp_delta, lp_noise, lp_std
 from fastrobust.shift.charts import _apart, plot_corruption_bars, plot_corruption_fan, plot_shift_heatmap
-from fastrobust.shiftplots import GROUP_COLORS, equal_strength_eps, show_corruptions, show_lp_balls
+from fastrobust.shift.pictures import GROUP_COLORS, equal_strength_eps, show_corruptions, show_lp_balls
 
 def picture(c=3, h=32, w=32):
     return torch.from_numpy(np.random.default_rng(0).integers(30, 226, (c, h, w), dtype=np.uint8))

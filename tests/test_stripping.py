@@ -13,8 +13,8 @@ from fastai.vision.data import ImageDataLoaders
 from conftest import tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data.holdout import hold_out
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.stripping import strip
 from fastrobust.techniques.logitclip import LogitClip
 

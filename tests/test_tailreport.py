@@ -9,13 +9,13 @@ from hypothesis import given, settings, strategies as st
 from matplotlib.figure import Figure
 from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.confidence.tailcharts import plot_tails
-from fastrobust.confidence.tails import TailAccuracy, class_accuracy, group_accuracy, tail_accuracy, wilson_interval
+from fastrobust.tails.charts import plot_tails
+from fastrobust.tails.accuracy import TailAccuracy, class_accuracy, group_accuracy, tail_accuracy, wilson_interval
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.longtail import class_counts, head_mid_tail
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
-from fastrobust.evaluate.tailreport import TailReport, compare_tails, tail_report
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.tails.report import TailReport, compare_tails, tail_report
 from test_shifted import snapshot
 
 N = [30, 16, 8, 4, 2]

@@ -7,9 +7,9 @@ from fastai.imports import noop
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.learner import vision_learner
-from fastrobust.confidence.collect import collect
-from fastrobust.confidence.outputs import LinearHead
-from fastrobust.confidence.tap import FeatureTap, feature_tap
+from fastrobust.inference.collect import collect
+from fastrobust.inference.outputs import LinearHead
+from fastrobust.inference.tap import FeatureTap, feature_tap
 from fastrobust.models import Twin, small_cnn
 from fastrobust.techniques.alasca import ALASCA
 from conftest import MiniAux, MiniTwin, tiny_dls, tiny_learner

@@ -13,14 +13,14 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from conftest import MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.confidence import temperature as module
-from fastrobust.confidence.calibration import nll
-from fastrobust.confidence.temperature import (Tempered, cross_fit, fit_temperature, temper, temperature_of,
+from fastrobust.calibration import temperature as module
+from fastrobust.calibration.metrics import nll
+from fastrobust.calibration.temperature import (Tempered, cross_fit, fit_temperature, temper, temperature_of,
                                                temperature_scale, untemper)
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.losses import FuncLoss, GCELoss
-from fastrobust.shift.passes import shifted_preds
+from fastrobust.inference.passes import shifted_preds
 from fastrobust.stages import Objective
 from fastrobust.stripping import strip
 from fastrobust.techniques.logitclip import LogitClip

@@ -9,15 +9,15 @@ from fastai.optimizer import SGD, OptimWrapper
 from fastai.torch_core import set_seed
 from conftest import MiniTwin, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.data.noise import NoisyLabels
-from fastrobust.data.noisyblock import add_label_noise
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
 from fastrobust.stages import Objective
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.odnl import ODNL
-import fastrobust.tuning as tuning
-from fastrobust.tuning import GRID, find_tau, plot_tau
+import fastrobust.compare.tuning as tuning
+from fastrobust.compare.tuning import GRID, find_tau, plot_tau
 
 find = partial(find_tau, grid=[.5, 4.], epochs=1, plot=False)
 flat = lambda learn, n: learn.fit(n)

@@ -17,12 +17,12 @@ from fastrobust.audit.files import read_source
 from fastrobust.audit.page import audit_page, rate_words, sure
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.data.arrays import array_dls
-from fastrobust.evaluate.noisereport import noise_report
+from fastrobust.labels.report import noise_report
 from fastrobust.labels.outoffold import OtherRun, drop_folds
 from fastrobust.losses import GCELoss
 from fastrobust.models import small_cnn
-from fastrobust.noiseplots import plot_noise_matrices
-from fastrobust.report import save_figure, saving
+from fastrobust.labels.pictures import plot_noise_matrices
+from fastrobust.reporting.report import save_figure, saving
 
 __all__ = ['audit']
 

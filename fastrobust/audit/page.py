@@ -4,7 +4,8 @@ from pathlib import Path
 import pandas as pd
 import fastai, torch
 from PIL import Image
-from fastrobust import __version__, webpage as html
+from fastrobust import __version__
+from fastrobust.reporting import page as html
 
 __all__ = []
 

@@ -6,8 +6,8 @@ from fastai.data.core import DataLoaders, Datasets
 from fastai.tabular.core import Tabular
 from fastai.torch_core import get_random_states, set_random_states
 from fastrobust.basics import n_classes
-from fastrobust.data.noiserecord import int_labels
-from fastrobust.data.noisyblock import NoisyDatasets, _attach, _codes, _copy, _like, _relabel
+from fastrobust.noise.record import int_labels
+from fastrobust.noise.block import NoisyDatasets, _attach, _codes, _copy, _like, _relabel
 
 __all__ = ['given_labels', 'with_labels', 'take_items', 'split_items']
 

@@ -9,7 +9,7 @@ from fastcore.foundation import L, is_indexer
 from fastai.data.core import Datasets, TfmdLists
 from fastai.torch_core import TensorCategory
 from fastai.vision.core import PILBase
-from fastrobust.data.noisyshow import attach
+from fastrobust.noise.show import attach
 
 __all__ = ['NoisyDatasets', 'GivenLabels', 'OpenInputs']
 

@@ -7,7 +7,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import RandomSplitter
 from fastrobust.basics import n_classes, nearest, need_number, robust_warn
 from fastrobust.data.editing import _quietly, given_labels, take_items
-from fastrobust.data.noiserecord import int_labels
+from fastrobust.noise.record import int_labels
 
 __all__ = ['long_tail', 'long_tail_dls', 'LongTailSplitter', 'class_counts', 'complementary', 'head_mid_tail']
 

@@ -54,5 +54,5 @@ def sample_dls(
     X,y,Xv,yv,vocab = sample_data('fashion')
     dls = array_dls(X, y, valid=(Xv, yv), bs=bs, vocab=vocab, **kwargs)
     if noise is None: return dls
-    from fastrobust.data.noisyblock import add_label_noise   # only here: clean loading does without it
+    from fastrobust.noise.block import add_label_noise   # only here: clean loading does without it
     return add_label_noise(dls, noise)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 from fastrobust.basics import robust_warn
-from fastrobust.report import saving
+from fastrobust.reporting.report import saving
 
 __all__ = ['OutOfFold', 'to_cleanlab', 'cleanlab_issues']
 

@@ -6,7 +6,7 @@ from fastrobust.labels.confident import confident_joint, find_label_issues
 from fastrobust.labels.mixtures import small_loss_split
 from fastrobust.labels.outofsample import need_probs, warn_in_sample
 from fastrobust.labels.planting import noise_rate, plant_check, rival_margins
-from fastrobust.report import Report
+from fastrobust.reporting.report import Report
 from fastrobust.labels.transition import noise_rate_from_joint
 
 __all__ = ['NoiseReport']

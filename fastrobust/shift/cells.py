@@ -8,8 +8,8 @@ from torch import Tensor
 from fastai.callback.fp16 import MixedPrecision
 from fastrobust import __version__
 from fastrobust.basics import pixel_space
-from fastrobust.confidence.calibration import binned_gap
-from fastrobust.report import saving
+from fastrobust.calibration.metrics import binned_gap
+from fastrobust.reporting.report import saving
 
 __all__ = ['ShiftCell']
 

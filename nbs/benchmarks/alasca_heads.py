@@ -10,8 +10,8 @@ from fastai.optimizer import SGD, Adam
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.data.arrays import array_dls                # noqa: E402
-from fastrobust.data.noise import NoisyLabels               # noqa: E402
-from fastrobust.data.noisyblock import add_label_noise      # noqa: E402
+from fastrobust.noise.laws import NoisyLabels               # noqa: E402
+from fastrobust.noise.block import add_label_noise      # noqa: E402
 from fastrobust.data.samples import sample_data             # noqa: E402
 from fastrobust.losses import CrossEntropy                  # noqa: E402
 from fastrobust.models import small_cnn                     # noqa: E402

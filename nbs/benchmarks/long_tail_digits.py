@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.data.arrays import array_dls                                                           # noqa: E402
 from fastrobust.data.longtail import class_counts, complementary                                       # noqa: E402
 from fastrobust.data.weighting import weighted_dls                                                     # noqa: E402
-from fastrobust.evaluate.tailreport import tail_report                                                 # noqa: E402
+from fastrobust.tails.report import tail_report                                                 # noqa: E402
 from fastrobust.techniques.logitadjust import LogitAdjust                                              # noqa: E402
 from fastrobust.techniques.odnl import ODNL                                                            # noqa: E402
 from fastrobust.techniques.opensampling import OpenSampling                                            # noqa: E402

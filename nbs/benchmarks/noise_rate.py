@@ -14,7 +14,7 @@ from fastai.learner import Learner
 from fastai.vision.augment import Flip
 from fastrobust.labels.crossval import cross_val_preds
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.noise import NoisyLabels
+from fastrobust.noise.laws import NoisyLabels
 from fastrobust.data.samples import sample_data
 from fastrobust.labels.result import NoiseReport
 from fastrobust.losses import GCELoss

@@ -12,7 +12,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.data.holdout import hold_out                # noqa: E402
-from fastrobust.data.noise import NoisyLabels               # noqa: E402
+from fastrobust.noise.laws import NoisyLabels               # noqa: E402
 from fastrobust.data.openset import aux_images              # noqa: E402
 from fastrobust.data.samples import sample_dls              # noqa: E402
 from fastrobust.losses import CrossEntropy, GCELoss, NCEandRCE, SCELoss, TruncatedGCELoss  # noqa: E402

@@ -17,7 +17,7 @@ from fastrobust.data.openset import aux_images                          # noqa: 
 from fastrobust.losses import GCELoss                                   # noqa: E402
 from fastrobust.models import small_cnn                                 # noqa: E402
 from fastrobust.objective import Technique                              # noqa: E402
-from fastrobust.history import SampleHistory                            # noqa: E402
+from fastrobust.labels.history import SampleHistory                            # noqa: E402
 from fastrobust.techniques.augmix import AugMix                         # noqa: E402
 from fastrobust.techniques.coteaching import CoTeaching                 # noqa: E402
 from fastrobust.techniques.jocor import JoCoR                           # noqa: E402

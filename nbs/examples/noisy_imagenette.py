@@ -17,10 +17,10 @@ from fastai.optimizer import ranger
 from fastai.torch_core import set_seed
 from fastai.vision.models import xresnet
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.imagenette import IMAGENETTE_NOISE, noisy_imagenette   # noqa: E402
+from fastrobust.noise.imagenette import IMAGENETTE_NOISE, noisy_imagenette   # noqa: E402
 from fastrobust.learner import robust_learner                               # noqa: E402
 from fastrobust.losses import GCELoss, NCEandRCE, SCELoss                   # noqa: E402
-from fastrobust.memorisation import Memorisation                            # noqa: E402
+from fastrobust.labels.memorisation import Memorisation                            # noqa: E402
 from fastrobust.techniques.alasca import ALASCA                             # noqa: E402
 from fastrobust.techniques.coteaching import CoTeaching                     # noqa: E402
 from fastrobust.techniques.decoupling import Decoupling                     # noqa: E402

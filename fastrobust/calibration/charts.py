@@ -1,0 +1,87 @@
+"Reliability diagrams: accuracy against confidence bin by bin, and below them how many images are in each bin"
+import numpy as np, pandas as pd
+from matplotlib.figure import Figure
+from fastrobust.calibration.metrics import bins_table, need_bins, top
+from fastrobust.reporting.report import Picture
+
+__all__ = ['plot_reliability']
+
+# colours of Okabe and Ito, told apart with any colour vision
+_ACC,_GAP,_INK = '#56B4E9','#D55E00','#000000'
+
+def _panel(bins):
+    "Numbers a panel needs, from a table of equally wide bins"
+    t = bins[bins.n > 0]
+    w = t.n/t.n.sum()
+    return dict(bins=t, n=int(t.n.sum()), ece=float((w*(t.accuracy-t.confidence).abs()).sum()),
+                accuracy=float((w*t.accuracy).sum()), confidence=float((w*t.confidence).sum()), n_bins=len(bins))
+
+def _panels(what, y, n_bins):
+    "Name -> panel of a report, of probabilities, or of several of them by name"
+    bins = getattr(what, 'bins', None)
+    if isinstance(bins, pd.DataFrame):
+        if y is not None:
+            raise TypeError("expected a calibration_report alone, got labels too. Its bins are made already.")
+        return {k: _panel(bins.loc[k]) for k in bins.index.unique(0)}
+    if y is None:
+        raise TypeError(f"expected a calibration_report, or probabilities (n,c) with labels `y` (n,), got a "
+                        f"{type(what).__name__} without labels. Pass `plot_reliability(probs, y)`.")
+    need_bins(n_bins)
+    several = what if isinstance(what, dict) else {'': what}
+    if not several: raise ValueError("expected probabilities, got none. Pass {'plain': probs}, or probs.")
+    return {k: _panel(bins_table(*top(p, y), n_bins)) for k,p in several.items()}
+
+def plot_reliability(
+    probs_or_report,# Result of `calibration_report`; or probabilities (n,c); or a dict from name to such probabilities
+    y=None,         # True labels (n,), with probabilities
+    n_bins:int=15,  # Equally wide bins of confidence, 2 or more; a report has its own
+    figsize=None,   # Size in inches; None: by the number of panels
+    title=None      # Above the picture
+)->Figure:
+    "Accuracy and confidence of each bin, the gap between them, ± 1 standard error; below, images per bin"
+    panels = _panels(probs_or_report, y, n_bins)
+    fig = Picture(figsize=figsize or size_of(panels), layout='constrained')
+    draw_reliability(fig, panels, title)
+    return fig
+
+def size_of(panels): return (max(4.6, 3.7*len(panels)+.4), 5.4 if len(panels) > 1 else 5.8)
+
+def draw_reliability(fig, panels, title=None):
+    "`plot_reliability` on an empty figure, of name -> panel; returns the axes (2,panels)"
+    axs = fig.subplots(2, len(panels), height_ratios=[3, 1], squeeze=False, sharex=True, sharey='row')
+    for (up,down),(name,p) in zip(axs.T, panels.items()):
+        _diagram(up, name, p)
+        _counts(down, p)
+    axs[0, 0].set_ylabel('accuracy of the bin')
+    axs[1, 0].set_ylabel('images')
+    handles,labels = axs[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc='outside lower center', ncols=2 if len(panels) == 1 else 4, frameon=False,
+               fontsize=9)
+    fig.suptitle(title or 'How often is it right when it says so?')
+    return axs
+
+def _diagram(ax, name, p):
+    t,width = p['bins'],1/p['n_bins']
+    middle = (t.lo+t.hi)/2
+    ax.bar(middle, t.accuracy, width=.94*width, color=_ACC, label='accuracy')
+    ax.bar(middle, (t.confidence-t.accuracy).abs(), bottom=np.minimum(t.accuracy, t.confidence), width=.94*width,
+           facecolor='none', edgecolor=_GAP, hatch='///', linewidth=1, label='gap to the mean confidence')
+    reach = np.minimum([t.se, t.se], [t.accuracy, 1-t.accuracy])    # of few images, but no accuracy leaves [0,1]
+    ax.errorbar(middle, t.accuracy, reach, fmt='none', ecolor=_INK, elinewidth=1, capsize=2, label='± 1 se')
+    ax.plot([0, 1], [0, 1], color=_INK, lw=1.2, ls='--', label='accuracy = confidence')
+    ax.set(xlim=(0, 1), ylim=(0, 1.03), title=f"{name}\nECE {p['ece']:.3f}".strip())
+    _plain(ax)
+
+def _counts(ax, p):
+    t = p['bins']
+    ax.bar((t.lo+t.hi)/2, t.n, width=.94/p['n_bins'], color='#999999')
+    c,a = p['confidence'],p['accuracy']
+    ax.axvline(a, color='#0072B2', lw=2)
+    ax.axvline(c, color=_GAP, lw=2, ls='--')
+    ax.set_title(f'mean confidence {c:.3f} (dashed), accuracy {a:.3f}', fontsize=8.5, loc='left')
+    ax.set(xlabel=f"confidence ({p['n']} images, {p['n_bins']} bins)", xlim=(0, 1))
+    _plain(ax)
+
+def _plain(ax):
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.grid(axis='y', alpha=.25), ax.set_axisbelow(True)

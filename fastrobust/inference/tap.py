@@ -1,0 +1,99 @@
+"The features a network ends in: its last linear layer, found in one forward pass, and what that layer is given"
+from contextlib import nullcontext
+from itertools import product
+import torch
+from torch import nn
+from fastrobust.inference.outputs import LinearHead
+from fastrobust.models import Surgery
+from fastrobust.inference.passes import _as_it_was, _autocast, _image, _logits, fastai_dl, parts, quietly
+
+__all__ = ['FeatureTap', 'feature_tap']
+
+class _Watch:
+    "Within `with`: what each of `layers` was given in its last call; no hook stays, no copy has one"
+    def __init__(self, layers): self.layers,self.given,self._hooks = list(layers),{},[]
+
+    def __enter__(self):
+        try:
+            for l in self.layers: self._hooks.append(l.register_forward_pre_hook(self._keep, with_kwargs=True))
+        except BaseException: self.__exit__(); raise
+        return self
+
+    def __exit__(self, *exc):
+        for h in self._hooks: h.remove()
+        self._hooks,self.given = [],{}
+
+    def _keep(self, layer, args, kwargs):
+        self.given.pop(layer, None)             # in the order of the last calls
+        self.given[layer] = args[0] if args else kwargs['input']
+
+class FeatureTap(_Watch):
+    "The last linear layer of a network, or of each of two; within `with` it keeps what that was given last"
+    def __init__(self,
+        layers, # The nn.Linear; of a `Twin` those of both networks, whose logits are averaged
+        head    # `LinearHead` of all: z = f W' + b
+    ):
+        super().__init__(layers)
+        self.head = head
+
+    def features(self,
+        n # Images of the last forward pass
+    ):
+        "Features float32 (n,d) of the last forward pass, on the CPU; of two networks side by side"
+        fs = [self.given.get(l) for l in self.layers]
+        if any(f is None or len(f) != n for f in fs):
+            got = [None if f is None else tuple(f.shape) for f in fs]
+            raise ValueError(f"expected features of {n} images from the network's last linear layer, got {got}. Does "
+                             "it take another way for other images, or run on several devices (nn.DataParallel)? Use "
+                             "scores of the logits alone.")
+        return _side_by_side(fs)
+
+def _side_by_side(fs): return torch.cat([f.detach().flatten(1).float().cpu() for f in fs], 1)
+
+def _head(layers):
+    "`LinearHead` of the mean of the logits of `layers`"
+    k,ws = len(layers),[l.weight.detach().float().cpu() for l in layers]
+    bs = [w.new_zeros(len(w)) if l.bias is None else l.bias.detach().float().cpu() for l,w in zip(layers, ws)]
+    return LinearHead(torch.cat(ws, 1)/k, torch.stack(bs).mean(0))
+
+def _fits(head, f, z, tol):
+    "Whether z = f W' + b"
+    if f.shape[1] != head.W.shape[1] or len(head.W) != z.shape[1]: return False
+    got,z = f.double() @ head.W.double().T + head.b.double(),z.double()
+    return bool((got-z).abs().max() <= tol*max(1., z.abs().max().item()))
+
+def _networks(model):
+    "The two networks whose logits `model` averages, or `model`"
+    return next((list(m.nets) for m in model.modules() if isinstance(m, Surgery) and hasattr(m, 'nets')), [model])
+
+def _candidates(net, given, z):
+    "Linear layers in `net` that could give logits like `z`, the last to be called first"
+    mine = set(net.modules())
+    return [l for l,f in given.items() if l in mine and len(f) == len(z) and l.out_features == z.shape[1]]
+
+def first_images(learn, dl, who, n=8):
+    "The first `n` images of `dl` as the network gets them"
+    if getattr(dl, 'n', None) != 0:
+        with quietly(dl) as (new,post), new.fake_l.no_multiproc():
+            for b in new:
+                xb,yb = parts(b, getattr(new, 'n_inp', None))
+                return _image(post((_image(xb, who), *yb))[:1], who)[:n]
+    raise ValueError(f"{who} expected a loader with images, got an empty one. An exported learner has lost its images: "
+                     "give some as `dl`, such as `learn.dls.test_dl(items, with_labels=True)`.")
+
+def feature_tap(
+    learn,  # A Learner that classifies images; left as it is, no hook stays
+    dl=None # fastai loader whose first images show the way; None: `learn.dls.valid`
+):
+    "`FeatureTap` of the last nn.Linear if its output, or the mean of two networks', is the logits; None if none is"
+    dl = fastai_dl(learn.dls.valid if dl is None else dl, 'feature_tap')
+    linear = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
+    with _as_it_was(learn.model):
+        x = first_images(learn, dl, 'feature_tap')
+        with _Watch(linear) as seen: z,given = _logits(learn, x),dict(reversed(seen.given.items()))
+    half = next(learn.model.parameters(), z).element_size() < 4 or not isinstance(_autocast(learn), nullcontext)
+    for layers in product(*[_candidates(net, given, z) for net in _networks(learn.model)]):
+        head = _head(layers)
+        if _fits(head, _side_by_side([given[l] for l in layers]), z, 3e-2 if half else 1e-3):
+            return FeatureTap(layers, head)
+    return None

@@ -1,0 +1,184 @@
+"The cure: loaders without the labels a report suspects, or with better ones; nothing is changed in place"
+import numpy as np
+import pandas as pd
+from fastai.data.core import DataLoaders
+from fastrobust.basics import nearest, need_number, robust_warn
+from fastrobust.data.editing import given_labels, take_items, with_labels
+from fastrobust.data.reading import codes
+from fastrobust.data.weighting import weighted_dls
+from fastrobust.reporting.report import saving
+from fastrobust.labels.reviewing import by_position, class_names, need_columns, read_review
+
+__all__ = ['fix_labels', 'Fixes', 'to_cleaner']
+
+_HOW = ['drop', 'relabel', 'weight']
+
+class Fixes:
+    "What `fix_labels` did: `table` (item, name, old, new, how), `weights` (n,) of the items before it, `undo()`"
+    def __init__(self,
+        dls,    # The loaders before
+        table,  # DataFrame, one row per item that was changed
+        weights # (n,) by position in the old training set: 0 dropped, 1 as ever
+    ): self._dls,self.table,self.weights = dls,table,weights
+
+    def undo(self):
+        "The loaders as they were"
+        return self._dls
+
+    def save(self,
+        fname   # CSV to write
+    ):
+        "Write `table`; returns the path"
+        with saving(fname): self.table.to_csv(fname, index=False)
+        return fname
+
+    def __len__(self): return len(self.table)
+    def __repr__(self):
+        k = self.table.how.value_counts()
+        what = ', '.join(f'{k[o]} {s}' for o,s in (('drop', 'dropped'), ('relabel', 'relabelled'),
+                                                   ('weight', 'weighted down')) if o in k)
+        return f"Fixes: of {len(self.weights)} training items {what or 'none changed'}"
+
+# --- which rows ------------------------------------------------------------------------------------------------------
+def _count(top, n):
+    need_number('top', top)
+    if isinstance(top, (int, np.integer)) and 1 <= top <= n: return int(top)
+    if isinstance(top, (float, np.floating)) and 0 < top < 1: return round(top*n)
+    raise ValueError(f"`top` must be an int from 1 to {n} (items) or a share in (0,1), got {top!r}. For example top="
+                     f"{n} for all of them, top=.05 for one in twenty; to change none, leave out fix_labels.")
+
+def _selected(t, n, top, threshold):
+    "Rows to act on (bool), and whether somebody asked for them"
+    if top is not None and threshold is not None:
+        raise ValueError(f"expected `top` or `threshold`, got both ({top}, {threshold}). Give one.")
+    if top is not None: return np.arange(len(t)) < _count(top, n),True
+    if threshold is not None:
+        need_number('threshold', threshold)
+        if not 0 < threshold <= 1:
+            raise ValueError(f"`threshold` must lie in (0,1], the range of `margin` (low = doubtful), got {threshold}.")
+        need_columns(t, 'margin', 'to select by `threshold`')
+        return t.margin.to_numpy() < threshold,True
+    if 'flagged' not in t and 'decision' in t and (t.decision != '').any(): return np.zeros(len(t), bool),False
+    need_columns(t, 'flagged', 'to select without `top` and `threshold`')
+    return t.flagged.to_numpy(bool),False
+
+def _actions(t, n, how, top, threshold, keep):
+    "What becomes of each row: 'drop', 'weight', a class, or '' (nothing)"
+    chosen,asked = _selected(t, n, top, threshold)
+    act = np.full(len(t), '', object)
+    if how == 'relabel' and chosen.any(): need_columns(t, 'suggested', "for how='relabel'")
+    if how == 'weight' and chosen.any() and 'wrong' not in t: need_columns(t, 'margin', "(or `wrong`) for how='weight'")
+    if chosen.any(): act[chosen] = t.suggested.to_numpy()[chosen] if how == 'relabel' else how
+    said = t.decision.to_numpy(object) if 'decision' in t else np.full(len(t), '', object)
+    given = said != ''
+    if given.any() and not asked:
+        if k := int((chosen & ~given).sum()):
+            robust_warn(f"the reviewer decided {given.sum()} rows; {k} flagged ones without a decision stay as they "
+                        "are. To treat these by `how` as well, give `top` or `threshold`.")
+        act[~given] = ''
+    act[given] = said[given]
+    act[given & (said == 'keep')] = ''
+    if keep is not None:
+        keep = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep, dtype=np.int64)
+        if len(keep) and not (keep.min() >= 0 and keep.max() < n):
+            raise ValueError(f"expected `keep` as positions in [0,{n}), got {keep.min()} to {keep.max()}.")
+        act[np.isin(t.item, keep)] = ''
+    return act
+
+# --- the cure --------------------------------------------------------------------------------------------------------
+def _need_all_classes(old, y, stay, names, how):
+    gone = [names[k] for k in np.unique(old) if not (y[stay] == k).any()]
+    if not gone: return
+    msg = (f"all training items of {', '.join(map(repr, gone[:5]))} would be gone. Keep the surest of them "
+           "(`keep=` positions), select fewer (`top=`), or weigh them down (how='weight').")
+    if how == 'drop' or not stay.any():
+        raise ValueError(f"expected every class to keep an item, but {msg}")
+    robust_warn(msg)
+
+def fix_labels(
+    dls,            # DataLoaders the report was made of; they stay as they are
+    report,         # `noise_report(..)`, its table, or a CSV of that table, edited by a reviewer or not
+    how='drop',     # Of the selected items: 'drop', 'relabel' (as suggested), 'weight' (draw by 1-`wrong`,
+                    # times the weights that the training loader draws by already)
+    top=None,       # Select so many of the most suspicious: an int, or a share of the training set in (0,1)
+    threshold=None, # Select the items with a smaller margin, in (0,1]; neither: the flagged ones
+    keep=None       # Positions in `dls.train_ds` never to be touched, or a mask (n,)
+) -> DataLoaders:
+    "New dls after the cure, validation the same; `.fixes` tells what was done and undoes it"
+    if how not in _HOW: raise ValueError(f"expected `how` to be one of {_HOW}, got {how!r}. {nearest(how, _HOW)}")
+    y,names = given_labels(dls),class_names(dls)
+    n,code = len(y),{o: i for i,o in enumerate(names)}
+    t = by_position(read_review(report, names), dls, y, names)
+    act = _actions(t, n, how, top, threshold, keep)
+    trust = 1-t.wrong if 'wrong' in t else t.margin if 'margin' in t else pd.Series(np.ones(len(t)))
+    trust = trust.to_numpy().clip(0, 1)
+    act[(act == t.given.to_numpy()) | (act == 'weight') & (trust == 1)] = ''
+    t,trust,act = t[act != ''],trust[act != ''],act[act != '']
+    if not len(t): robust_warn("nothing selected, nothing changed: the labels go on as they are.")
+    item,drop,weigh = t.item.to_numpy(),act == 'drop',act == 'weight'
+    w,new = np.ones(n),y.copy()
+    w[item[drop]] = 0
+    w[item[weigh]] = trust[weigh]
+    edit = ~drop & ~weigh
+    new[item[edit]] = [code[o] for o in act[edit]]
+    stay = np.ones(n, bool); stay[item[drop]] = False
+    _need_all_classes(y, new, stay, names, 'drop' if drop.any() else how)
+    res = with_labels(dls, new)
+    if drop.any(): res = take_items(res, stay)
+    if weigh.any(): res = weighted_dls(res, w[stay]*getattr(res.train, 'wgts', 1))
+    done = np.where(drop, 'drop', np.where(weigh, 'weight', 'relabel'))
+    to = np.where(drop, '', np.where(weigh, t.given, act))
+    res.fixes = Fixes(dls, pd.DataFrame(dict(item=item, name=t.name_.to_numpy(), old=t.given.to_numpy(), new=to,
+                                             how=done)).reset_index(drop=True), w)
+    for k in ('noise_estimate', 'noise_estimate_of', 'noise_estimate_by'): vars(res).pop(k, None)    # of the old labels
+    return res
+
+# --- fastai's widget -------------------------------------------------------------------------------------------------
+class _Suspicion:
+    "What fastai's cleaner asks of a learner: the files, their classes, and suspicion in place of the loss"
+    def __init__(self, dls, score): self.dls,self.score = dls,score
+    def get_preds(self, dl=None, **kwargs):
+        train = dl.dataset is self.dls.train_ds
+        y = given_labels(self.dls) if train else codes(dl.dataset, 'the validation set')
+        return None,y,None,list(self.score) if train else [0.]*len(y)
+
+def to_cleaner(
+    learn,      # Learner, or DataLoaders, whose items are image files
+    report,     # `noise_report(..)`, its table, or a CSV of it
+    max_n=30,   # Images shown of each class, the most suspicious first
+    **kwargs    # More for fastai's `ImagesCleaner`: height, width
+):
+    "fastai's `ImageClassifierCleaner` in the report's order; `.review()` gives its choices as a table for `fix_labels`"
+    try: from fastai.vision.widgets import ImageClassifierCleaner
+    except ImportError as e:
+        raise ImportError("expected the package ipywidgets for fastai's cleaner, got none. Install it, or go without: "
+                          "look with `plot_label_issues(report, dls)`, edit the CSV of `report.save(dir)`, and give "
+                          "it to `fix_labels`.") from e
+    dls = getattr(learn, 'dls', learn)
+    y,names = given_labels(dls),class_names(dls)
+    t = by_position(read_review(report, names), dls, y, names)
+    files = list(dls.train_ds.items)
+    if not hasattr(files[0], 'suffix'):
+        raise TypeError(f"expected items that are image files (Path), got {type(files[0]).__name__}. Look at the rest "
+                        "with `plot_label_issues(report, dls)`.")
+    score = np.zeros(len(y))
+    score[t.item] = len(t)-np.arange(len(t))
+
+    class Cleaner(ImageClassifierCleaner):
+        "fastai's, but it remembers its choices when another class is shown"
+        def __init__(self, *args, **kw): self.chosen = {}; super().__init__(*args, **kw)
+        def remember(self):
+            shown = zip(getattr(self.iw, 'fns', ()), self.iw.values())
+            self.chosen.update({fn: v for fn,v in shown if v != '<Keep>' or fn in self.chosen})
+        def on_change_ds(self, change=None):
+            self.remember()
+            super().on_change_ds(change)
+            boxes = zip(self.iw.fns, self.iw.widget.children)
+            for fn,box in boxes: box.children[1].value = self.chosen.get(fn, '<Keep>')
+        def review(self):
+            "The report's table with the choices made so far as `decision`"
+            self.remember()
+            say = {'<Delete>': 'drop', '<Keep>': 'keep'}
+            said = [self.chosen.get(files[i], '') for i in t.item]
+            return t.rename(columns=dict(name_='name')).assign(decision=[say.get(o, str(o)) for o in said])
+    return Cleaner(_Suspicion(dls, score), max_n=max_n, **kwargs)

@@ -1,0 +1,241 @@
+"Charts of how well a score tells known from unknown: histograms with the FPR95 line, ROC curves, a map of all scores"
+import numpy as np, pandas as pd
+import torch
+from matplotlib.colors import Normalize as Scale
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import ScaledTranslation
+from fastrobust.basics import nearest
+from fastrobust.ood.metrics import auroc, fpr_at_tpr, threshold_at_tpr
+from fastrobust.reporting.report import Picture
+
+__all__ = ['plot_score_hist', 'plot_roc', 'plot_ood', 'plot_ood_heatmap']
+
+# colours of Okabe and Ito, told apart with any colour vision, black for the known; the dashes do the same in grey
+KNOWN = '#000000'
+_SETS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8B6B00', '#777777']
+_DASHES = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1))]
+
+def set_look(i): return dict(color=_SETS[i%8], ls=_DASHES[i%8])
+def _share(v): return f'{v:.3f}'
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+def _one(v, what):
+    "Scores as float64 (n,)"
+    v = v.detach().double().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v, dtype=float)
+    if v.ndim != 1 or not len(v):
+        raise ValueError(f"expected a score for each image (n,), n >= 1, of the {what} ones, got shape {v.shape}. "
+                         "Without both sides there is nothing to tell apart.")
+    bad = int((~np.isfinite(v)).sum())
+    if bad:
+        raise ValueError(f"expected finite scores of the {what} images, got NaN or infinity in {bad} of {len(v)}. Has "
+                         "the training diverged? Look at the logits.")
+    return v
+
+def _sides(id_scores, ood_scores):
+    "Scores of the known images, and a dict of those of the unknown sets"
+    sets = ood_scores if isinstance(ood_scores, dict) else {'unknown': ood_scores}
+    if not sets:
+        raise ValueError("expected scores of at least one set of unknown images, got an empty dict. Give "
+                         "{'name': scores}.")
+    return _one(id_scores, 'known'),{str(k): _one(v, f'{k!r}') for k,v in sets.items()}
+
+def _of_report(report, score=None):
+    "Name of a score, scores of the known, dict of those of the unknown sets"
+    scores = getattr(report, 'scores', None)
+    if not isinstance(scores, dict) or not scores or not hasattr(report, 'positive'):
+        raise TypeError(f"expected `report` from ood_report, got {type(report).__name__}. Pass "
+                        "`ood_report(learn, {'name': images})`.")
+    score = next(iter(scores)) if score is None else score
+    if score not in scores:
+        raise ValueError(f"expected `score` as one of the report's, got {score!r}. {nearest(score, scores)}")
+    return score,scores[score]['id'],{k: v for k,v in scores[score].items() if k != 'id'}
+
+def _axes(ax, figsize):
+    if ax is None: ax = Picture(figsize=figsize, layout='constrained').add_subplot()
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.grid(axis='y', alpha=.25), ax.set_axisbelow(True)
+    return ax
+
+def _legend(ax, n):
+    "Under the axis labels, in one column or two"
+    room = .55 + .17*ax.get_xlabel().count('\n')        # inches
+    ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=1 if n <= 5 else 2, frameon=False, fontsize=8.5,
+              bbox_transform=ax.transAxes + ScaledTranslation(0, -room, ax.figure.dpi_scale_trans), handlelength=2.6,
+              columnspacing=1.2, borderpad=0)
+
+def _called(k, near): return f'{k} (near)' if k in near else k
+
+# --- histograms ------------------------------------------------------------------------------------------------------
+def _range(known, sets, lines):
+    "Limits that show the bulk of everything, but are ruled by the known: a few huge norms must not squeeze the rest"
+    los,his = zip(*(np.quantile(v, [.005, .995]) for v in (known, *sets)))
+    a,b = los[0],his[0]
+    wide = b-a if b > a else max(his)-min(los)
+    lo,hi = max(min(*los, *lines), a-2*wide),min(max(*his, *lines), b+2*wide)
+    pad = .02*(hi-lo) if hi > lo else .5
+    return lo-pad,hi+pad
+
+def draw_hist(ax, id_scores, ood_scores, positive='id', tpr=.95, name='score', near=(), bins=None):
+    "`plot_score_hist` on given axes"
+    known,sets = _sides(id_scores, ood_scores)
+    lines = {k: threshold_at_tpr(known, v, tpr, positive) for k,v in sets.items()}
+    lo,hi = _range(known, sets.values(), lines.values())
+    if bins is None: bins = int(np.clip(2*min(map(len, [known, *sets.values()]))**.5, 12, 60))
+    edges,peaks = np.linspace(lo, hi, bins+1),[]
+    density = lambda v: np.histogram(np.clip(v, lo, hi), edges, density=True)[0]
+    def stairs(v, **kw):
+        d = density(v)
+        peaks.append((d.max(), d[1:-1].max()))      # those beyond pile up in the outermost bars, which set no scale
+        ax.stairs(d, edges, **kw)
+        return ((lo <= v) & (v <= hi)).mean()
+    inside = [stairs(known, fill=True, color=KNOWN, alpha=.13, lw=0)]
+    ax.stairs(density(known), edges, color=KNOWN, lw=1.6, label=f'known ({len(known):,})')
+    for i,(k,v) in enumerate(sets.items()):
+        fpr = fpr_at_tpr(known, v, tpr, positive)
+        label = f'{_called(k, near)} ({len(v):,}): FPR{100*tpr:g} {_share(fpr)}'
+        inside.append(stairs(v, lw=1.7, label=label, color=_SETS[i%8]))
+    if positive == 'id':
+        ax.axvline(next(iter(lines.values())), color=KNOWN, lw=1.3, ls=(0, (4, 2)),
+                   label=f'FPR{100*tpr:g} line: {100*tpr:g} % of the known are above')
+    else:
+        for i,(k,t) in enumerate(lines.items()):
+            ax.axvline(t, color=_SETS[i%8], lw=1.3, ls=(0, (4, 2)),
+                       label=f'FPR{100*tpr:g} lines: {100*tpr:g} % of a set are below' if i == 0 else None)
+    beyond = bool(1-min(inside) > .02)
+    whole,inner = map(max, zip(*peaks))
+    top = min(whole, 2*inner) if beyond else whole
+    ax.set(xlim=(lo, hi), ylim=(0, 1.06*top), ylabel='density',
+           xlabel=f'{name} (higher: more like the known)' + '\nthe outermost bars hold everything beyond'*beyond)
+    ax.ticklabel_format(axis='x', style='sci', scilimits=(-3, 4))
+    _legend(ax, len(sets)+2)
+    return ax
+
+def plot_score_hist(
+    id_scores,      # Scores of known images (n,), higher for what looks more in-distribution
+    ood_scores,     # Those of unknown images (m,), or a dict from name to them
+    positive='id',  # Which side FPR and TPR call positive: the known ('id') or the unknown ('ood')
+    tpr:float=.95,  # Share of the positive side above (or below) the line, in (0,1]
+    name='score',   # What it is, under the axis
+    near=(),        # Names of sets near to the known, for the legend
+    bins=None,      # Number of bars; None: by the number of images, at most 60
+    ax=None,        # Axes to draw on
+    figsize=(6.5, 5), # Size in inches
+    title=None      # Above the picture
+)->Figure:
+    "Histograms of a score, the known against each unknown set, with the threshold of FPR95"
+    ax = draw_hist(_axes(ax, figsize), id_scores, ood_scores, positive, tpr, name, near, bins)
+    ax.set_title(title or 'Scores of known and unknown images')
+    return ax.figure
+
+# --- ROC -------------------------------------------------------------------------------------------------------------
+def roc_points(id_scores, ood_scores, positive='id'):
+    "False and true positive rates at every threshold, from (0,0) to (1,1); equal scores are one step"
+    pos,neg = (id_scores, ood_scores) if positive == 'id' else (-ood_scores, -id_scores)
+    t = np.unique(np.concatenate([pos, neg]))[::-1]
+    rate = lambda v: np.concatenate([[0.], np.searchsorted(np.sort(-v), -t, side='right')/len(v)])
+    return rate(neg),rate(pos)
+
+def draw_roc(ax, id_scores, ood_scores, positive='id', tpr=.95, near=()):
+    "`plot_roc` on given axes"
+    known,sets = _sides(id_scores, ood_scores)
+    for i,(k,v) in enumerate(sets.items()):
+        fpr = fpr_at_tpr(known, v, tpr, positive)
+        label = f'{_called(k, near)}: AUROC {_share(auroc(known, v))}'
+        ax.plot(*roc_points(known, v, positive), lw=1.8, label=label, **set_look(i))
+        at = threshold_at_tpr(known, v, tpr, positive)
+        hit = (known >= at).mean() if positive == 'id' else (v <= at).mean()
+        ax.plot([fpr], [hit], marker='o', ms=6, color=_SETS[i%8], mec='white', ls='', zorder=4, clip_on=False)
+    ax.axhline(tpr, color='#999999', lw=1, ls=':')
+    ax.plot([0, 1], [0, 1], color='#999999', lw=1, ls=':', label=f'chance: AUROC 0.500; dots: FPR{100*tpr:g}')
+    a,b = ('unknown images taken for known', 'known images recognised') if positive == 'id' else \
+          ('known images taken for unknown', 'unknown images found')
+    ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=f'{a} (FPR)', ylabel=f'{b} (TPR)')
+    for axis in (ax.xaxis, ax.yaxis): axis.set_major_formatter(PercentFormatter(1, 0))
+    _legend(ax, len(sets)+2)
+    return ax
+
+def plot_roc(
+    id_scores,      # Scores of known images (n,), higher for what looks more in-distribution
+    ood_scores,     # Those of unknown images (m,), or a dict from name to them
+    positive='id',  # Which side is found (TPR): the known ('id') or the unknown ('ood')
+    tpr:float=.95,  # Where the dots are, in (0,1]
+    near=(),        # Names of sets near to the known, for the legend
+    ax=None,        # Axes to draw on
+    figsize=(5.5, 5), # Size in inches
+    title=None      # Above the picture
+)->Figure:
+    "ROC curve of each unknown set against the known, with its AUROC"
+    ax = draw_roc(_axes(ax, figsize), id_scores, ood_scores, positive, tpr, near)
+    ax.set_title(title or 'Known against unknown, at every threshold')
+    return ax.figure
+
+# --- both, of a report -----------------------------------------------------------------------------------------------
+def draw_ood(fig, report, score=None, title=None):
+    "`plot_ood` on an empty figure; returns its two axes"
+    score,known,sets = _of_report(report, score)
+    axs,near = fig.subplots(1, 2, width_ratios=[1.25, 1]),getattr(report, 'near', ())
+    draw_hist(_axes(axs[0], None), known, sets, report.positive, name=f'{score} score', near=near)
+    draw_roc(_axes(axs[1], None), known, sets, report.positive, near=near)
+    side = dict(id='known', ood='unknown')[report.positive]
+    fig.suptitle(title or f'Known and unknown by their {score} score (positive: the {side})')
+    return axs
+
+def plot_ood(
+    report,         # Result of `ood_report`
+    score=None,     # Name of one of its scores; None: the first
+    figsize=None,   # Size in inches; None: a notebook's width, higher for more sets
+    title=None      # Above the picture
+)->Figure:
+    "One score of a report: histograms with the FPR95 line and ROC curves, a colour for each unknown set"
+    n = len(_of_report(report, score)[2])
+    fig = Picture(figsize=figsize or (11.5, 4.2 + .2*(n+2 if n <= 3 else (n+3)//2)), layout='constrained')
+    draw_ood(fig, report, score, title)
+    return fig
+
+# --- all scores ------------------------------------------------------------------------------------------------------
+_METRICS = dict(AUROC=('max', 'Blues'), FPR95=('min', 'YlOrBr'), AUPR=('max', 'Blues'))
+
+def metric_blocks(report, metric='AUROC'):
+    "Tables (scores x sets) of near and far sets, and of their means; the groups there are"
+    _,_,sets = _of_report(report)
+    if metric not in _METRICS:
+        raise ValueError(f"expected `metric` as a column of the report, got {metric!r}. {nearest(metric, _METRICS)}")
+    t = report.table[report.table.set.isin(list(sets))].pivot(index='score', columns='set', values=metric)
+    t = t.loc[list(report.scores), list(sets)].astype(float)
+    near = [k for k in sets if k in report.near]
+    blocks = {'near sets': t[near], 'far sets': t.drop(columns=near)}
+    blocks = {k: b for k,b in blocks.items() if b.shape[1]}
+    if len(sets) > 1: blocks['mean'] = pd.DataFrame({k.split()[0]: b.mean(axis=1) for k,b in blocks.items()})
+    return blocks
+
+def plot_ood_heatmap(
+    report,         # Result of `ood_report`
+    metric='AUROC', # 'AUROC', 'FPR95' or 'AUPR'
+    figsize=None,   # Size in inches; None: by the number of scores and sets
+    title=None      # Above the picture
+)->Figure:
+    "Every score on every unknown set, near and far sets apart, then their means; the best of each column in bold"
+    blocks = metric_blocks(report, metric)
+    best,cmap = _METRICS[metric]
+    n,r = sum(b.shape[1] for b in blocks.values()),len(report.scores)
+    fig = Picture(figsize=figsize or (max(5., .95*n+2.6), .38*r+2.3), layout='constrained')
+    axs = fig.subplots(1, len(blocks), squeeze=False, width_ratios=[b.shape[1] for b in blocks.values()])[0]
+    every = np.concatenate([b.to_numpy() for b in blocks.values()], axis=1)
+    lo,hi = (np.floor(10*np.nanmin(every))/10, 1.) if best == 'max' else (0., np.ceil(10*np.nanmax(every))/10)
+    scale = Scale(lo, hi if hi > lo else lo+.1)
+    for i,(ax,(name,b)) in enumerate(zip(axs, blocks.items())):
+        v = b.to_numpy().round(3)       # what reads the same is equally good
+        im = ax.imshow(v, cmap=cmap, norm=scale, aspect='auto')
+        for j,k in np.ndindex(v.shape):
+            top = v[j, k] == getattr(np, f'nan{best}')(v[:, k]) and r > 1
+            ax.text(k, j, '–' if np.isnan(v[j, k]) else _share(v[j, k]), ha='center', va='center', fontsize=9,
+                    weight='bold' if top else 'normal', color='#ffffff' if scale(v[j, k]) > .62 else '#000000')
+        ax.set_yticks(range(r), b.index if i == 0 else ['']*r)
+        ax.set_xticks(range(b.shape[1]), b.columns, rotation=30, ha='right', rotation_mode='anchor')
+        ax.set_title(name, fontsize=10)
+        ax.tick_params(length=0), ax.spines[:].set_visible(False)
+    fig.colorbar(im, ax=list(axs), label=f"{metric} ({'higher' if best == 'max' else 'lower'} is better)", aspect=30)
+    side = dict(id='known', ood='unknown')[report.positive]
+    fig.suptitle(title or f'{metric} of every score on every unknown set\n(positive: the {side})')
+    return fig

@@ -1,0 +1,169 @@
+"Scores that compare the features of an image with those of the training images"
+# f: features (n,d), what the last linear layer z = f W' + b is given. Fits and distances are in float64.
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+from fastrobust.basics import need_number, robust_warn
+from fastrobust.ood.logitscores import OODScore, _whole, energy_score
+
+__all__ = ['Mahalanobis', 'KNN', 'ViM', 'ReAct']
+
+def _finite(f, what):
+    bad = int((~f.isfinite()).any(1).sum())
+    if bad:
+        raise ValueError(f"expected finite {what}, got NaN or infinity in {bad} of {len(f)} rows. Did training "
+                         "diverge, or half precision overflow? Look at these images in float32.")
+    return f
+
+def _spread(x, size):
+    "Eigenvalues, ascending, and eigenvectors of x'x/n; and which are more than rounding of features as large as `size`"
+    eig,vec = torch.linalg.eigh(x.T @ x/len(x))
+    noise = (torch.finfo(torch.float32).eps*size)**2
+    return eig,vec,eig > torch.maximum(noise, len(eig)*torch.finfo(eig.dtype).eps*eig[-1])
+
+class _FeatureScore(OODScore):
+    "What the four share: their inputs, checked"
+    features = True
+    _d = None       # Features per image; None before `fit`
+    _wide = 1       # Numbers per image that scoring takes, where these are more than its features
+
+    def fit(self,
+        train,      # `Outputs` of known images with features, those of training; of mahalanobis with labels
+        head=None   # `LinearHead` that the features go into; mahalanobis and knn need none
+    ):              # Itself
+        "Learn what the features of known images look like"
+        self._d = None
+        f = self._f(train).double()
+        if not f.numel(): raise ValueError(f"expected training images for `{self.name}`, got none. Give `fit_dl=`.")
+        self._learn(f, train, head)
+        self._d = f.shape[1]
+        return self
+
+    def _f(self, out):
+        "Features of `out`, checked"
+        if out.f is None:
+            raise ValueError(f"expected features for `{self.name}`, got outputs of a model without a last linear "
+                             "layer. Take the scores of logits alone: msp, maxlogit, energy, odin, gen.")
+        if out.f.ndim != 2 or len(out.f) != len(out.z) or (self._d and out.f.shape[1] != self._d):
+            raise ValueError(f"expected features ({len(out.z)},{self._d or 'd'}) for `{self.name}`, got "
+                             f"{tuple(out.f.shape)}. Collect both of the same images, from the network of the fit.")
+        return _finite(out.f.detach(), 'features')
+
+    def _rows(self, out, room=2**22):
+        "Features of images to score, float64, as many at a time as `room` has numbers for"
+        if self._d is None:
+            raise ValueError(f"expected a fitted score, got `{self.name}` without training features. Call "
+                             "`.fit(train, head)` first.")
+        return (o.double() for o in self._f(out).split(max(1, room//max(self._d, self._wide))))
+
+    def _head(self, head, d):
+        "Weight and bias of the last layer, float64"
+        if head is None or head.W.shape[1] != d:
+            raise ValueError(f"expected the last layer, weights (c,{d}), for `{self.name}`, got "
+                             f"{'none' if head is None else tuple(head.W.shape)}. Give the `LinearHead` whose input "
+                             "the features are; mahalanobis and knn need none.")
+        return head.W.detach().double(),head.b.detach().double()
+
+class Mahalanobis(_FeatureScore):
+    """Minus the squared Mahalanobis distance to the nearest class mean, one covariance for all classes
+    (Lee et al., https://arxiv.org/abs/1807.03888). Directions in which no class varies (dead units) do not count"""
+    name = 'mahalanobis'
+
+    def _learn(self, f, train, head):
+        y = train.y
+        if y is None or y.shape != f.shape[:1]:
+            raise ValueError(f"expected a label for each of {len(f)} training images for `mahalanobis`, got "
+                             f"{'none' if y is None else tuple(y.shape)}. Fit on labelled images; knn needs no labels.")
+        _,y = y.unique(return_inverse=True)                         # a class without images has no mean
+        mean = f.new_zeros(int(y.max())+1, f.shape[1]).index_add_(0, y, f)/y.bincount()[:,None]
+        eig,vec,ok = _spread(f-mean[y], f.abs().max())
+        if not ok.any():
+            raise ValueError(f"expected features that vary within classes for `mahalanobis`, got {len(f)} that do not. "
+                             "Fit on more images than classes.")
+        self._origin,self._white = mean.mean(0),vec[:,ok]/eig[ok].sqrt()       # pseudo-inverse, no shrinkage
+        self._means = (mean-self._origin) @ self._white
+
+    def __call__(self, out):
+        return torch.cat([-torch.cdist((f-self._origin) @ self._white, self._means).amin(1)**2
+                          for f in self._rows(out)])
+
+class KNN(_FeatureScore):
+    """Minus the distance to the k-th nearest of all training features, scaled to length 1
+    (Sun et al., https://proceedings.mlr.press/v162/sun22d.html)"""
+    name = 'knn'
+    def __init__(self,
+        k:int=50 # Which neighbour; the paper's for CIFAR-10, more for more classes
+    ): self.k = _whole('k', k, 'the k-th neighbour')
+
+    def _learn(self, f, train, head):
+        if self.k > len(f):
+            raise ValueError(f"expected at least k={self.k} training images for `knn`, got {len(f)}. Fit on more, or "
+                             f"take KNN(k) with k <= {len(f)}.")
+        self._bank,self._wide = normalize(f),len(f)+9*f.shape[1]         # a row of distances, and nine candidates
+
+    def __call__(self, out):
+        rows = self._rows(out)
+        bank = self._bank.float()
+        return torch.cat([self._kth(normalize(f), bank) for f in rows])
+
+    def _kth(self, f, bank, pad=4):
+        "float32 finds the candidates, four ranks either side of the k-th; float64 says how far they are"
+        near = (f.float() @ bank.T).topk(min(self.k+pad, len(bank)), 1).indices[:,max(0, self.k-1-pad):]
+        d = (self._bank[near]-f[:,None]).norm(dim=2).sort(1).values
+        return -d[:,min(self.k-1, pad)]
+
+def _principal(d, rank):
+    "Dimensions of the principal space: the authors' number, or half of what there is where that leaves nothing over"
+    dim = 1000 if d >= 2048 else 512
+    return dim if dim < rank else rank//2
+
+class ViM(_FeatureScore):
+    """Energy minus the virtual logit: how far features lie outside the principal space of the training features, times
+    alpha (Wang et al., https://arxiv.org/abs/2203.10807)"""
+    name = 'vim'
+    def __init__(self,
+        dim:int=None # Of the principal space; None: 1000 if d >= 2048 else 512 (the authors' code), half of fewer
+    ): self.dim = None if dim is None else _whole('dim', dim, 'of the principal space')
+
+    def _learn(self, f, train, head):
+        W,b = self._head(head, f.shape[1])
+        self._origin = -torch.linalg.pinv(W, rtol=max(W.shape)*torch.finfo(torch.float32).eps) @ b    # W was float32
+        x,d = f-self._origin,f.shape[1]
+        _,vec,ok = _spread(x, f.abs().max())
+        rank = int(ok.sum())
+        dim = self.dim or _principal(d, rank)
+        if not 0 < dim < rank:
+            raise ValueError(f"expected `dim` of ViM below {rank}, the dimensions of {d} that the training features "
+                             f"fill, got {dim}. Give ViM(dim) less, or fit on more images.")
+        self._outside = vec[:,:d-dim]
+        size = float(train.z.double().amax(1).mean())
+        if size <= 0:
+            raise ValueError(f"expected largest logits above 0 on average for `vim`, got {size:.3g}: alpha would "
+                             "reward what is far from the training images. Take other scores for this network.")
+        self._alpha = size/float((x @ self._outside).norm(dim=1).mean())  # as large on average
+
+    def __call__(self, out):
+        far = torch.cat([((f-self._origin) @ self._outside).norm(dim=1) for f in self._rows(out)])
+        return energy_score(out.z)-self._alpha*far
+
+class ReAct(_FeatureScore):
+    "Energy of features clipped from above (Sun et al., https://arxiv.org/abs/2111.12797)"
+    name = 'react'
+    def __init__(self,
+        percentile:float=90 # Of all training activations, in (0,100); 90 in the paper
+    ):
+        need_number('percentile', percentile)
+        if not 0 < percentile < 100:
+            raise ValueError(f"`percentile` must lie in (0,100), got {percentile}. 90 is the paper's; at 100 nothing "
+                             "is clipped and energy is left.")
+        self.percentile = percentile
+
+    def _learn(self, f, train, head):
+        self._W,self._b = self._head(head, f.shape[1])
+        self._clip = float(np.percentile(f.cpu().numpy(), self.percentile))
+        if self._clip <= f.min():
+            robust_warn(f"{self.percentile} % of the training activations are {self._clip:.3g}, their lowest value: "
+                        "ReAct clips all there is, and its scores are all the same. Give it a higher percentile.", 4)
+
+    def __call__(self, out):
+        return torch.cat([energy_score(f.clamp(max=self._clip) @ self._W.T + self._b) for f in self._rows(out)])

@@ -1,0 +1,141 @@
+"The norm of the logits through training, of known and unknown images: what LogitNorm keeps small and others let grow"
+# Why to look: Wei et al., Mitigating Neural Network Overconfidence with Logit Normalization, arxiv.org/abs/2205.09310
+import copy, math
+import numpy as np, pandas as pd
+import torch
+from matplotlib.figure import Figure
+from fastrobust.basics import robust_warn
+from fastrobust.inference.collect import collect
+from fastrobust.ood.charts import KNOWN, set_look
+from fastrobust.recording import ColumnsCallback, fit_starts
+from fastrobust.reporting.report import Picture
+
+__all__ = ['LogitNorms', 'logit_norm_quantiles', 'plot_logit_norms']
+
+_QUANTILES = dict(q5=.05, q25=.25, median=.5, q75=.75, q95=.95)
+
+def logit_norm_quantiles(
+    z           # Raw logits (n,c), n >= 1
+)->dict:        # Name (q5, q25, median, q75, q95) -> quantile
+    "Quantiles over the images of ||z||_2, in float64: norms of half precision overflow"
+    if z.ndim != 2 or not len(z):
+        raise ValueError(f"expected a row of logits per image, (n,c), n >= 1, got shape {tuple(z.shape)}. Give the "
+                         "network some images.")
+    n = z.detach().double().norm(dim=1).cpu().numpy()
+    return dict(zip(_QUANTILES, map(float, np.quantile(n, list(_QUANTILES.values())))))
+
+class LogitNorms(ColumnsCallback):
+    "Records after each epoch how large the raw logits are, on the validation set and on unknown images"
+    active,row = False,None     # of the fit under way
+    def __init__(self,
+        unknown=None,   # Images of no class: array (n,h,w[,c]), fastai DataLoader, or a dict from name to them
+        every:int=1     # Record each so many epochs
+    ):
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` must be a whole number of epochs >= 1, got {every!r}. 1 records each.")
+        sets = {} if unknown is None else dict(unknown) if isinstance(unknown, dict) else {'unknown': unknown}
+        bad = [k for k in sets if not isinstance(k, str) or not k or k == 'known']
+        if bad:
+            raise ValueError(f"expected names other than 'known' for the unknown sets, got {bad[0]!r}. That is what "
+                             "the validation set is called: rename it.")
+        super().__init__()
+        self.unknown,self.every,self.sets,self.history,self.n_epochs = sets,every,['known', *sets],[],0
+
+    def columns(self):
+        if not self.active: return {}
+        row = self.row or {}
+        return {f'norm_{k}': row[k]['median'] if k in row else math.nan for k in self.sets}
+
+    def before_fit(self):
+        self.active,self.row = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder'),None
+        if self.active: self._open()
+        super().before_fit()
+
+    def _open(self):
+        if len(self.dls.loaders) < 2 or not len(self.dls.valid_ds):
+            raise ValueError("LogitNorms expected dls with a validation set, got none: the norms of training images "
+                             "say little. Split some images off.")
+        for v in self.unknown.values():     # what cannot be used is refused before an epoch is spent
+            self._norms(v[:2] if isinstance(v, (np.ndarray, torch.Tensor)) else v)
+        gone = [k for k in self.sets[1:] if k not in self.unknown]
+        if gone:
+            robust_warn(f"LogitNorms has lost its unknown images ({', '.join(gone)}): they are not part of an exported "
+                        "learner. Only the validation set is recorded; for both, give it `LogitNorms(unknown)`.", 4)
+
+    def _norms(self, data): return logit_norm_quantiles(collect(self.learn, data, 'LogitNorms').z)
+
+    @property
+    def due(self): return (self.n_epochs+1) % self.every == 0
+
+    def before_train(self): self.row = None
+
+    def after_validate(self):
+        if self.active and self.due:
+            data = {'known': self.dls.valid, **self.unknown}
+            alive = all(p.isfinite().all() for p in self.model.parameters())    # training that diverged goes on
+            self.row = {k: self._norms(v) if alive else dict.fromkeys(_QUANTILES, math.nan) for k,v in data.items()}
+        super().after_validate()
+
+    def after_epoch(self):
+        if not self.active: return
+        self.n_epochs += 1
+        if self.row: self.history += [dict(epoch=self.n_epochs, set=k, **q) for k,q in self.row.items()]
+
+    def after_fit(self): self.active,self.row = False,None
+
+    def __getstate__(self):
+        return {**super().__getstate__(), 'unknown': {}, 'active': False, 'row': None}
+    def __deepcopy__(self, memo):   # the images are shared: a copy of a learner is no export
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update({k: v if k == 'unknown' else copy.deepcopy(v, memo) for k,v in vars(self).items()})
+        return new
+
+    @property
+    def table(self):
+        "Quantiles of the norms, one row per recorded epoch of all fits so far and set: 'known', then the unknown ones"
+        return pd.DataFrame(self.history, columns=['epoch', 'set', *_QUANTILES]).set_index(['epoch', 'set'])
+
+    def plot(self, **kwargs):
+        "Norms through training, `kwargs` of `plot_logit_norms`; returns a Figure"
+        return plot_logit_norms(self.table, **kwargs)
+
+def plot_logit_norms(
+    table,            # `LogitNorms`, or its `table`
+    ax=None,          # Axes to draw on
+    figsize=(8, 4.8), # Size in inches
+    log=None,         # Logarithmic axis; None: where the norms differ by a factor of 30 or more
+    title=None        # Above the picture
+)->Figure:
+    "Median and the middle 50 % and 90 % of the norm of the logits, epoch by epoch, known against unknown"
+    t = getattr(table, 'table', table)
+    if not isinstance(t, pd.DataFrame) or set(_QUANTILES)-set(t.columns) or t.index.names != ['epoch', 'set']:
+        raise TypeError(f"expected `table` as LogitNorms records it, got {type(table).__name__}. Pass the callback.")
+    if not len(t): raise ValueError("expected at least one recorded epoch, got none. First `learn.fit_one_cycle(5)`.")
+    if ax is None: ax = Picture(figsize=figsize, layout='constrained').add_subplot()
+    epochs,sets = (t.index.get_level_values(k).unique() for k in ('epoch', 'set'))
+    bands = [('q5', 'q95', .1, 1.5)]*(len(sets) < 3) + [('q25', 'q75', .22, 5)]     # many wide ones hide each other
+    for i,k in enumerate(sets):
+        rows = t.xs(k, level='set')
+        look = dict(color=KNOWN, ls='-') if k == 'known' else set_look(i-1)
+        x = rows.index.to_numpy()
+        x = x + .04*i*(len(epochs) == 1)    # one epoch has no bands: lines beside each other instead
+        for a,b,alpha,w in bands:
+            if len(epochs) == 1: ax.vlines(x, rows[a], rows[b], color=look['color'], lw=w, alpha=.5)
+            else: ax.fill_between(x, rows[a], rows[b], color=look['color'], alpha=alpha, lw=0)
+        ax.plot(x, rows['median'], lw=2.2, label=k, marker='o' if len(epochs) <= 25 else None, ms=4, **look)
+    v = t[list(_QUANTILES)].to_numpy()
+    v = v[np.isfinite(v) & (v > 0)]
+    if log is None: log = bool(len(v)) and v.max() >= 30*v.min()
+    if log: ax.set_yscale('log')
+    else: ax.set_ylim(0, None)
+    ax.set(xlabel='epoch', ylabel='norm of the logits', title=title or 'How large the logits become')
+    if len(epochs) == 1: ax.set(xlim=(epochs[0]-.5, epochs[0]+.5), xticks=epochs)
+    else:
+        ax.set_xlim(epochs[0], epochs[-1])
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(axis='y', alpha=.25)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(title='median, middle 50 %' + ' and 90 %'*(len(bands) > 1), loc='upper center',
+              bbox_to_anchor=(.5, -.14), ncols=4, frameon=False)
+    return ax.figure

@@ -1,0 +1,91 @@
+"Pictures of what a network does not know: unknown images it is sure about, known ones it doubts"
+import math
+from numbers import Integral
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from fastrobust.basics import target_vocab
+from fastrobust.inference.collect import collect, loaders_of
+from fastrobust.ood.metrics import auroc, fpr_at_tpr
+from fastrobust.ood.report import ood_report
+from fastrobust.reporting.report import Picture
+from fastrobust.inference.passes import _as_it_was, _image, parts, quietly
+
+__all__ = ['show_unknowns']
+
+_ME,_UNKNOWN,_KNOWN = 'show_unknowns','#D55E00','#0072B2'
+
+def pictures(learn, data, ids, who=_ME):
+    "The images of `data` at positions `ids`, pixels in [0,1] as they are before Normalize, (h,w,c) each"
+    ids,found,at = list(ids),{},0
+    with _as_it_was(learn.model):
+        for dl in loaders_of(learn, data, who)[0]:
+            with quietly(dl) as (new,_):
+                for b in new:
+                    x = _image(parts(b, getattr(new, 'n_inp', None))[0], who)
+                    found.update({i: x[i-at].as_subclass(Tensor).cpu() for i in ids if at <= i < at+len(x)})
+                    at += len(x)
+                    if len(found) == len(set(ids)): return [_pixels(found[i]) for i in ids]
+    raise ValueError(f"{who} expected the same images in every pass, got {at} of them the second time. Give a loader "
+                     "that does not sample.")
+
+def _pixels(x):
+    x = x.float()/255 if not x.is_floating_point() else x.float()
+    return x.clamp(0, 1).permute(1, 2, 0).numpy()
+
+def _share(p):
+    "A probability in words: 100 % is never reached"
+    return f'{100*p:.1f} %' if p < .9995 else '> 99.9 %'
+
+def _short(name): return name if len(name) <= 16 else name[:15].rstrip() + '…'
+
+def _panel(fig, title, images, above, below, color):
+    cols = min(4, len(images))
+    axs = fig.subplots(math.ceil(len(images)/cols), cols, squeeze=False)
+    fig.suptitle(title, color=color, fontsize=11)
+    for ax in axs.flat[len(images):]: ax.set_axis_off()
+    for ax,im,up,down in zip(axs.flat, images, above, below):
+        ax.imshow(im[..., 0] if im.shape[-1] == 1 else im, cmap='gray', vmin=0, vmax=1)
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(up, fontsize=8.5, loc='left')
+        ax.set_xlabel(down, fontsize=8.5, loc='left')
+        ax.spines[:].set(color=color, linewidth=2)
+
+def show_unknowns(
+    learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too
+    unknown,        # Images of no class: array (n,h,w[,c]), fastai DataLoader or `OpenSet`
+    score='msp',    # Name in `OOD_SCORES`, or an `OODScore`
+    n:int=8,        # Images on each side
+    dl=None,        # Known images, a loader or as `unknown`; None: the validation set
+    figsize=None,   # Size in inches; None: by `n`
+    title=None      # Above the picture
+)->Figure:
+    "The unknown images that score highest, with the class they are taken for, beside the known ones that score lowest"
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"`n` must be a whole number of images from 1 on, got {n!r}. 8 fill a notebook's width.")
+    if isinstance(unknown, dict):
+        raise TypeError(f"{_ME} expected one set of unknown images, got a dict of {len(unknown)}. Give one of them.")
+    report,vocab = ood_report(learn, {'unknown': unknown}, scores=(score,), dl=dl),target_vocab(learn.dls)
+    (name,s),known = *report.scores.items(),learn.dls.valid if dl is None else dl
+    a,b = torch.as_tensor(s['id']),torch.as_tensor(s['unknown'])
+    def side(data, scores, largest):
+        "Images, what they are taken for, and how sure that is"
+        out,ids = collect(learn, data, _ME, labels=None),scores.argsort(descending=largest, stable=True)[:n].tolist()
+        p,k = out.z[ids].double().softmax(1).max(1)
+        said = [_short(str(vocab[j])) for j in k.tolist()]
+        if data is not known: above = [f'taken for\n{o}' for o in said]
+        elif out.y is None: above = said
+        else: above = [f'{o} ✓\n ' if t == j else f'{o} ✗\nis {_short(str(vocab[t]))}'
+                       for o,j,t in zip(said, k.tolist(), out.y[ids].tolist())]
+        below = [f'{_share(q)}, {name} {scores[i]:#.3g}' for q,i in zip(p.tolist(), ids)]
+        return pictures(learn, data, ids),above,below
+    left,right = side(unknown, b, True),side(known, a, False)
+    k = max(len(left[0]), len(right[0]))
+    cols,rows = min(4, k),math.ceil(k/4)
+    fig = Picture(figsize=figsize or (max(7, 2.9*cols+.4), 2.2*rows+.7), layout='constrained')
+    subs = fig.subfigures(1, 2, wspace=.04)
+    _panel(subs[0], f'Unknown: the surest {len(left[0])} of {len(b):,}', *left, _UNKNOWN)
+    _panel(subs[1], f'Known: the most doubted {len(right[0])} of {len(a):,}', *right, _KNOWN)
+    found = f'FPR95 {fpr_at_tpr(a, b, positive=report.positive):.3f}, AUROC {auroc(a, b):.3f}'
+    fig.suptitle(title or f'Where the {name} score is fooled ({found})')
+    return fig

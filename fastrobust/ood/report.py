@@ -1,0 +1,239 @@
+"Does a learner know what it does not know? `ood_report`: known against unknown images by many scores, from one pass"
+import numpy as np
+import torch
+from torch import Tensor
+from fastai.learner import Learner
+from fastrobust.basics import nearest, robust_warn, target_vocab
+from fastrobust.inference.collect import Seen, check_form, loaders_of, own_loader, walk
+from fastrobust.ood.result import OODReport
+from fastrobust.ood.scores import OODScore, get_score
+from fastrobust.inference.tap import feature_tap
+from fastrobust.data.auxrows import OpenSet
+from fastrobust.data.openset import _array, _names, _parts, seen_before, shared_with
+from fastrobust.objective import Technique
+from fastrobust.inference.passes import Bar, _as_it_was, _warn_callbacks
+
+__all__ = ['ood_report']
+
+_ME = 'ood_report'
+_NINE = ('msp', 'maxlogit', 'energy', 'odin', 'mahalanobis', 'knn', 'vim', 'react', 'gen')
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+def _scorers(scores):
+    "Fresh scores by name"
+    given = [scores] if isinstance(scores, (str, OODScore, type)) else list(scores)
+    if not given: raise ValueError("expected at least one score, got none. Leave `scores` out for all nine.")
+    out = {}
+    for o in map(get_score, given):
+        if o.name in out:
+            raise ValueError(f"expected scores of different names, got two called {o.name!r}: {out[o.name]} and "
+                             f"{o}. Give one of them another `name`.")
+        out[o.name] = o
+    return out
+
+def _sets(unknown, positive, near):
+    if not isinstance(unknown, dict):
+        raise TypeError(f"expected `unknown` as a dict of sets, got a {type(unknown).__name__}. "
+                        "Pass {'name': images}.")
+    if not unknown:
+        raise ValueError("expected at least one unknown set, got an empty dict. Known images alone tell nothing: pass "
+                         "{'name': loader, images or OpenSet}.")
+    for k in unknown:
+        if not isinstance(k, str) or k in ('id', 'mean', 'known', 'fit', ''):
+            raise ValueError(f"expected names of unknown sets, got {k!r}. Give a string other than 'id', 'mean', "
+                             "'known' and 'fit', which mean something else in the report.")
+    if positive not in ('id', 'ood'):
+        raise ValueError(f"`positive` must be 'id', the known side, or 'ood', the unknown one, got {positive!r}. "
+                         f"{nearest(positive, ['id', 'ood'])}")
+    near = (near,) if isinstance(near, str) else tuple(near)
+    for k in near:
+        if k not in unknown: raise ValueError(f"expected `near` of unknown sets, got {k!r}. {nearest(k, unknown)}")
+    return near
+
+def _check_unknown(learn, unknown):
+    "Refuse sets of which the network has seen the like: a technique's auxiliary images, or classes of its own"
+    vocab = target_vocab(learn.dls) if getattr(learn.dls, 'vocab', None) else ()
+    vocab = {k.strip().casefold() for k in vocab if isinstance(k, str)}     # numbers name no classes
+    aux = [(t, vars(t).get('aux')) for t in learn.cbs if isinstance(t, Technique)]
+    for name,data in unknown.items():
+        check_form(data, f'{_ME} (set {name!r})')
+        if isinstance(data, (np.ndarray, Tensor)) and not len(data): continue       # refused when it is read
+        shown = _names(data, _parts(data) if isinstance(data, OpenSet) else [data])
+        known = [v for k,v in shown.items() if k in vocab]
+        if known:
+            raise ValueError(f"expected unknown images, got classes of the learner in set {name!r}: "
+                             f"{', '.join(known[:5])}. Leave their images out (`open_set(X, y, vocab, keep)`).")
+        for t,a in aux:
+            why = None if a is None else shared_with(a, data)
+            if why:
+                raise ValueError(f"expected unknown images, got in set {name!r} what {t.name} trains on as auxiliary "
+                                 f"images: {why}. The network was taught that these are unknown; take other ones.")
+        why = seen_before(getattr(learn, 'open_sets_seen', None), data)
+        if why:
+            raise ValueError(f"expected unknown images, got in set {name!r} what this learner was trained on as "
+                             f"auxiliary images: {why}. It was taught that these are unknown; take other ones.")
+
+def _check_apart(name, seen, known, fit=None):
+    "Refuse sets with images that are known"
+    known = {*known.images, *(fit.images if fit else ())}
+    same = [i for i,o in enumerate(seen.images) if o in known]
+    if same:
+        shown = f"np.delete(images, {same}, 0)" if len(same) <= 20 else f"the first at {same[:20]}"
+        raise ValueError(f"expected unknown images, got {len(same)} of {len(seen.images)} in set {name!r} that are "
+                         f"equal to known or training images. Leave them out: {shown}.")
+
+def _training(learn, notes):
+    "Digests of training images kept in memory, to which unknown ones are compared; of files a note that they are not"
+    dl = own_loader(learn, 0)
+    x = None if dl is None else _array(dl)
+    if x is None:
+        notes.append("Unknown images were not compared with the training images, which are not in memory or not there.")
+        return None
+    seen = Seen()
+    for i in range(0, len(x), 4096): seen.add(torch.from_numpy(x[i:i+4096]))
+    return seen
+
+# --- features --------------------------------------------------------------------------------------------------------
+def _drop(scorers, names, why, notes):
+    for k in names: scorers.pop(k)
+    if names:
+        notes.append(f"Left out: {', '.join(names)}; {why}")
+        robust_warn(f"{_ME} leaves out {', '.join(names)}: {why}", 4)
+
+def _tap(learn, known, scorers, default, notes):
+    "The `FeatureTap` that the scores of features need, if any is asked for"
+    wanted = [k for k,s in scorers.items() if s.features]
+    if not wanted: return None
+    with _as_it_was(learn.model): dl = loaders_of(learn, known, f'{_ME} (known images)')[0][0]
+    tap = feature_tap(learn, dl)
+    if tap is not None: return tap
+    why = (f"the logits of this {type(learn.model).__name__} are not what one linear layer makes of features (a head "
+           "of another kind, or the mean of several heads).")
+    if not default:
+        raise ValueError(f"expected a network that ends in a linear layer for {', '.join(wanted)}, but {why} "
+                         "Take scores of logits alone: msp, maxlogit, energy, odin, gen.")
+    _drop(scorers, wanted, why, notes)
+
+def _fit_data(learn, fit_dl, scorers, default, notes):
+    "What the scores that learn from known images learn from, and their names"
+    wanted = [k for k,s in scorers.items() if s.features or type(s).fit is not OODScore.fit]
+    data = own_loader(learn, 0) if fit_dl is None else fit_dl
+    if not wanted or data is not None: return data,wanted
+    why = "there are no training images to fit them on (an exported learner has lost them). Give some as `fit_dl`."
+    if not default: raise ValueError(f"expected images to fit {', '.join(wanted)} on, but {why}")
+    _drop(scorers, wanted, why, notes)
+    return None,[]
+
+def _fit(scorers, wanted, train, head, default, notes):
+    for k in wanted:
+        try: scorers[k].fit(train, head)
+        except ValueError as e:
+            if not default: raise
+            _drop(scorers, [k], str(e), notes)
+
+# --- the report ------------------------------------------------------------------------------------------------------
+def _score(s, out, n, where):
+    v = s(out)
+    v = v.detach().cpu().double().numpy() if isinstance(v, Tensor) else np.asarray(v, dtype=np.float64)
+    if v.shape != (n,) or not np.isfinite(v).all():
+        got = f"shape {v.shape}" if v.shape != (n,) else f"NaN or infinity in {int((~np.isfinite(v)).sum())}"
+        raise ValueError(f"expected one finite number for each of {n} images in {where} from the score {s.name!r}, got "
+                         f"{got}. Leave it out of `scores`, or look at the logits and features of these images.")
+    return v
+
+def _need_logits(z):
+    if (z >= 0).all() and ((z.sum(1)-1).abs() < 1e-3).all():
+        raise ValueError(f"{_ME} expected logits from the model, got probabilities, of which energies and the like are "
+                         "no scores. Let it end in a linear layer, without a softmax.")
+
+def _unnamed(learn, unknown):
+    "A note on sets whose classes nobody told, where auxiliary classes were trained on"
+    if not getattr(learn, 'open_sets_seen', None): return []
+    sets = [k for k,v in unknown.items() if not _names(v, _parts(v))]
+    return [f"What {', '.join(sets)} show is not known, so whether auxiliary images of the training show the same was "
+            "judged by files and pixels alone. OpenSet(images, classes) names it."] if sets else []
+
+def _notes(learn, scorers, fit, known):
+    T = [f'{k} T={s.T:g}' for k,s in scorers.items() if hasattr(s, 'T')]
+    if T: yield (f"Temperatures here ({', '.join(T)}) belong to these scores, which take raw logits. LogitNorm's tau "
+                 "belongs to its training loss, that of temperature scaling to probabilities: neither is used here, "
+                 "and none replaces another.")
+    energies = [k for k in scorers if k in ('energy', 'react', 'vim')]
+    if energies and any(isinstance(t, Technique) and t.name == 'logitnorm' for t in learn.cbs):
+        yield (f"Trained with LogitNorm: scores that are energies ({', '.join(energies)}) can break on such networks. "
+               "A user found an FPR95 above 90 % with the published weights (logitnorm_ood, issue 6, which takes "
+               "Energy(T=.1)). Look at msp beside them.")
+    if any(k == 'odin' and not getattr(s, 'eps', 0) for k,s in scorers.items()):
+        yield "odin is its temperature alone, without a step of the images: ODIN(eps=..) makes one."
+    steps = [f'{k} {s.eps:g}' for k,s in scorers.items() if getattr(s, 'eps', 0)]
+    if steps: yield (f"Step of the images before scoring, in normalised units: {', '.join(steps)}. To be chosen on "
+                     "images that are not reported here.")
+    if fit is None: return
+    names = ', '.join(k for k,s in scorers.items() if s.features)
+    yield f"Fitted on {len(fit.images):,} images with their given labels, without augmentation: {names}."
+    if getattr(learn.dls, 'noise', None) is not None:
+        yield ("Part of the training labels is wrong on purpose: Mahalanobis' class means come from them as they are. "
+               "No other number here but the accuracy uses labels, and that those of the known images.")
+    both = len({*fit.images} & {*known.images})
+    if both:
+        note = (f"{both} known images are among those the scores of features were fitted on, which flatters these "
+                "scores. Give known images of their own as `dl`.")
+        robust_warn(f'{_ME}: {note}', 5)
+        yield note
+
+def ood_report(
+    learn,              # A Learner that classifies images; it stays as it is, its recorder and random streams too
+    unknown,            # Images of none of the learner's classes, or a dict of such sets by name. Each: a fastai
+                        # loader, an array or tensor (uint8, or float in [0,1]) that goes through the validation
+                        # pipeline, or an `OpenSet`
+    scores=_NINE,       # Names, or OODScore objects with settings; left out, those that the network allows
+    positive:str='id',  # Side that FPR95 and AUPR call positive: 'id' (LogitNorm's tables) or 'ood' (ODNL's)
+    dl=None,            # Known images, in the same forms; None: `learn.dls.valid`
+    fit_dl=None,        # Known images that scores of features are fitted on; None: the training set, not augmented
+    near=()             # Names of the sets near to the known classes, whose means stand apart
+)->OODReport:
+    "FPR95, AUROC and AUPR of many scores on many unknown sets; each image passes the network once"
+    if not isinstance(learn, Learner):
+        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: Learner(dls, model).")
+    if not isinstance(unknown, dict) and not isinstance(unknown, (str, bytes)) and unknown is not None:
+        unknown = {'unknown': unknown}
+    near,scorers,default,notes = _sets(unknown, positive, near),_scorers(scores),scores is _NINE,[]
+    known = own_loader(learn, 1) if dl is None else dl
+    if known is None:
+        raise ValueError("expected known images, got a learner without a validation set (an exported one has lost it): "
+                         "unknown images alone tell nothing. Give known ones as `dl`, e.g. `learn.dls.test_dl(files)`.")
+    _warn_callbacks(learn, _ME)
+    with _as_it_was(learn.model): _check_unknown(learn, unknown)
+    tap = _tap(learn, known, scorers, default, notes)
+    fit_data,wanted = _fit_data(learn, fit_dl, scorers, default, notes)
+    names,bar = list(scorers),Bar(learn, len(unknown)+1+bool(wanted))
+    steps = [None, *[s.input_step for s in scorers.values()]]
+    def look(data, name, who, **kwargs):
+        bar.name(name)
+        seen = Seen()
+        outs = walk(learn, data, f'{_ME} ({who})', tap, seen=seen, **kwargs)
+        bar.tick()
+        return outs,seen
+    ko,ks = look(known, 'known', 'known images', steps=steps, labels=None)
+    found = {k: look(v, k, f'set {k!r}', steps=steps, like=ks.shape) for k,v in unknown.items()}
+    _need_logits(ko[0].z)
+    trained = None if wanted else _training(learn, notes)
+    for k,(_,seen) in found.items(): _check_apart(k, seen, ks, trained)
+    fs = None
+    if wanted:
+        (train,),fs = look(fit_data, 'fit', 'images to fit on', labels=None, like=ks.shape)
+        for k,(_,seen) in found.items(): _check_apart(k, seen, ks, fs)
+        _fit(scorers, wanted, train, tap and tap.head, default, notes)
+    out = {}
+    for k,s in scorers.items():
+        i = 1+names.index(k)
+        of = lambda outs: outs[0] if outs[i] is None else outs[i]
+        out[k] = {'id': _score(s, of(ko), len(ks.images), 'the known set'),
+                  **{o: _score(s, of(v), len(seen.images), f'set {o!r}') for o,(v,seen) in found.items()}}
+    z,_,y = ko[0]
+    facts = dict(settings={k: repr(s) for k,s in scorers.items()}, known=(len(ks.images), ks.key),
+                 sets={k: (len(seen.images), seen.key) for k,(_,seen) in found.items()},
+                 fit=None if fs is None else (len(fs.images), fs.key),
+                 accuracy=None if y is None else float((z.argmax(1) == y).float().mean()))
+    notes = [*_notes(learn, scorers, fs, ks), *notes, *_unnamed(learn, unknown)]
+    return OODReport(out, positive, near, facts, notes)

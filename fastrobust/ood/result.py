@@ -1,0 +1,132 @@
+"What `ood_report` found: how well each score tells each unknown set from the known images; several learners compared"
+import pandas as pd
+from fastrobust.basics import nearest
+from fastrobust.ood.metrics import ood_metrics
+from fastrobust.reporting.report import Report
+
+__all__ = ['OODReport', 'compare_ood']
+
+_METRICS = ('AUROC', 'FPR95', 'AUPR')
+_SIDES = dict(id=('known', 'unknown images taken for known', 'the known are recognised'),
+              ood=('unknown', 'known images taken for unknown', 'the unknown are found'))
+
+def _picture(rep, score=None, **kwargs):
+    from fastrobust.ood.charts import plot_ood
+    return plot_ood(rep, score, **kwargs)
+
+class OODReport(Report):
+    "Result of `ood_report`: `table`, `summary`; `scores`, name -> 'id' and sets -> (n,), higher for what looks known"
+    def __init__(self,
+        scores,     # Name of a score -> {'id': (n,), set: (m,), ..}
+        positive,   # Side the metrics call positive, 'id' or 'ood'
+        near,       # Names of the sets that count as near
+        facts,      # Dict: `settings` of the scores, digests of `known`, `sets` and `fit` as (n, digest), `accuracy`
+        notes=()    # Sentences a reader must know
+    ):
+        self.scores,self.positive,self.facts = scores,positive,facts
+        self.sets = [k for k in next(iter(scores.values())) if k != 'id']
+        self.near = tuple(k for k in self.sets if k in near)
+        title = f"Known ({facts['known'][0]:,} images) or unknown? Positive: the {_SIDES[positive][0]} ({positive!r})"
+        super().__init__(pd.DataFrame(list(self._rows())), self._facts(), _picture, title, [], 'ood')
+        self.notes = [*self._explain(), *notes]
+
+    @property
+    def groups(self):
+        "Sets whose mean is in the table, by name of the group"
+        far = [k for k in self.sets if k not in self.near]
+        return {**(dict(near=list(self.near), far=far) if self.near and far else {}), 'all': self.sets}
+
+    def _rows(self):
+        for name,s in self.scores.items():
+            rows = {}
+            for k in self.sets:
+                m = ood_metrics(s['id'], s[k], self.positive)
+                rows[k] = dict(score=name, set=k, group='near' if k in self.near else 'far', FPR95=m['fpr95'],
+                               AUROC=m['auroc'], AUPR=m['aupr'], n_id=len(s['id']), n_ood=len(s[k]))
+            for g,ks in self.groups.items():
+                mean = {m: sum(rows[k][m] for k in ks)/len(ks) for m in _METRICS}
+                rows[f'mean {g}'] = dict(score=name, set='mean', group=g, **mean, n_id=len(s['id']),
+                                         n_ood=sum(rows[k]['n_ood'] for k in ks))
+            yield from (dict(r, positive=self.positive) for r in rows.values())
+
+    def _facts(self):
+        f = self.facts
+        s = dict(positive=self.positive, scores=', '.join(f['settings'].values()), near=', '.join(self.near))
+        for k,v in {'known': f['known'], **f['sets'], 'fit': f['fit']}.items():
+            if v is not None: s[f'{k} images'],s[f'{k} digest'] = v
+        return s if f['accuracy'] is None else dict(s, accuracy=f['accuracy'])
+
+    def _explain(self):
+        f,(side,wrong,right) = self.facts,_SIDES[self.positive]
+        yield (f"Positive is the {side} side ({self.positive!r}): FPR95 is the share of {wrong} where 95 % of {right}; "
+               f"AUPR is that of finding the {side}, where guessing gets their share. AUROC is the same either way. Do "
+               "not compare with tables of the other kind.")
+        yield ("FPR95 is taken at the threshold whose recall is nearest to .95, of two equally near at the lower, the "
+               "pessimistic one.")
+        acc = '' if f['accuracy'] is None else f", accuracy {f['accuracy']:.3f} by their labels"
+        sets = ', '.join(f'{k} {v[0]:,}' for k,v in f['sets'].items())
+        yield (f"Known: {f['known'][0]:,} images{acc}. Unknown: {sets}. Every score is higher for what looks more "
+               "known. By the digests in the summary another report is known to be of the same images.")
+        if len(self.sets) > 1:
+            yield "Means are plain means over sets, however many images they have."
+
+    def formatted(self):
+        "AUROC and FPR95 with a row per score and a column per set; the long form is `table`"
+        t,cols = self.table,[]
+        for g in ('near', 'far', 'all'):
+            ks = [k for k in self.sets if (k in self.near) == (g == 'near')] if g != 'all' else []
+            cols += [(g, k) for k in ks] + ([(g, 'mean')] if len(self.groups.get(g, [])) > 1 else [])
+        wide = {m: t.pivot(index='score', columns=['group', 'set'], values=m).loc[list(self.scores), cols]
+                for m in _METRICS[:2]}
+        out = pd.concat(wide).apply(lambda c: c.map('{:.3f}'.format))
+        if not self.near: out.columns = [k for _,k in cols]
+        else: out.columns.names = [None, None]
+        out.index.names = [None, None]
+        return out
+
+# --- several learners ------------------------------------------------------------------------------------------------
+def _alike(reports):
+    "Refuse reports that are not of the same images, scored and counted alike"
+    if not isinstance(reports, dict) or len(reports) < 2 or not all(isinstance(r, OODReport) for r in reports.values()):
+        got = {k: type(r).__name__ for k,r in reports.items()} if isinstance(reports, dict) else type(reports).__name__
+        raise TypeError(f"expected at least two results of ood_report by name, got {got}. "
+                        "Pass {'plain': r1, 'new': r2}.")
+    (first,a),*others = reports.items()
+    for name,b in others:
+        differ = [k for k in ('known', 'sets', 'settings') if a.facts[k] != b.facts[k]]
+        differ += [k for k in ('positive', 'near') if getattr(a, k) != getattr(b, k)]
+        if differ:
+            words = dict(known='known images', sets='unknown images', settings='scores')
+            raise ValueError(f"expected reports of the same images and scores, got other "
+                             f"{', '.join(words.get(k, k) for k in differ)} in {name!r} than in {first!r}. Run "
+                             "ood_report alike for all; the summaries have digests of the images.")
+
+class _Compared(Report):
+    def formatted(self):
+        t = self.table.set_index(['score', 'set', 'group'] if len(set(self.table.group)) > 2 else ['score', 'set'])
+        t = t[[c for c in t.columns if c not in ('group', 'positive')]]
+        return t.apply(lambda c: c.map('{:.3f}'.format))
+
+def compare_ood(
+    reports,        # Dict from name of a learner to its `ood_report`, all of the same images, scores and `positive`
+    metrics=('AUROC', 'FPR95')  # Columns of the reports: 'AUROC', 'FPR95', 'AUPR'
+)->Report:
+    "AUROC and FPR95 of several learners beside each other: a row for each score and set, a column for each learner"
+    _alike(reports)
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    for m in metrics:
+        if m not in _METRICS: raise ValueError(f"expected `metrics` of a report, got {m!r}. {nearest(m, _METRICS)}")
+    a = next(iter(reports.values()))
+    t = a.table[['score', 'set', 'group']].copy()
+    for m in metrics:
+        for name,r in reports.items(): t[f'{m} {name}'] = r.table[m].to_numpy()
+    t['positive'] = a.positive
+    notes = [n for n in a._explain() if not n.startswith('Known: ')]
+    notes.append("The same images and scores for all. Another training of the same kind would differ too: repeat with "
+                 "other seeds before you prefer one.")
+    acc = {n: r.facts['accuracy'] for n,r in reports.items() if r.facts['accuracy'] is not None}
+    if acc: notes.append('Accuracy on the known: ' + ', '.join(f'{n} {v:.3f}' for n,v in acc.items()) + '.')
+    rep = _Compared(t, dict(a.summary.drop(['accuracy'], errors='ignore'), learners=', '.join(map(str, reports))), None,
+                    f"Known or unknown? Positive: the {_SIDES[a.positive][0]} ({a.positive!r})", notes, 'ood_compare')
+    rep.reports = dict(reports)
+    return rep

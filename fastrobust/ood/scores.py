@@ -1,0 +1,27 @@
+"Every out-of-distribution score by its name"
+# The equations are in logitscores.py and featurescores.py; all are higher for what looks more in-distribution
+import copy
+from fastrobust.basics import nearest
+from fastrobust.ood.featurescores import KNN, Mahalanobis, ReAct, ViM
+from fastrobust.ood.logitscores import (GEN, MSP, ODIN, Energy, MaxLogit, OODScore, energy_score, gen_score,
+                                               maxlogit_score, msp_score, odin_score)
+from fastrobust.ood.pytorchood import from_pytorch_ood
+
+__all__ = ['OOD_SCORES', 'get_score', 'OODScore', 'MSP', 'MaxLogit', 'Energy', 'ODIN', 'Mahalanobis', 'KNN', 'ViM',
+           'ReAct', 'GEN', 'msp_score', 'maxlogit_score', 'energy_score', 'odin_score', 'gen_score',
+           'from_pytorch_ood']
+
+OOD_SCORES = {o.name: o for o in (MSP, MaxLogit, Energy, ODIN, Mahalanobis, KNN, ViM, ReAct, GEN)}
+
+def get_score(
+    score       # Name in `OOD_SCORES`, a class of it, or an `OODScore` with settings such as KNN(k=200)
+)->OODScore:    # To be fitted; what was given stays as it is
+    "A fresh score"
+    if isinstance(score, OODScore): return copy.copy(score)
+    if isinstance(score, type) and issubclass(score, OODScore): return score()
+    if not isinstance(score, str):
+        raise TypeError(f"expected the name of a score or an OODScore, got {score!r}. Wrap a detector of pytorch-ood "
+                        f"with `from_pytorch_ood`. Names: {', '.join(OOD_SCORES)}.")
+    if score not in OOD_SCORES:
+        raise ValueError(f"expected the name of a score, got {score!r}. {nearest(score, OOD_SCORES)}")
+    return OOD_SCORES[score]()

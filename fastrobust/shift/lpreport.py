@@ -1,0 +1,149 @@
+"`lp_report`: how a learner holds under random noise of many Lp norms and sizes"
+# Siedel et al., VISAPP 2024, https://arxiv.org/abs/2305.05400: mCE_Lp is the mean error over a set of such noise, iCE
+# the relative rise of the error under six barely visible kinds. Noise comes before Normalize, sizes are in pixels.
+import hashlib, math
+from numbers import Integral
+import pandas as pd
+import torch
+from fastrobust.basics import plain_dl
+from fastrobust.shift.lpballs import perturbed
+from fastrobust.shift.lpsets import as_lp_set, lp_sets, norm_name
+from fastrobust.reporting.report import Report
+from fastrobust.shift.metrics import ice
+from fastrobust.shift.cells import wrong
+from fastrobust.inference.passes import Bar, noisy_labels_note, passes
+
+__all__ = ['lp_report', 'lp_change']
+
+_BLOCK = 64     # Images that share a generator: whole blocks are drawn however the set is cut into batches
+_ROOM = 2**26   # Logits kept at once, 256 MB
+
+# --- the noise -------------------------------------------------------------------------------------------------------
+def lp_change(
+    p,          # Which norm: in (0,inf], or 0 for L0
+    eps,        # Bound on the norm in pixels; L0: fraction of the values
+    kind='ball',# 'ball' or 'sphere', as in `lp_noise`
+    seed=0      # Of the noise
+):
+    "Function (x, ids) -> x for `shifted_preds`: image `id` gets the same noise whatever the batch size and device"
+    s = as_lp_set((p, eps, kind))
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"`seed` must be a whole number, got {seed!r}. 0 will do.")
+    def generator(block):
+        key = hashlib.blake2b(repr((int(seed), s.p, float(s.eps), s.kind, block)).encode(), digest_size=7).digest()
+        return torch.Generator().manual_seed(int.from_bytes(key, 'big'))
+    e = torch.tensor(float(s.eps), dtype=torch.float64)
+    def change(x, ids):
+        out,ids = x.clone(),torch.as_tensor(ids).cpu()
+        block = ids.div(_BLOCK, rounding_mode='floor')
+        for b in block.unique().tolist():
+            rows = (block == b).nonzero()[:, 0]
+            at,to = rows.to(x.device),(ids[rows] % _BLOCK).to(x.device)
+            whole = x.new_zeros(_BLOCK, *x.shape[1:])
+            whole[to] = x[at]
+            out[at] = perturbed(whole, s.p, e, s.kind, generator(b))[to]
+        return out
+    return change
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+def _sets(preset, sets, size, table, scale):
+    "Pairs of a set as it is named and as it is applied"
+    if sets is not None: named = used = [as_lp_set(o) for o in sets]
+    else: named,used = (lp_sets(preset, size, table, o) for o in (None, scale))
+    moving = [s for s in used if isinstance(s.eps, tuple)]
+    if moving or not used:
+        raise ValueError(f"expected sets of fixed sizes, got {moving[:2] or 'none'}. Give a preset 'C1', 'C2', 'C3' or "
+                         "a list such as [(2, 1.), (2, 2.5)].")
+    return list(zip(named, used))
+
+def _ratio_se(clean, noisy):
+    "Standard error of sum noisy/sum clean, by image: the two errors are paired, so most of the scatter cancels"
+    n,e = len(clean),clean.mean()
+    return ((noisy - noisy.mean()/e*clean).std()/e/math.sqrt(n)).item() if n > 1 and e > 0 else math.nan
+
+def _se(v): return (v.std()/math.sqrt(len(v))).item() if len(v) > 1 else math.nan
+
+def _wrong(learn, dl, sets, seed, n, tick):
+    "Whether the learner errs, per set and image (s,n); so many sets at a time that what is kept fills no memory"
+    out,k = [],max(1, _ROOM//n)
+    for i in range(0, len(sets), k):
+        rows,_ = passes(learn, dl, [lp_change(*s, seed) for s in sets[i:i+k]], 'lp_report', tick, wrong)
+        out += rows
+    return torch.stack(out).double()
+
+def _summary(clean, wrong, six):
+    "Single numbers; errors of the images: without noise (n,), under the sets (s,n), under the imperceptible ones (6,n)"
+    e,each,rise = clean.mean().item(),wrong.mean(0),six.mean(0)-clean
+    rel = float(ice(e, six.mean(1).tolist())) if e > 0 else math.nan
+    return pd.Series(dict(clean_error=e, clean_se=_se(clean), mCE_Lp=each.mean().item(), mCE_Lp_se=_se(each), iCE=rel,
+                          iCE_se=_ratio_se(clean, six.mean(0)), rise=rise.mean().item(), rise_se=_se(rise),
+                          images=len(clean)), dtype=object)
+
+def _notes(learn, s, scaled, seed):
+    notes = [f"Every image with its own noise, drawn once (seed {seed}); se: standard error over images."
+             f" mCE_Lp: mean of the rows, {s.mCE_Lp:.4f} ± {s.mCE_Lp_se:.4f}; without noise {s.clean_error:.4f}.",
+             "iCE = (mean error under six barely visible kinds of noise - error without)/error without, "
+             f"{s.iCE:.2%} ± {s.iCE_se:.2%}, its standard error from the differences within each image."]
+    if s.clean_error == 0: notes.append("Without noise there is no error, so no iCE: see `rise`, the difference.")
+    elif not abs(s.iCE) > 2*s.iCE_se + 1e-9:
+        notes.append("iCE is within 2 standard errors of 0: chance of this sample of images, not a finding.")
+    if scaled: notes.append("Sizes adapted to the images: `applied` = (d/d0)^(1/p) `eps`, the same noise per value.")
+    fs = getattr(getattr(plain_dl(learn.dls.train), 'after_batch', None), 'fs', [])
+    seen = [o for f in fs if type(f).__name__ == 'LpNoise' for o in f.norms]
+    if seen: notes.append(f"Trained with noise of {', '.join(dict.fromkeys(seen))}: these norms are not unseen.")
+    return notes
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+def _draw(rep, figsize=None):
+    "Error against size, one panel per norm"
+    import matplotlib.pyplot as plt
+    groups,e = list(rep.table.groupby('norm', sort=False)),rep.summary.clean_error
+    cols = min(3, len(groups))
+    lines = math.ceil(len(groups)/cols)
+    fig,axs = plt.subplots(lines, cols, figsize=figsize or (3.6*cols, 2.7*lines), squeeze=False, sharey=True,
+                           layout='constrained')
+    for ax,(norm,t) in zip(axs.flat, groups):
+        t = t.sort_values('eps')
+        ax.axhline(e, color='black', ls='--', lw=1.5, label='clean')
+        ax.plot(t.eps, t.error, color='#D55E00', lw=2, marker='.', label='under noise')
+        ax.fill_between(t.eps, t.error-2*t.se, t.error+2*t.se, color='#D55E00', alpha=.2, lw=0, label='± 2 se')
+        ax.set(title=norm, xlabel='fraction of the values' if norm == 'L0' else 'eps')
+        ax.grid(alpha=.25)
+        ax.spines[['top', 'right']].set_visible(False)
+    for ax in axs.flat[len(groups):]: ax.set_visible(False)
+    for ax in axs[:, 0]: ax.set_ylabel('error')
+    axs[0, 0].set_ylim(bottom=0)
+    axs[0, 0].legend(frameon=False)
+    return axs
+
+# --- the report ------------------------------------------------------------------------------------------------------
+def lp_report(
+    learn,              # A Learner that classifies images; stays as it is
+    dl=None,            # Loader with labels; None: the validation loader
+    preset='C1',        # 'C1', 'C2' or 'C3' of the paper; 'C1' has all 9 norms x 10 sizes
+    sets=None,          # Instead: a list of (p, eps) or (p, eps, kind), never scaled
+    table='auto',       # Sizes of a preset: 'cifar' (for 32 px), 'tiny' (64 px), 'auto': by the size of the images
+    scale='dim',        # Adapt a preset to images of d values: sizes times (d/d0)^(1/p); None: the numbers as they are
+    seed=0              # Of the noise; an image gets the same whatever the batches
+)->Report:
+    "Error under each noise of a set, its mean (mCE_Lp), the rise under imperceptible noise (iCE), standard errors"
+    size = []
+    def look(x, ids):
+        size.append(tuple(x.shape[1:]))
+        return x
+    for _,o in _sets(preset, sets, (3, 32, 32), table, scale): lp_change(*o, seed)      # refuse before the first pass
+    (clean,),y = passes(learn, dl, [look], 'lp_report', None, wrong)
+    pairs = _sets(preset, sets, size[0], table, scale)
+    used = [s for _,s in pairs]
+    six = lp_sets('imperceptible', size[0], table, scale)
+    todo = used + [s for s in six if s not in used]
+    bar = Bar(learn, len(todo)*len(size))
+    clean,errs = clean.double(),_wrong(learn, dl, todo, seed, len(y), bar.tick)
+    s = _summary(clean, errs[:len(used)], errs[[todo.index(o) for o in six]])
+    usual = lambda s: s.kind == ('ball' if s.p else 'sphere')       # as in the presets
+    rows = [(f'{norm_name(a.p)} {a.eps:g}' + ('' if usual(a) else f' {a.kind}'), norm_name(a.p), a.eps, b.eps, b.kind,
+             w.mean().item(), _se(w)) for (a,b),w in zip(pairs, errs)]
+    t = pd.DataFrame(rows, columns=['noise', 'norm', 'eps', 'applied', 'kind', 'error', 'se']).set_index('noise')
+    return Report(t, s, _draw, f'Error under random Lp noise, {len(y):,} images',
+                  _notes(learn, s, (t.eps != t.applied).any(), seed) + noisy_labels_note(learn, dl, 'lp_report'),
+                  'lp_report')

@@ -1,0 +1,81 @@
+"Published corrupted test sets in folders of images (ImageNet-C, Tiny-ImageNet-C), as they lie on the disk"
+# Files of the size a learner sees are used as they are: a second resize and crop shows it a part of the image only.
+from PIL import Image
+from fastai.data.core import TfmdDL
+from fastai.data.transforms import get_image_files
+from fastrobust.basics import nearest, robust_warn, target_vocab
+from fastrobust.shift.publishedarrays import _SEVERITIES, _cell, _folder, _grouped, _loader, _usual_order
+
+__all__ = ['CorruptedFolders']
+
+class CorruptedFolders:
+    "ImageNet-C, Tiny-ImageNet-C: `<corruption>/<severity>/<class>/*.JPEG`, also with folders of groups around"
+    def __init__(self,
+        folder,     # Unpacked folder; images are listed when a cell is asked for
+        vocab=None  # dict from folder of a class (wordnet id) to class of the learner; None: they are the same
+    ):
+        self.folder,self.vocab = _folder(folder, "<corruption>/<severity>/<class>/ images"),vocab
+        subs = sorted(p for p in self.folder.glob('*') if p.is_dir())
+        subs += sorted(q for p in subs for q in p.glob('*') if q.is_dir())     # the archives come as blur/, noise/ ..
+        cells = {p.name: p for p in subs if any((p/str(s)).is_dir() for s in _SEVERITIES)}
+        if not cells:
+            raise ValueError(f"expected <corruption>/<severity>/<class>/ in {str(self.folder)!r}, got none. Give the "
+                             "folder that holds gaussian_noise/; for .npy files there is CorruptedArrays.")
+        for name,p in cells.items():
+            lost = [s for s in _SEVERITIES if not (p/str(s)).is_dir()]
+            if lost: raise ValueError(f"expected severities 1 to 5 of {name}, got none for {lost}. Unpack it again.")
+        self.names,self._dirs,self._first = _usual_order(cells),cells,None
+        self._first = self._list(self.names[0], 1)
+
+    @property
+    def n(self): return len(self._first)
+    @property
+    def labels(self): return [o.split('/')[0] for o in self._first]    # folder names: the same for every cell
+    @property
+    def classes(self): return sorted(set(self.labels))
+
+    def _list(self, name, severity):
+        "Files of a cell, relative to it: the same for every cell, or the set is not whole"
+        root = self._dirs[name]/str(severity)
+        rel = sorted(o.relative_to(root).as_posix() for o in get_image_files(root))
+        stray,first = [o for o in rel if '/' not in o],self._first or rel
+        if stray or not rel:
+            raise ValueError(f"expected images in folders of classes in {str(root)!r}, got "
+                             f"{stray[0]+' outside of one' if stray else 'none'}. Unpack the archive as it is.")
+        if rel != first:
+            raise ValueError(f"expected the same files in every cell, got {len(set(first)-set(rel))} missing and "
+                             f"{len(set(rel)-set(first))} more in {str(root)!r}. Unpack {name} again.")
+        return rel
+
+    def items(self,
+        name:str,       # Corruption, one of `names`
+        severity:int    # 1 to 5
+    ):
+        "Paths of the images of one cell, in the order of `labels`"
+        s = _cell(self.names, name, severity)
+        return [self._dirs[name]/str(s)/o for o in self._list(name, s)]
+
+    def as_dl(self,
+        learn,          # Learner: its batch transforms and its vocab are used
+        name:str,       # Corruption, one of `names`
+        severity:int,   # 1 to 5
+        bs=None         # Batch size; None: of the learner's validation loader
+    ):
+        "Loader of one cell with labels; files of the learner's size are not resized again"
+        files,known = self.items(name, severity),target_vocab(learn.dls)
+        to = {o: (self.vocab or {}).get(o, o) for o in self.classes}
+        lost = [o for o in self.classes if to[o] not in known]
+        if len(lost) == len(self.classes):
+            raise ValueError(f"expected classes of the learner, got {lost[:3]}, none of which it knows. "
+                             f"{nearest(lost[0], known[:20])} Give `vocab`, a dict from folder to class.")
+        if lost: robust_warn(f"{len(lost)} of {len(self.classes)} classes are unknown to the learner (first: "
+                             f"{lost[0]}): their images are left out.")
+        pairs = [(f, to[l]) for f,l in zip(files, self.labels) if to[l] in known]
+        with Image.open(pairs[0][0]) as im: size = im.size[::-1]
+        return _loader(learn, lambda vocab: pairs, size, bs, TfmdDL)
+
+    def __len__(self): return len(self.names)
+    def __repr__(self):
+        return '\n'.join([f"CorruptedFolders {self.folder}: {len(self)} corruptions x 5 severities x {self.n} images",
+                          f"<corruption>/<severity>/<class>/<image>, {len(self.classes)} classes, the same files in "
+                          "every cell", *_grouped(self.names)])

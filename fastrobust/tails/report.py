@@ -1,0 +1,160 @@
+"How does a learner treat rare classes? `tail_report`: accuracy by class and by head, mid and tail; learners compared"
+import numpy as np, pandas as pd
+from fastai.learner import Learner
+from fastrobust.basics import n_classes, nearest, target_vocab
+from fastrobust.tails.charts import draw_tails
+from fastrobust.tails.accuracy import class_accuracy, class_means, group_accuracy
+from fastrobust.data.longtail import class_counts, head_mid_tail
+from fastrobust.reporting.report import Report
+from fastrobust.shift.cells import Peek, wrong
+from fastrobust.inference.passes import noisy_labels_note, passes, trained_note
+
+__all__ = ['TailReport', 'tail_report', 'compare_tails']
+
+_ME = 'tail_report'
+
+def _mean_se(v):
+    "Mean of one value per image, and its standard error"
+    return float(np.mean(v)),float(np.std(v, ddof=1)/len(v)**.5) if len(v) > 1 else float('nan')
+
+class TailReport(Report):
+    "Result of `tail_report`: `table` by class, `summary`, `groups`, and which images were recognised (`right`)"
+    def __init__(self,
+        pred,       # Predicted classes int64 (n,)
+        y,          # Labels int64 (n,)
+        counts,     # Training items per class int64 (c,)
+        groups,     # 'head', 'mid', 'tail' -> positions of classes
+        vocab,      # Names of the classes (c,)
+        pixels='',  # Digest of the images
+        notes=()    # Sentences a reader must know
+    ):
+        c = len(vocab)
+        acc,se,n = class_accuracy(pred, y, c)
+        self.y,self.right,self.counts,self.groups,self.pixels = y,pred == y,counts,groups,pixels
+        ids = np.concatenate([groups[k] for k in groups]).astype(int)
+        table = pd.DataFrame(dict(training=counts, group='', images=n, accuracy=acc, se=se, share=n/len(y),
+                                  predicted=np.bincount(pred, minlength=c)/len(y)), pd.Index(vocab, name='class'))
+        for k,o in groups.items(): table.iloc[o, 1] = k
+        super().__init__(table.iloc[ids], None, _draw, '', [], 'tail')
+        self.summary = s = pd.Series(self._facts(acc, se, counts), dtype=object)
+        self.title = (f"Class accuracy by frequency: {self._said()}; balanced {s.balanced_accuracy:.3f} ± "
+                      f"{s.balanced_accuracy_se:.3f}, plain {s.accuracy:.3f} ± {s.accuracy_se:.3f}")
+        self.notes = [*self._explain(), *notes]
+
+    def _facts(self, acc, se, counts):
+        s = {}
+        for k,ids in [*self.groups.items(), ('balanced', np.arange(len(acc)))]:
+            if len(ids): s[f'{k}_accuracy'],s[f'{k}_accuracy_se'] = group_accuracy(acc, se, ids)
+        s['accuracy'],s['accuracy_se'] = _mean_se(self.right)
+        low = int(counts.min())
+        return dict(s, images=len(self.y), classes=len(acc), training=int(counts.sum()), largest=int(counts.max()),
+                    smallest=low, imbalance=float(counts.max()/low) if low else float('inf'))
+
+    def _said(self):
+        "Groups in a line"
+        s = self.summary
+        return ', '.join(f"{k} {s[f'{k}_accuracy']:.3f} ± {s[f'{k}_accuracy_se']:.3f}" for k in self.groups
+                         if f'{k}_accuracy' in s)
+
+    def _explain(self):
+        t = self.table
+        sized = {k: self.counts[o] for k,o in self.groups.items() if len(o)}
+        yield ('Groups: ' + ', '.join(f"{k} {len(n)} classes of {n.min()} to {n.max()} training items"
+                                      for k,n in sized.items()) +
+               ". Their accuracies are means over classes, each counted alike; ±, se: one standard error over images.")
+        rare = t[t.group == 'tail']
+        if len(rare):
+            share,predicted = rare.share.sum(),rare.predicted.sum()
+            yield f"The tail is {share:.1%} of these images and {predicted:.1%} of the predictions."
+        gone = t.index[t.images == 0]
+        if len(gone):
+            yield f"No images of {len(gone)} classes ({', '.join(map(str, gone[:5]))}): left out of all means."
+
+    def formatted(self):
+        t = self.table.copy()
+        for k in ('accuracy', 'se', 'share', 'predicted'): t[k] = t[k].map('{:.3f}'.format)
+        return t
+
+def _draw(rep, figsize=(9, 5.5), title=None):
+    import matplotlib.pyplot as plt
+    return draw_tails(plt.figure(figsize=figsize, layout='constrained'), getattr(rep, 'reports', rep), title)
+
+def _counts(learn, counts, c):
+    "Training items per class, checked, and a note where the labels counted are noisy"
+    if counts is not None:
+        counts = np.asarray(counts.detach().cpu() if hasattr(counts, 'detach') else counts)
+        if counts.shape != (c,):
+            raise ValueError(f"expected `counts` of the {c} classes, got shape {counts.shape}. Take "
+                             "`class_counts(dls)` of the dls it was trained on.")
+        return counts,[]
+    if not len(learn.dls.loaders) or not len(learn.dls.train_ds):
+        raise ValueError(f"{_ME} expected training items to count, got none (an exported learner has none). Give "
+                         "`counts=class_counts(dls)` of the dls it was trained on.")
+    rec = getattr(learn.dls, 'noise', None)
+    return class_counts(learn.dls),[] if rec is None or not rec.is_noisy.any() else [
+        f"Training items are counted by their given labels, of which {rec.realised_rate:.1%} are wrong."]
+
+def tail_report(
+    learn,          # A Learner that classifies images; it stays as it is, its recorder and random streams too
+    dl=None,        # Loader of images with labels, such as `learn.dls.test_dl(items, with_labels=True)`; None: the
+                    # validation set
+    groups='thirds', # Head, mid and tail as in `head_mid_tail`: 'thirds', or sizes such as (100, 20)
+    counts=None     # Training items per class (c,); None: of `learn.dls`, by given labels
+)->TailReport:
+    "Accuracy of each class beside how often training has it, and of head, mid and tail, with standard errors"
+    if not isinstance(learn, Learner):
+        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: Learner(dls, model).")
+    c = n_classes(learn.dls)
+    counts,notes = _counts(learn, counts, c)
+    groups,peek = head_mid_tail(counts, groups),Peek()
+    def keep(z, y): wrong(z, y); return z.argmax(1)
+    (pred,),y = passes(learn, dl, [peek], _ME, keep=keep)
+    notes = noisy_labels_note(learn, dl, _ME) + trained_note(learn, dl, _ME) + notes
+    counts,vocab = counts.astype(np.int64),target_vocab(learn.dls)
+    return TailReport(pred.numpy(), y.numpy(), counts, groups, vocab, peek.key, notes)
+
+# --- several learners ------------------------------------------------------------------------------------------------
+def _groups(rep): return {k: o.tolist() for k,o in rep.groups.items()}
+
+def _same(reports, baseline):
+    got = {k: type(r).__name__ for k,r in reports.items()} if isinstance(reports, dict) else type(reports).__name__
+    if isinstance(got, str) or len(reports) < 2 or not all(isinstance(r, TailReport) for r in reports.values()):
+        raise TypeError(f"expected a dict of at least two results of tail_report, got {got}. Pass {{'plain': r1, "
+                        "'adjusted': r2}.")
+    if baseline not in reports:
+        raise ValueError(f"expected `baseline` as the name of a report, got {baseline!r}. {nearest(baseline, reports)}")
+    a = reports[baseline]
+    for name,b in reports.items():
+        same = dict(labels=np.array_equal(a.y, b.y), images=a.pixels == b.pixels, groups=_groups(a) == _groups(b))
+        same['training counts'] = np.array_equal(a.counts, b.counts)
+        differ = [k for k,v in same.items() if not v]
+        if differ:
+            raise ValueError(f"expected reports of the same images, training counts and groups, got other "
+                             f"{', '.join(differ)} in {name!r} than in {baseline!r}. Run tail_report alike for all.")
+
+def compare_tails(
+    reports,        # Dict from name of a learner to its `tail_report`, on the same images
+    baseline=None   # Name of the one the others are compared to; None: the first
+)->Report:
+    "Accuracies of head, mid and tail beside each other, and their paired differences over the same images"
+    baseline = next(iter(reports), None) if baseline is None and isinstance(reports, dict) else baseline
+    _same(reports, baseline)
+    a = reports[baseline]
+    c = len(a.counts)
+    rows = {**{k: o for k,o in a.groups.items() if len(o)}, 'balanced': np.arange(c)}
+    t = pd.DataFrame({n: {**{k: r.summary[f'{k}_accuracy'] for k in rows}, 'plain': r.summary.accuracy}
+                      for n,r in reports.items()}).rename_axis('classes')
+    for n,r in reports.items():
+        if n == baseline: continue
+        d = r.right.astype(float)-a.right
+        m,se,_ = class_means(d, a.y, c)
+        both = {**{k: group_accuracy(m, se, o) for k,o in rows.items()}, 'plain': _mean_se(d)}
+        t[f'{n} - {baseline}'] = pd.Series({k: v[0] for k,v in both.items()})
+        t[f'{n} - {baseline} se'] = pd.Series({k: v[1] for k,v in both.items()})
+    notes = [f"Accuracies, and differences to {baseline!r} with one standard error over the {len(a.y)} images, paired: "
+             "above 0 is better. Another training of the same kind would differ too: repeat with other seeds.",
+             'head, mid, tail and balanced are means over classes, plain is over images.']
+    facts = dict(baseline=baseline, images=len(a.y))
+    rep = Report(t, facts, _draw, 'Accuracy of head, mid and tail', notes, 'tail_compare')
+    rep.reports = dict(reports)
+    return rep
