@@ -10,13 +10,13 @@ from fastrobust import __version__
 from fastrobust.reporting import page as html
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.data.openset import aux_images
-from fastrobust.data.samples import sample_data, sample_dls
+from fastrobust.samples import sample_data, sample_dls
 from fastrobust.compare.compare import compare
 from fastrobust.learner import robust_learner
 from fastrobust.losses import GCELoss
 from fastrobust.labels.memorisation import plot_memorisation
-from fastrobust.models import small_cnn
-from fastrobust.pictures import show_augmix
+from fastrobust.training.surgery import small_cnn
+from fastrobust.shift.augmixpicture import show_augmix
 from fastrobust.recipes import noisy_labels
 from fastrobust.reporting.report import save_figure, saving
 from fastrobust.techniques.augloss import AugLoss

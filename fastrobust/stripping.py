@@ -8,8 +8,8 @@ from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastrobust.basics import peek_images, robust_warn
 from fastrobust.calibration.temperature import bare_loss, temperature_of
-from fastrobust.models import Surgery, SurgeonSplit, copy_net, unwrap
-from fastrobust.stages import inner_loss
+from fastrobust.training.surgery import Surgery, SurgeonSplit, copy_net, unwrap
+from fastrobust.training.stages import inner_loss
 
 __all__ = ['strip']
 

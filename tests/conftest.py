@@ -16,9 +16,9 @@ from fastai.losses import CrossEntropyLossFlat  # noqa: E402
 from fastai.metrics import accuracy  # noqa: E402
 from fastai.torch_core import set_seed  # noqa: E402
 from fastrobust.data.arrays import array_dls  # noqa: E402
-from fastrobust.models import AuxOut, Surgery, small_cnn, wrap_each  # noqa: E402
-from fastrobust.objective import Technique  # noqa: E402
-from fastrobust.stages import Batch  # noqa: E402
+from fastrobust.training.surgery import AuxOut, Surgery, small_cnn, wrap_each  # noqa: E402
+from fastrobust.training.objective import Technique  # noqa: E402
+from fastrobust.training.stages import Batch  # noqa: E402
 
 def tiny_arrays(n=48, c=3, size=8, channels=1, seed=0):
     g = np.random.default_rng(seed)

@@ -19,14 +19,14 @@ from fastai.tabular.model import TabularModel
 from fastai.torch_core import set_seed
 from fastai.vision.learner import vision_learner
 from conftest import MiniTwin, TwinNet, tiny_arrays, tiny_dls, tiny_learner
-from fastrobust.auxheads import AuxHeads
+from fastrobust.training.auxheads import AuxHeads
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
-from fastrobust.data.samples import sample_data
+from fastrobust.samples import sample_data
 from fastrobust.losses import CrossEntropy, GCELoss
-from fastrobust.models import small_cnn
+from fastrobust.training.surgery import small_cnn
 from fastrobust.stripping import strip
 from fastrobust.techniques.alasca import ALASCA, label_trust, smooth_targets
 from fastrobust.techniques.logitclip import LogitClip

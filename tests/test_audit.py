@@ -16,7 +16,7 @@ from fastrobust.audit.files import read_source
 from fastrobust.audit.command import audit
 from fastrobust.basics import RobustWarning
 from fastrobust.data.editing import given_labels
-from fastrobust.data.samples import sample_data
+from fastrobust.samples import sample_data
 from fastrobust.labels.fixing import fix_labels
 
 ROOT = Path(__file__).parent.parent

@@ -13,11 +13,11 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, set_seed
 from fastai.vision.core import PILImage, PILImageBW, TensorImage
-from fastrobust import augmixing, ops
-from fastrobust.augmixing import AugMixDraw, apply_augmix, augmix, draw_augmix
+from fastrobust.images import augmixing, ops
+from fastrobust.images.augmixing import AugMixDraw, apply_augmix, augmix, draw_augmix
 from fastrobust.losses import AlphaLoss, GCELoss, NCEandRCE, jsd
-from fastrobust.ops import AUGMIX_OPS, apply_ops
-from fastrobust.pictures import show_augmix
+from fastrobust.images.ops import AUGMIX_OPS, apply_ops
+from fastrobust.shift.augmixpicture import show_augmix
 from fastrobust.techniques import augmix as M
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix, AugMixTransform
@@ -392,7 +392,7 @@ def test_p8_penalty_invariants():
     assert learn.objective is not None
 
 def test_penalty_sees_mapped_logits():
-    from fastrobust.objective import Technique
+    from fastrobust.training.objective import Technique
     class Tenth(Technique):
         def logits(self, z): return z/10
     learn,seen = watched([Tenth(), AugMix()])

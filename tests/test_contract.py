@@ -21,8 +21,8 @@ import fastrobust.all as fr
 from conftest import CANCELS, MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
-from fastrobust.objective import ObjectiveCallback, Technique
-from fastrobust.stages import Objective, own
+from fastrobust.training.objective import ObjectiveCallback, Technique
+from fastrobust.training.stages import Objective, own
 from fastrobust.stripping import strip
 
 AUX = aux_images('blob', 40, 8, 1)

@@ -14,11 +14,11 @@ from fastai.vision.core import imagenet_stats
 from fastai.vision.data import ImageBlock
 from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.corruptions.tables import CORRUPTIONS
+from fastrobust.images.corruptions.tables import CORRUPTIONS
 from fastrobust.data.arrays import ArrayDL, array_dls
 from fastrobust.shift.publishedarrays import CorruptedArrays, _resizes_to
 from fastrobust.shift.publishedfolders import CorruptedFolders
-from fastrobust.models import small_cnn
+from fastrobust.training.surgery import small_cnn
 
 N = 6
 def write(path, names=('gaussian_noise', 'fog', 'brightness'), n=N, size=8, channels=3, c=3):

@@ -12,8 +12,8 @@ from fastai.torch_core import TensorImage, to_cpu
 from fastai.vision.augment import Brightness, Hue, Saturation, aug_transforms
 from fastrobust.basics import RobustWarning
 from fastrobust.calibration.metrics import ece, rms_calibration_error
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
 from fastrobust.shift.publishedarrays import CorruptedArrays
 from fastrobust.shift import corruptionreport as module
 from fastrobust.shift.corruptionreport import corruption_report

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from fastrobust.corruptions import blur, filters
-from fastrobust.corruptions.blur import BLURS
-from fastrobust.corruptions.draws import Draws, stream_keys
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.tables import PARAMS
-from fastrobust.data.samples import sample_data
+from fastrobust.images.corruptions import blur, filters
+from fastrobust.images.corruptions.blur import BLURS
+from fastrobust.images.corruptions.draws import Draws, stream_keys
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import PARAMS
+from fastrobust.samples import sample_data
 
 TABLES = ('cifar', 'imagenet')
 SEVERITIES = range(1, 6)

@@ -3,11 +3,11 @@ import colorsys, io
 import numpy as np, pytest, torch
 from PIL import Image
 from scipy import ndimage
-from fastrobust.corruptions.colour import COLOURS
-from fastrobust.corruptions.digital import DIGITAL
-from fastrobust.corruptions.draws import Draws, stream_keys
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.tables import PARAMS
+from fastrobust.images.corruptions.colour import COLOURS
+from fastrobust.images.corruptions.digital import DIGITAL
+from fastrobust.images.corruptions.draws import Draws, stream_keys
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import PARAMS
 from test_corruptions_noise import oracle_change, photos
 
 def noise(b=4, c=3, h=32, w=32, seed=0):

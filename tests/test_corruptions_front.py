@@ -8,11 +8,11 @@ from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import set_seed
 from fastai.vision.core import TensorImage
 from fastai.vision.data import ImageBlock
-from fastrobust.corruptions import front
-from fastrobust.corruptions.draws import Draws, stream_keys
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS, PARAMS
-from fastrobust.data.samples import sample_data
+from fastrobust.images.corruptions import front
+from fastrobust.images.corruptions.draws import Draws, stream_keys
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS, PARAMS
+from fastrobust.samples import sample_data
 from fastrobust.techniques.corruption import CorruptionTransform
 
 ALL = CORRUPTIONS + EXTRA_CORRUPTIONS

@@ -2,11 +2,11 @@
 import numpy as np, pytest, torch
 from PIL import Image
 from scipy import stats
-from fastrobust.corruptions.draws import Draws, stream_keys
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.noise import NOISES, _alias, _photons
-from fastrobust.corruptions.tables import PARAMS
-from fastrobust.data.samples import sample_data
+from fastrobust.images.corruptions.draws import Draws, stream_keys
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.noise import NOISES, _alias, _photons
+from fastrobust.images.corruptions.tables import PARAMS
+from fastrobust.samples import sample_data
 
 def draws(b=1, seed=0): return Draws(stream_keys(seed, torch.arange(b), 'test', 1))
 def flat(v, *shape): return torch.full(shape, v/255)

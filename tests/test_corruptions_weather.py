@@ -5,9 +5,9 @@ import torch
 from scipy import ndimage
 from test_corruptions_blur import changes, draws, oracle, oracle_images, pixels, slow_motion, slow_zoom
 
-from fastrobust.corruptions import plasma, water, weather
-from fastrobust.corruptions.tables import PARAMS
-from fastrobust.corruptions.weather import WEATHER
+from fastrobust.images.corruptions import plasma, water, weather
+from fastrobust.images.corruptions.tables import PARAMS
+from fastrobust.images.corruptions.weather import WEATHER
 
 TABLES = ('cifar', 'imagenet')
 

@@ -63,7 +63,7 @@ def test_sample_figure_shows_right_and_wrong_labels():
     import matplotlib.pyplot as plt
     from fastrobust import demo
     from fastrobust.noise.laws import NoisyLabels
-    from fastrobust.data.samples import sample_data
+    from fastrobust.samples import sample_data
     _,y,*_,vocab = sample_data('fashion')
     rec = NoisyLabels('symmetric', .4).apply(y, vocab=vocab)
     axs = demo._samples(rec, 0).flat

@@ -33,10 +33,10 @@ from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.learner import robust_learner
 from fastrobust.losses import CrossEntropy, GCELoss
-from fastrobust.models import small_cnn
-from fastrobust.objective import Technique
+from fastrobust.training.surgery import small_cnn
+from fastrobust.training.objective import Technique
 from fastrobust.recipes import RECIPES, get_recipe, noisy_labels
-from fastrobust.stages import Objective
+from fastrobust.training.stages import Objective
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.logitclip import LogitClip

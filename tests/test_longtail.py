@@ -14,7 +14,7 @@ from fastrobust.data.longtail import (LongTailSplitter, class_counts, complement
                                       long_tail_dls)
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
-from fastrobust.data.samples import sample_dls
+from fastrobust.samples import sample_dls
 from fastrobust.data.weighting import weighted_dls
 from conftest import tiny_dls
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from fastai.torch_core import set_seed
 from fastrobust.basics import RobustWarning
-from fastrobust.shift.lpballs import _Random, lp_delta, lp_noise, lp_std
-from fastrobust.shift.lpsets import LP_EPS, LpSet, as_lp_set, lp_sets
+from fastrobust.images.lpballs import _Random, lp_delta, lp_noise, lp_std
+from fastrobust.images.lpsets import LP_EPS, LpSet, as_lp_set, lp_sets
 
 inf = math.inf
 NORMS = [.3, .5, 1, 1.5, 2, 5, 10, 50, 200, inf]

@@ -10,8 +10,8 @@ from fastai.vision.augment import Flip
 from fastai.vision.data import ImageBlock
 from fastai.vision.core import PILImageBW
 from fastrobust.basics import RobustWarning
-from fastrobust.shift.lpballs import lp_std
-from fastrobust.shift.lpsets import lp_sets
+from fastrobust.images.lpballs import lp_std
+from fastrobust.images.lpsets import lp_sets
 from fastrobust.techniques.augmix import AugMixTransform
 from fastrobust.techniques.lpnoise import LpNoise, draw_patches
 from conftest import tiny_arrays, tiny_dls, tiny_learner
@@ -144,7 +144,7 @@ def test_normalize_in_the_wrong_place_is_found():
     assert LpNoise.order < Normalize.order and LpNoise.order > IntToFloatTensor.order
 
 def test_overlaps_names_corruptions_of_the_benchmark():
-    from fastrobust.corruptions.tables import GROUPS, EXTRA_CORRUPTIONS
+    from fastrobust.images.corruptions.tables import GROUPS, EXTRA_CORRUPTIONS
     assert LpNoise.overlaps == set(GROUPS['noise']) | {o for o in EXTRA_CORRUPTIONS if 'noise' in o}
 
 @pytest.mark.parametrize('args,kw,err,match', [

@@ -7,8 +7,8 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastrobust.data.arrays import array_dls
 from fastrobust.shift.lpreport import lp_change, lp_report
-from fastrobust.shift.lpballs import lp_noise
-from fastrobust.shift.lpsets import lp_sets
+from fastrobust.images.lpballs import lp_noise
+from fastrobust.images.lpsets import lp_sets
 from fastrobust.inference.passes import shifted_preds
 from fastrobust.techniques.lpnoise import LpNoise
 from conftest import params, tiny_dls, tiny_learner

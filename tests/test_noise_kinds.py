@@ -30,7 +30,7 @@ from fastrobust.noise.record import NoiseRecord
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.data.reading import images
-from fastrobust.data.samples import sample_data
+from fastrobust.samples import sample_data
 
 from conftest import params, tiny_dls, tiny_learner
 

@@ -12,14 +12,14 @@ from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import given_labels, take_items, with_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
-from fastrobust.data.samples import sample_data
+from fastrobust.samples import sample_data
 from fastrobust.labels.report import Tau, estimate_tau, noise_report
 from fastrobust.labels.channel import wrong_if_given
 from fastrobust.labels.planting import plant_labels
 from fastrobust.labels.result import NoiseReport
 from fastrobust.labels.history import SampleHistory
 from fastrobust.losses import GCELoss
-from fastrobust.models import small_cnn
+from fastrobust.training.surgery import small_cnn
 from fastrobust.labels.outoffold import OutOfFold
 
 VOCAB = [f'class {k}' for k in range(5)]

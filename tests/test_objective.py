@@ -16,9 +16,9 @@ from fastai.torch_core import set_seed
 from conftest import CANCELS, AuxNet, MiniAux, MiniTwin, Raise, TwinNet, live, params, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.losses import CrossEntropy, FuncLoss, GCELoss
-from fastrobust.models import Surgery, SurgeonSplit
-from fastrobust.objective import ObjectiveCallback, Technique, TechniqueColumns, ensure_objective
-from fastrobust.stages import Objective
+from fastrobust.training.surgery import Surgery, SurgeonSplit
+from fastrobust.training.objective import ObjectiveCallback, Technique, TechniqueColumns, ensure_objective
+from fastrobust.training.stages import Objective
 
 class Nothing(Technique):
     def update(self, batch): pass

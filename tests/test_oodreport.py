@@ -24,10 +24,10 @@ from fastrobust.data.auxrows import OpenSet
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
-from fastrobust.data.samples import sample_data, sample_dls
+from fastrobust.samples import sample_data, sample_dls
 from fastrobust.ood.report import _NINE, ood_report
 from fastrobust.metrics import roc_auc
-from fastrobust.models import Twin, small_cnn
+from fastrobust.training.surgery import Twin, small_cnn
 from fastrobust.stripping import strip
 from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL

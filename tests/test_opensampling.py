@@ -17,7 +17,7 @@ from conftest import MiniAux, MiniTwin, params, tiny_arrays, tiny_dls, tiny_lear
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import take_items
 from fastrobust.data.openset import aux_images
-from fastrobust.opensetrows import OpenSetRows
+from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.techniques.odnl import ODNL
 from fastrobust.techniques.opensampling import OpenSampling
 

@@ -3,8 +3,8 @@ import numpy as np, pytest, torch
 from PIL import Image, ImageEnhance, ImageOps
 from hypothesis import given, settings, strategies as st
 from fastai.vision.core import TensorImage
-from fastrobust import ops
-from fastrobust.ops import AUGMIX_OPS, apply_ops
+from fastrobust.images import ops
+from fastrobust.images.ops import AUGMIX_OPS, apply_ops
 
 SHAPES = [(3, 32, 32), (3, 40, 48), (1, 28, 28), (3, 33, 17)]
 AFFINE = dict(shear_x=lambda s: (1, s, 0, 0, 1, 0), shear_y=lambda s: (1, 0, 0, s, 1, 0),

@@ -34,9 +34,9 @@ from fastrobust.learner import robust_learner
 from fastrobust.losses import GCELoss
 from fastrobust.labels.memorisation import Memorisation, measure_memorisation
 from fastrobust.metrics import roc_auc
-from fastrobust.models import Twin, fresh_copy, small_cnn
-from fastrobust.selection import Selection
-from fastrobust.stages import inner_loss
+from fastrobust.training.surgery import Twin, fresh_copy, small_cnn
+from fastrobust.techniques.bases.selection import Selection
+from fastrobust.training.stages import inner_loss
 from fastrobust.stripping import strip
 from fastrobust.techniques.alasca import ALASCA
 from fastrobust.techniques.augloss import AugLoss

@@ -6,7 +6,7 @@ import torch
 
 from fastai.torch_core import set_seed
 from fastrobust.data.arrays import ArrayDL
-from fastrobust.data.samples import sample_data, sample_dls
+from fastrobust.samples import sample_data, sample_dls
 
 def test_fashion():
     X,y,Xv,yv,vocab = sample_data()

@@ -19,8 +19,8 @@ from fastrobust.data.editing import with_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.learner import robust_learner
-from fastrobust.models import Twin, fresh_copy, looks_trained, small_cnn
-from fastrobust.selection import TwoNetworks, forget_rate, n_keep, small_loss
+from fastrobust.training.surgery import Twin, fresh_copy, looks_trained, small_cnn
+from fastrobust.techniques.bases.selection import TwoNetworks, forget_rate, n_keep, small_loss
 from fastrobust.stripping import strip
 from fastrobust.techniques.coteaching import CoTeaching, CoTeachingPlus
 from fastrobust.techniques.decoupling import Decoupling
@@ -271,7 +271,7 @@ def test_selection_resumes(tmp_path):
 
 def test_loaders_without_positions_train_and_say_so():
     learn = tiny_learner(SmallLoss(.3, .5))
-    from fastrobust import objective
+    from fastrobust.training import objective
     old = objective.epoch_idxs
     try:
         objective.epoch_idxs = lambda dl: None

@@ -2,7 +2,7 @@
 import math
 import numpy as np, pytest, torch
 from fastrobust.basics import RobustWarning
-from fastrobust.data.samples import sample_data
+from fastrobust.samples import sample_data
 from fastrobust.shift.separation import class_separation
 from conftest import tiny_arrays, tiny_dls
 

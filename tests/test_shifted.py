@@ -18,7 +18,7 @@ from fastai.vision.data import ImageBlock
 from fasttransform import Transform
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
-from fastrobust.models import small_cnn
+from fastrobust.training.surgery import small_cnn
 from fastrobust.inference.passes import passes, shifted_preds
 from fastrobust.techniques.augmix import AugMix
 from conftest import MiniAux, MiniTwin, Raise, tiny_arrays, tiny_dls, tiny_learner

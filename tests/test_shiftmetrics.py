@@ -2,7 +2,7 @@
 import math
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
-from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
 from fastrobust.shift.metrics import (ALEXNET, ALEXNET_CLEAN, ice, mce_alexnet, mean_corruption_error,
                                      relative_mce)
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
 from conftest import tiny_learner
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
 from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.interpret import RobustInterpretation
-from fastrobust.shift.lpballs import lp_delta, lp_noise, lp_std
+from fastrobust.images.lpballs import lp_delta, lp_noise, lp_std
 from fastrobust.shift.charts import _apart, plot_corruption_bars, plot_corruption_fan, plot_shift_heatmap
 from fastrobust.shift.pictures import GROUP_COLORS, equal_strength_eps, show_corruptions, show_lp_balls
 

@@ -21,7 +21,7 @@ from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.losses import FuncLoss, GCELoss
 from fastrobust.inference.passes import shifted_preds
-from fastrobust.stages import Objective
+from fastrobust.training.stages import Objective
 from fastrobust.stripping import strip
 from fastrobust.techniques.logitclip import LogitClip
 from test_shifted import snapshot

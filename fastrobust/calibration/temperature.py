@@ -13,10 +13,10 @@ from fastrobust.calibration.metrics import logits_and_labels
 from fastrobust.data.openset import share_items
 from fastrobust.labels.crossval import stratified_folds
 from fastrobust.losses import FuncLoss
-from fastrobust.objective import set_loss
+from fastrobust.training.objective import set_loss
 from fastrobust.shift.cells import wrong
 from fastrobust.inference.passes import passes
-from fastrobust.stages import inner_loss
+from fastrobust.training.stages import inner_loss
 
 __all__ = ['fit_temperature', 'cross_fit', 'Tempered', 'temperature_scale', 'temper', 'untemper', 'temperature_of']
 

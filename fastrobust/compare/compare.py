@@ -16,7 +16,7 @@ from fastrobust.basics import nearest, robust_warn
 from fastrobust.compare.result import Comparison
 from fastrobust.noise.record import TrueAccuracy
 from fastrobust.labels.memorisation import Memorisation, main_metric, measure_memorisation
-from fastrobust.objective import Objective, Technique
+from fastrobust.training.objective import Objective, Technique
 
 __all__ = ['compare']
 

@@ -9,8 +9,8 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_random_states, set_random_states, set_seed
 from fastrobust.basics import robust_warn
 from fastrobust.data.holdout import hold_out
-from fastrobust.objective import Technique
-from fastrobust.stages import inner_loss
+from fastrobust.training.objective import Technique
+from fastrobust.training.stages import inner_loss
 from fastrobust.techniques.logitclip import LogitClip
 
 __all__ = ['find_tau', 'plot_tau']

@@ -4,7 +4,7 @@ from itertools import product
 import torch
 from torch import nn
 from fastrobust.inference.outputs import LinearHead
-from fastrobust.models import Surgery
+from fastrobust.training.surgery import Surgery
 from fastrobust.inference.passes import _as_it_was, _autocast, _image, _logits, fastai_dl, parts, quietly
 
 __all__ = ['FeatureTap', 'feature_tap']

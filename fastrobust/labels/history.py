@@ -11,7 +11,7 @@ from fastrobust.basics import as_f32, batch_idxs, epoch_idxs, robust_warn
 from fastrobust.labels.memorisation import clean_pass
 from fastrobust.metrics import Memorised, label_margin, memorisation
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.recording import QuickEvents, fit_starts
+from fastrobust.training.recording import QuickEvents, fit_starts
 from fastrobust.labels.reviewing import class_names, item_names
 
 __all__ = ['SampleHistory']

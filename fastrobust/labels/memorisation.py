@@ -8,7 +8,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.torch_core import get_random_states, set_random_states, to_device
 from fastrobust.basics import batch_idxs, epoch_idxs, plain_dl, robust_warn
 from fastrobust.metrics import memorisation_counts, memorised_shares
-from fastrobust.recording import ColumnsCallback, fit_starts
+from fastrobust.training.recording import ColumnsCallback, fit_starts
 
 __all__ = ['Memorisation', 'measure_memorisation', 'plot_memorisation']
 

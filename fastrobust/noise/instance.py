@@ -9,7 +9,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_random_states, set_random_states, to_device
 from fastrobust.noise.matrices import check_rate
 from fastrobust.noise.record import int_labels
-from fastrobust.recording import fit_starts
+from fastrobust.training.recording import fit_starts
 
 __all__ = ['pmd_rows', 'mean_probs', 'AverageProbs']
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from fastai.torch_core import flatten_check
 from fastrobust.basics import batch_idxs, robust_warn
-from fastrobust.recording import ColumnsCallback, fit_starts
+from fastrobust.training.recording import ColumnsCallback, fit_starts
 
 __all__ = ['NoiseRecord', 'TrueAccuracy']
 

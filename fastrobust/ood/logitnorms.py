@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from fastrobust.basics import robust_warn
 from fastrobust.inference.collect import collect
 from fastrobust.ood.charts import KNOWN, set_look
-from fastrobust.recording import ColumnsCallback, fit_starts
+from fastrobust.training.recording import ColumnsCallback, fit_starts
 from fastrobust.reporting.report import Picture
 
 __all__ = ['LogitNorms', 'logit_norm_quantiles', 'plot_logit_norms']

@@ -10,7 +10,7 @@ from fastrobust.ood.scores import OODScore, get_score
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import _array, _names, _parts, seen_before, shared_with
-from fastrobust.objective import Technique
+from fastrobust.training.objective import Technique
 from fastrobust.inference.passes import Bar, _as_it_was, _warn_callbacks
 
 __all__ = ['ood_report']

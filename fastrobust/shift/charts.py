@@ -3,7 +3,7 @@ import numpy as np, pandas as pd
 from matplotlib.colors import Normalize as Scale
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from fastrobust.corruptions.tables import CORRUPTIONS, GROUPS
+from fastrobust.images.corruptions.tables import CORRUPTIONS, GROUPS
 from fastrobust.reporting.report import Picture
 
 __all__ = ['plot_corruption_fan', 'plot_corruption_bars', 'plot_shift_heatmap']

@@ -5,8 +5,8 @@ import inspect
 from numbers import Integral
 import numpy as np
 from fastrobust.basics import nearest, plain_dl, robust_warn
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
 from fastrobust.shift.cells import (CellFile, Peek, ShiftCell, activation_key, digest, files_key, keeper,
                                     model_key)
 from fastrobust.inference.passes import Bar, noisy_labels_note, passes

@@ -6,8 +6,8 @@ from numbers import Integral
 import pandas as pd
 import torch
 from fastrobust.basics import plain_dl
-from fastrobust.shift.lpballs import perturbed
-from fastrobust.shift.lpsets import as_lp_set, lp_sets, norm_name
+from fastrobust.images.lpballs import perturbed
+from fastrobust.images.lpsets import as_lp_set, lp_sets, norm_name
 from fastrobust.reporting.report import Report
 from fastrobust.shift.metrics import ice
 from fastrobust.shift.cells import wrong

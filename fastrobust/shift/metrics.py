@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import numpy as np
 from fastrobust.basics import need_number
-from fastrobust.corruptions.tables import CORRUPTIONS
+from fastrobust.images.corruptions.tables import CORRUPTIONS
 
 __all__ = ['ALEXNET', 'ALEXNET_CLEAN', 'mean_corruption_error', 'mce_alexnet', 'relative_mce', 'ice']
 

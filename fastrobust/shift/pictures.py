@@ -6,10 +6,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from fastrobust.basics import PixelSpace, need_number
-from fastrobust.corruptions.front import corrupt
-from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
-from fastrobust.shift.lpballs import lp_noise
-from fastrobust.pictures import _one_image
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+from fastrobust.images.lpballs import lp_noise
+from fastrobust.shift.augmixpicture import _one_image
 from fastrobust.reporting.report import Picture
 from fastrobust.shift.charts import GROUP_COLORS, GROUP_OF, spoken
 

@@ -10,7 +10,7 @@ from fastai.data.transforms import Categorize, IntToFloatTensor, ItemGetter, ToT
 from fastai.torch_core import TensorImageBW, get_random_states, set_random_states
 from fastai.vision.core import PILImage, PILImageBW
 from fastrobust.basics import nearest, plain_dl, robust_warn, target_vocab
-from fastrobust.corruptions.tables import GROUPS
+from fastrobust.images.corruptions.tables import GROUPS
 from fastrobust.data.arrays import ArrayDL, ArrayItems, _codes, _pixels
 
 __all__ = ['CorruptedArrays']

@@ -1,7 +1,7 @@
 "What `corruption_report` found: errors by corruption and severity, one learner or several beside each other"
 import numpy as np, pandas as pd
 from fastrobust.basics import nearest
-from fastrobust.corruptions.tables import CORRUPTIONS
+from fastrobust.images.corruptions.tables import CORRUPTIONS
 from fastrobust.reporting.report import Report
 from fastrobust.shift.charts import GROUP_COLORS, GROUP_OF, draw_bars, draw_fan
 from fastrobust.shift.metrics import mce_alexnet, mean_corruption_error, relative_mce

@@ -2,9 +2,9 @@
 # Paper: Ko, Yi, Yun, A Gift from Label Smoothing, arxiv.org/abs/2206.07277 (equations and defaults: the authors' code)
 # Stages: surgery + penalty (mapped logits). Combines with every base loss, LogitClip, AugMix, ODNL, ELR, two networks.
 from torch.nn import functional as F
-from fastrobust.auxheads import AuxHeads, add_aux_heads
+from fastrobust.training.auxheads import AuxHeads, add_aux_heads
 from fastrobust.basics import as_f32, check_length, check_weight, need_number, progress, warn_unfinished
-from fastrobust.samplememory import SampleMemory
+from fastrobust.techniques.bases.memory import SampleMemory
 
 __all__ = ['label_trust', 'smooth_targets', 'ALASCA']
 

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
 from fastai.vision.core import TensorImage
-from fastrobust.augmixing import augmix, check_augmix
+from fastrobust.images.augmixing import augmix, check_augmix
 from fastrobust.basics import PixelSpace, check_weight, pixel_space
 from fastrobust.losses import jsd
-from fastrobust.objective import Technique
+from fastrobust.training.objective import Technique
 
 __all__ = ['AugMixTransform', 'AugMix']
 

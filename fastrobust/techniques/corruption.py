@@ -6,7 +6,7 @@ from torch import Tensor
 from fasttransform import DisplayedTransform
 from fastai.vision.core import TensorImage
 from fastrobust.basics import PixelSpace, need_number
-from fastrobust.corruptions.front import check_corruption, corrupt
+from fastrobust.images.corruptions.front import check_corruption, corrupt
 
 __all__ = ['CorruptionTransform']
 

@@ -3,7 +3,7 @@
 # generalization against label corruption?, https://arxiv.org/abs/1901.04215
 # Stages: surgery (Twin) + weights. Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
 from fastrobust.basics import check_length
-from fastrobust.selection import TwoNetworks, n_keep, small_loss
+from fastrobust.techniques.bases.selection import TwoNetworks, n_keep, small_loss
 
 __all__ = ['CoTeaching', 'CoTeachingPlus']
 

@@ -3,7 +3,7 @@
 # Stages: surgery (Twin) + weights. Combines with every base loss, LogitClip, AugMix, ODNL; not with MixUp.
 import torch
 from fastrobust.basics import check_length
-from fastrobust.selection import TwoNetworks
+from fastrobust.techniques.bases.selection import TwoNetworks
 
 __all__ = ['Decoupling']
 

@@ -3,7 +3,7 @@
 # Stage: penalty (on mapped logits). Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA, two networks.
 import torch
 from fastrobust.basics import as_f32, check_weight, need_number
-from fastrobust.samplememory import SampleMemory
+from fastrobust.techniques.bases.memory import SampleMemory
 
 __all__ = ['elr_targets', 'elr_loss', 'ELR']
 

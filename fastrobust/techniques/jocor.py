@@ -3,7 +3,7 @@
 # Stages: surgery (Twin) + sample_loss + weights. With every base loss, LogitClip, AugMix, ODNL; no MixUp.
 from torch.nn import functional as F
 from fastrobust.basics import need_number
-from fastrobust.selection import TwoNetworks, n_keep, small_loss
+from fastrobust.techniques.bases.selection import TwoNetworks, n_keep, small_loss
 
 __all__ = ['symmetric_kl', 'JoCoR']
 

@@ -6,7 +6,7 @@ import math
 import torch
 from fastrobust.basics import as_f32, need_number, robust_warn
 from fastrobust.data.longtail import class_counts
-from fastrobust.objective import Technique
+from fastrobust.training.objective import Technique
 
 __all__ = ['adjust_logits', 'LogitAdjust']
 

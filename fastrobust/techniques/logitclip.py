@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 from fastrobust.basics import as_f32, need_number, robust_warn
-from fastrobust.objective import Technique
+from fastrobust.training.objective import Technique
 
 __all__ = ['clip_logits', 'clip_bounds', 'LogitClip']
 

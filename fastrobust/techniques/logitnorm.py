@@ -4,7 +4,7 @@
 import math
 import torch
 from fastrobust.basics import as_f32, n_classes, need_number, robust_warn
-from fastrobust.objective import Technique
+from fastrobust.training.objective import Technique
 
 __all__ = ['normalize_logits', 'norm_floor', 'LogitNorm']
 

@@ -10,8 +10,8 @@ from fasttransform import DisplayedTransform
 from fastai.data.load import DataLoader
 from fastai.vision.core import TensorImage
 from fastrobust.basics import robust_warn
-from fastrobust.shift.lpballs import check_float_images, perturbed
-from fastrobust.shift.lpsets import as_lp_set, lp_sets, norm_name
+from fastrobust.images.lpballs import check_float_images, perturbed
+from fastrobust.images.lpsets import as_lp_set, lp_sets, norm_name
 
 __all__ = ['LpNoise']
 

@@ -3,7 +3,7 @@
 # Stages: rows + penalty (on raw logits). Combines with every base loss, LogitClip, AugMix, two networks; not with
 # OpenSampling, which labels such images otherwise.
 from fastrobust.basics import check_weight
-from fastrobust.opensetrows import OpenSetRows
+from fastrobust.techniques.bases.openset import OpenSetRows
 
 __all__ = ['ODNL']
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from fastrobust.basics import check_weight, nearest, target_vocab
 from fastrobust.data.longtail import class_counts, complementary
-from fastrobust.opensetrows import OpenSetRows
+from fastrobust.techniques.bases.openset import OpenSetRows
 
 __all__ = ['OpenSampling']
 

@@ -5,7 +5,7 @@
 import torch
 from fastrobust.basics import robust_warn
 from fastrobust.data.weighting import item_weights, warn_equal
-from fastrobust.objective import Technique
+from fastrobust.training.objective import Technique
 
 __all__ = ['SampleWeights']
 

@@ -11,7 +11,7 @@ from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.data.arrays import array_dls    # noqa: E402
-from fastrobust.data.samples import sample_data # noqa: E402
+from fastrobust.samples import sample_data # noqa: E402
 
 def rate(dl):
     "Images a second of one epoch, batch transforms included"

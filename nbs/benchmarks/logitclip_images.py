@@ -10,10 +10,10 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD, Adam
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.noise.laws import NoisyLabels           # noqa: E402
-from fastrobust.data.samples import sample_dls          # noqa: E402
+from fastrobust.samples import sample_dls          # noqa: E402
 from fastrobust.compare.compare import compare         # noqa: E402
 from fastrobust.losses import CrossEntropy              # noqa: E402
-from fastrobust.models import small_cnn                 # noqa: E402
+from fastrobust.training.surgery import small_cnn                 # noqa: E402
 from fastrobust.techniques.logitclip import LogitClip   # noqa: E402
 from fastrobust.compare.tuning import find_tau                  # noqa: E402
 

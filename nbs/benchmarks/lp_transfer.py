@@ -13,10 +13,10 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.data.arrays import array_dls                    # noqa: E402
-from fastrobust.data.samples import sample_data                 # noqa: E402
+from fastrobust.samples import sample_data                 # noqa: E402
 from fastrobust.shift.lpreport import lp_report              # noqa: E402
-from fastrobust.shift.lpsets import lp_sets                           # noqa: E402
-from fastrobust.models import small_cnn                         # noqa: E402
+from fastrobust.images.lpsets import lp_sets                           # noqa: E402
+from fastrobust.training.surgery import small_cnn                         # noqa: E402
 from fastrobust.techniques.lpnoise import LpNoise               # noqa: E402
 
 inf = math.inf

@@ -15,10 +15,10 @@ from fastai.vision.augment import Flip
 from fastrobust.labels.crossval import cross_val_preds
 from fastrobust.data.arrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
-from fastrobust.data.samples import sample_data
+from fastrobust.samples import sample_data
 from fastrobust.labels.result import NoiseReport
 from fastrobust.losses import GCELoss
-from fastrobust.models import small_cnn
+from fastrobust.training.surgery import small_cnn
 from fastrobust.labels.planting import plant_labels
 
 PACKS = Path(os.environ.get('FASTROBUST_DATA', Path(__file__).resolve().parents[3]/'shared/data'))

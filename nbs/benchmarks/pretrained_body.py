@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from fastrobust.data.arrays import array_dls            # noqa: E402
 from fastrobust.noise.laws import NoisyLabels           # noqa: E402
 from fastrobust.noise.block import add_label_noise  # noqa: E402
-from fastrobust.data.samples import sample_data         # noqa: E402
+from fastrobust.samples import sample_data         # noqa: E402
 from fastrobust.compare.compare import compare         # noqa: E402
 from fastrobust.learner import robust_learner           # noqa: E402
 from fastrobust.losses import GCELoss                   # noqa: E402

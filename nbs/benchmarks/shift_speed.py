@@ -91,7 +91,7 @@ def race(rows, rounds):
 # --- what is measured ------------------------------------------------------------------------------------------------
 def augmix_speed(a):
     from torchvision.transforms import v2
-    from fastrobust.augmixing import augmix
+    from fastrobust.images.augmixing import augmix
     for size in a.sizes:
         x,n = photos(256, size),4096 if size < 100 else 192
         peers = {f'{k}, {a.threads} processes': InProcesses(f, x, a.threads) for k,f in
@@ -106,8 +106,8 @@ def augmix_speed(a):
         for f in peers.values(): f.close()
 
 def corruption_speed(a):
-    from fastrobust.corruptions.front import corrupt
-    from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+    from fastrobust.images.corruptions.front import corrupt
+    from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
     for size in a.sizes:
         x,bs = photos(128 if size < 100 else 32, size),128 if size < 100 else 32
         print(f'Corruptions, severities 1-5 of the ImageNet table, {size} px, {a.threads} threads')
@@ -123,7 +123,7 @@ def corruption_speed(a):
         print(f'  all 19: {1e3*total[0]:.2f} ms an image, oracle {1e3*total[1]:.2f}: {total[1]/total[0]:.1f} x')
 
 def lp_speed(a):
-    from fastrobust.shift.lpballs import lp_noise
+    from fastrobust.images.lpballs import lp_noise
     for size in a.sizes:
         x = photos(128 if size < 100 else 32, size).float()/255
         print(f'lp_noise, {size} px, {a.threads} threads')
@@ -135,7 +135,7 @@ def lp_speed(a):
 
 def memory(a):
     "Growth of the process's peak while it works"
-    from fastrobust.augmixing import augmix
+    from fastrobust.images.augmixing import augmix
     x = photos(8, 224)[torch.arange(256)%8].contiguous()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     augmix(x, all_ops=True)

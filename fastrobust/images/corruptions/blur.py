@@ -7,7 +7,8 @@
 from functools import lru_cache
 import numpy as np
 import torch
-from fastrobust.corruptions.filters import correlate, filter_matrix, gaussian, gaussian_taps, motion, summed_zooms
+from fastrobust.images.corruptions.filters import (correlate, filter_matrix, gaussian,
+                                                   gaussian_taps, motion, summed_zooms)
 
 __all__ = []
 

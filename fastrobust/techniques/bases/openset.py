@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from fastrobust.basics import check_weight, n_classes, need_number, pixel_space, plain_dl, robust_warn
 from fastrobust.data.auxrows import AuxRows, through_pipeline
 from fastrobust.data.openset import _names, _parts, remember, share_items
-from fastrobust.objective import Technique
-from fastrobust.recording import fit_starts
-from fastrobust.stages import main_logits
+from fastrobust.training.objective import Technique
+from fastrobust.training.recording import fit_starts
+from fastrobust.training.stages import main_logits
 
 __all__ = ['OpenSetRows']
 

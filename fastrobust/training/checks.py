@@ -4,7 +4,7 @@ from fastai.callback.core import event
 from fastai.callback.mixup import MixHandler
 from fastrobust.basics import check_weight, robust_warn
 from fastrobust.losses import RobustLoss
-from fastrobust.stages import Stages, own
+from fastrobust.training.stages import Stages, own
 
 __all__ = []
 

@@ -4,7 +4,7 @@ import math
 from numbers import Real
 from typing import NamedTuple
 from fastrobust.basics import nearest
-from fastrobust.shift.lpballs import check_eps, check_kind, check_p
+from fastrobust.images.lpballs import check_eps, check_kind, check_p
 
 __all__ = ['LpSet', 'LP_EPS', 'lp_sets']
 

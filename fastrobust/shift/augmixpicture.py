@@ -4,9 +4,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from torch import Tensor
-from fastrobust.augmixing import apply_augmix, draw_augmix
+from fastrobust.images.augmixing import apply_augmix, draw_augmix
 from fastrobust.basics import PixelSpace
-from fastrobust.ops import AUGMIX_OPS, apply_ops, check_images
+from fastrobust.images.ops import AUGMIX_OPS, apply_ops, check_images
 from fastrobust.reporting.report import Picture
 
 __all__ = ['show_augmix']

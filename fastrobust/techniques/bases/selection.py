@@ -6,8 +6,8 @@ from numbers import Real
 import numpy as np
 import torch
 from fastrobust.basics import check_length, progress, robust_warn, warn_unfinished
-from fastrobust.models import SurgeonSplit, Twin, fresh_copy, looks_trained
-from fastrobust.objective import Technique
+from fastrobust.training.surgery import SurgeonSplit, Twin, fresh_copy, looks_trained
+from fastrobust.training.objective import Technique
 
 __all__ = ['forget_rate', 'n_keep', 'small_loss', 'Selection', 'TwoNetworks']
 

@@ -6,14 +6,14 @@ from numbers import Integral
 import torch
 from torch import Tensor
 from fastrobust.basics import PixelSpace, nearest
-from fastrobust.ops import check_images
-from fastrobust.corruptions.blur import BLURS
-from fastrobust.corruptions.colour import COLOURS
-from fastrobust.corruptions.digital import DIGITAL
-from fastrobust.corruptions.draws import Draws, stream_keys
-from fastrobust.corruptions.noise import NOISES
-from fastrobust.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS
-from fastrobust.corruptions.weather import WEATHER
+from fastrobust.images.ops import check_images
+from fastrobust.images.corruptions.blur import BLURS
+from fastrobust.images.corruptions.colour import COLOURS
+from fastrobust.images.corruptions.digital import DIGITAL
+from fastrobust.images.corruptions.draws import Draws, stream_keys
+from fastrobust.images.corruptions.noise import NOISES
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS
+from fastrobust.images.corruptions.weather import WEATHER
 
 __all__ = ['corrupt']
 

@@ -2,8 +2,8 @@
 from functools import lru_cache
 import math
 import torch
-from fastrobust.corruptions.draws import Draws
-from fastrobust.corruptions.filters import gaussian
+from fastrobust.images.corruptions.draws import Draws
+from fastrobust.images.corruptions.filters import gaussian
 
 __all__ = []
 

@@ -5,7 +5,7 @@
 # `color` stay out of `__all__`. `color` leaves grey images alone: Pillow blends them with their own grey version.
 import torch
 from torch import Tensor
-from fastrobust import pixelkernels
+from fastrobust.images import kernels as pixelkernels
 
 __all__ = ['AUGMIX_OPS', 'apply_ops']
 

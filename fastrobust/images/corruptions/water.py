@@ -3,7 +3,7 @@
 # distance to the nearest edge (exact; OpenCV's is a chamfer approximation), histogram equalisation, a relief filter.
 import torch
 from torch.nn import functional as F
-from fastrobust.corruptions.filters import box_blocks, correlate, separable
+from fastrobust.images.corruptions.filters import box_blocks, correlate, separable
 
 __all__ = []
 

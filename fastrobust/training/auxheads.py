@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from fastai.torch_core import get_random_states, set_random_states
-from fastrobust.models import AuxOut, Surgery, wrap_each
+from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
 
 __all__ = ['GridStage', 'find_stages', 'aux_head', 'AuxHeads', 'add_aux_heads']
 

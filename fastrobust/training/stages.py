@@ -4,8 +4,8 @@ from torch import nn
 from fastai.losses import BaseLoss
 from fastrobust.basics import as_f32
 from fastrobust.losses import FuncLoss
-from fastrobust.models import AuxOut
-from fastrobust.recording import ColumnsCallback
+from fastrobust.training.surgery import AuxOut
+from fastrobust.training.recording import ColumnsCallback
 
 __all__ = ['Stages', 'Objective', 'Batch']
 

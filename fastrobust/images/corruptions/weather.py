@@ -6,9 +6,9 @@
 # - spatter: water uses exact distances where OpenCV's transform is approximate (about 2 % off).
 # A grey image is treated as a coloured one with three equal channels and then made grey.
 import torch
-from fastrobust.corruptions.filters import gaussian, motion, zoomed
-from fastrobust.corruptions.plasma import frost_part, plasma
-from fastrobust.corruptions.water import ripples
+from fastrobust.images.corruptions.filters import gaussian, motion, zoomed
+from fastrobust.images.corruptions.plasma import frost_part, plasma
+from fastrobust.images.corruptions.water import ripples
 
 __all__ = []
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 from fastrobust.basics import need_number
-from fastrobust.ops import check_images, run_ops
+from fastrobust.images.ops import check_images, run_ops
 
 __all__ = ['AugMixDraw', 'draw_augmix', 'apply_augmix', 'augmix']
 

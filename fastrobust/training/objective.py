@@ -8,11 +8,11 @@ from fastai.imports import noop
 from fastai.torch_core import find_bs, rank_distrib
 from fastai.losses import BaseLoss
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
-from fastrobust.checks import check, check_batch
-from fastrobust.models import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
-from fastrobust.recording import QuickEvents, fit_starts
-from fastrobust.stages import (Batch, Objective, Stages, TechniqueColumns, inner_loss, main_logits, mean_of, own,
-                               sum_of, take_rows)
+from fastrobust.training.checks import check, check_batch
+from fastrobust.training.surgery import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
+from fastrobust.training.recording import QuickEvents, fit_starts
+from fastrobust.training.stages import (Batch, Objective, Stages, TechniqueColumns, inner_loss,
+                                        main_logits, mean_of, own, sum_of, take_rows)
 
 __all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective', 'set_loss']
 

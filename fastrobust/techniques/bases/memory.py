@@ -3,8 +3,8 @@ import copy
 import numpy as np
 import torch
 from fastrobust.basics import robust_warn
-from fastrobust.objective import Technique
-from fastrobust.stages import main_logits
+from fastrobust.training.objective import Technique
+from fastrobust.training.stages import main_logits
 
 __all__ = ['SampleMemory']
 
