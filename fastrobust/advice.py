@@ -3,11 +3,10 @@ import textwrap, zlib
 from html import escape
 import numpy as np
 import pandas as pd
-import torch
 from fastai.tabular.core import Tabular
-from fastai.torch_core import get_random_states, set_random_states
 from fastrobust.data.editing import given_labels
 from fastrobust.labels.reviewing import class_names
+from fastrobust.pixels import peek_images
 
 __all__ = ['advise', 'Advice']
 
@@ -36,14 +35,6 @@ class Advice:
         return f'<table>{rows}</table><ul>{said}</ul><pre>{escape(self.code)}</pre>'
 
 # --- what there is ---------------------------------------------------------------------------------------------------
-def _inputs(dls):
-    "Shape (c,h,w) of an image, or None; looking leaves every random stream as it was"
-    states = get_random_states()
-    dl = dls.valid if len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train
-    try: x = dl.one_batch()[0]
-    finally: set_random_states(**states)
-    return tuple(x.shape[1:]) if isinstance(x, torch.Tensor) and x.ndim == 4 else None
-
 def _noise(dls, report, y):
     "(rate, lo, hi, where from) or None; a report beats what is cached, that beats what was put there on purpose"
     own = vars(dls)
@@ -142,12 +133,13 @@ def advise(
     "A recipe for these data and why, in words; rules of thumb are called so"
     y,names = given_labels(dls),class_names(dls)
     if report is None and make_learner is not None:
-        from fastrobust.labels.report import noise_report    # only here: advice alone trains nothing
+        from fastrobust.labels.report import noise_report  # only here: advice alone trains nothing
         report = noise_report(make_learner, dls)
     _need_own(dls, report, y)
     noise,counts = _noise(dls, report, y),np.bincount(y, minlength=len(names))
     table = isinstance(dls.train_ds, Tabular)
-    shape = None if table else _inputs(dls)
+    x = None if table else peek_images(dls)
+    shape = None if x is None else tuple(x.shape[1:])
     have = counts[counts > 0]
     facts = {'training items': f'{len(y):,}', 'classes': len(names),
              'class sizes': f'{have.min():,} to {have.max():,} (ratio {have.max()/have.min():.3g})'}

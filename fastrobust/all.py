@@ -9,7 +9,8 @@ from fastrobust.images.lpsets import *
 from fastrobust.images.lpballs import *
 from fastrobust.shift.metrics import *
 from fastrobust.training.surgery import *
-from fastrobust.inference.outputs import *
+from fastrobust.nets import *
+from fastrobust.pixels import *
 from fastrobust.calibration.metrics import *
 from fastrobust.ood.metrics import *
 from fastrobust.ood.logitscores import *
@@ -38,6 +39,7 @@ from fastrobust.data.longtail import *
 from fastrobust.noise.laws import *
 from fastrobust.noise.record import *
 from fastrobust.data.givenlists import *
+from fastrobust.data.reading import *
 from fastrobust.noise.show import *
 from fastrobust.noise.block import *
 from fastrobust.data.editing import *
@@ -85,6 +87,7 @@ from fastrobust.techniques.alasca import *
 from fastrobust.techniques.elr import *
 from fastrobust.reporting.report import *
 from fastrobust.metrics import *
+from fastrobust.labels.metrics import *
 from fastrobust.labels.memorisation import *
 from fastrobust.compare.result import *
 from fastrobust.compare.compare import *

@@ -1,9 +1,9 @@
-"What every part of fastrobust leans on: warnings, checks, pixel space, sample ids"
+"What every part of fastrobust leans on: warnings, checks, warm-ups, sample ids, classes"
 import difflib, warnings
 from numbers import Integral, Real
 import torch
 
-__all__ = ['RobustWarning', 'PixelSpace', 'pixel_space', 'epoch_idxs', 'batch_idxs']
+__all__ = ['RobustWarning', 'epoch_idxs', 'batch_idxs']
 
 class RobustWarning(UserWarning):
     "Something legal but odd: it runs, and the message says why you may not want it"
@@ -62,68 +62,11 @@ def as_f32(x):
     "Half and bfloat16 to float32, everything else as it is"
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
-# --- pixel space -----------------------------------------------------------------------------------------------------
-def _is_normalize(t): return hasattr(t, 'mean') and hasattr(t, 'std') and hasattr(t, 'axes')
-
-class PixelSpace:
-    "Between the normalised images a model sees and their pixels in [0,1]"
-    def __init__(self,
-        mean=None,      # Mean of the dls' Normalize, shape (1,c,1,1); None: no Normalize
-        std=None,       # Its standard deviation
-        loose=False     # A later transform (RandomErasing) may leave [0,1]: such values are clamped, not refused
-    ): self.mean,self.std,self.loose = mean,std,loose
-
-    def _stats(self, x): return self.mean.to(x.device, x.dtype), self.std.to(x.device, x.dtype)
-
-    def decode(self, x):
-        "Pixels of normalised `x`"
-        if self.mean is None: return x
-        m,s = self._stats(x)
-        return x*s + m
-
-    def encode(self, px):
-        "Normalised form of pixels in [0,1]"
-        if self.mean is None: return px
-        m,s = self._stats(px)
-        return (px-m)/s
-
-    def check(self, px, who='this technique', tol=1e-3):
-        "`px` clamped to [0,1]; values further out mean that these are no pixels"
-        if self.loose: return px.clamp(0, 1)
-        lo,hi = px.min().item(),px.max().item()
-        if not (lo >= -tol and hi <= 1+tol):
-            raise ValueError(f"{who} expected images with pixels in [0,1] before Normalize, got [{lo:.3g}, {hi:.3g}]. "
-                             "Were they normalised outside the dls, or not divided by 255? Let the DataBlock do both "
-                             "(IntToFloatTensor and Normalize among its batch_tfms).")
-        return px.clamp(0, 1)
-
-    def to_uint8(self, x, who='this technique'):
-        "Normalised `x` to uint8 pixels, rounded (truncating would change 2 % of them)"
-        return self.check(self.decode(x.float()), who).mul(255).round_().to(torch.uint8)
-
+# --- sample ids ------------------------------------------------------------------------------------------------------
 def plain_dl(dl):
     "The loader with the transforms: fastai's DistributedDL, there during a fit on several ranks, has it inside"
     return plain_dl(dl.dl) if 'dl' in vars(dl) else dl
 
-def peek_images(dls):
-    "Images (b,c,h,w) of one batch, None for other inputs; looking leaves every random stream as it was"
-    from fastai.torch_core import get_random_states, set_random_states
-    states = get_random_states()
-    try: b = dls.valid.one_batch() if len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train.one_batch()
-    finally: set_random_states(**states)
-    x = b[0] if isinstance(b, (list, tuple)) else b
-    return x if isinstance(x, torch.Tensor) and x.ndim == 4 else None
-
-def pixel_space(dls):
-    "The `PixelSpace` of the training loader's Normalize"
-    fs = list(getattr(getattr(plain_dl(dls.train), 'after_batch', None), 'fs', []) or [])
-    norms = [t for t in fs if _is_normalize(t)]
-    if not norms: return PixelSpace()
-    t = norms[-1]
-    as_t = lambda v: torch.as_tensor(v).as_subclass(torch.Tensor).float()
-    return PixelSpace(as_t(t.mean), as_t(t.std), loose=any(getattr(o, 'order', 0) > t.order for o in fs))
-
-# --- sample ids ------------------------------------------------------------------------------------------------------
 def epoch_idxs(dl):
     "The order in which `dl` walks its dataset this epoch, as positions; None where no such list exists"
     # private to fastai; kept in the main process for any number of workers

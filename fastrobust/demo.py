@@ -15,7 +15,7 @@ from fastrobust.compare.compare import compare
 from fastrobust.learner import robust_learner
 from fastrobust.losses import GCELoss
 from fastrobust.labels.memorisation import plot_memorisation
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.shift.augmixpicture import show_augmix
 from fastrobust.recipes import noisy_labels
 from fastrobust.reporting.report import save_figure, saving

@@ -6,7 +6,8 @@ from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.vision.learner import model_meta, vision_learner, _default_meta
-from fastrobust.basics import nearest, peek_images, robust_warn
+from fastrobust.basics import nearest, robust_warn
+from fastrobust.pixels import peek_images
 from fastrobust.training.checks import check
 from fastrobust.training.objective import Technique, ensure_objective
 from fastrobust.recipes import get_recipe

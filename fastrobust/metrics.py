@@ -1,79 +1,11 @@
-"Measures of robustness as pure functions of tensors: no learner, no data"
-from typing import NamedTuple
+"Measures that several problems share, as pure functions of arrays: ranking, gaps between confidence and accuracy"
 import numpy as np
-import torch
 from torch import Tensor
 
-__all__ = ['Memorised', 'memorisation', 'memorisation_counts', 'memorised_shares', 'SelectionQuality',
-           'label_margin', 'label_precision_recall', 'roc_auc', 'average_precision', 'precision_at']
+__all__ = ['roc_auc', 'average_precision']
 
-# --- memorisation: what became of the wrong labels -------------------------------------------------------------------
-class Memorised(NamedTuple):
-    "Shares of training items; the last three are of the wrongly labelled ones and sum to 1; NaN where there are none"
-    clean_fit:float  # Rightly labelled items predicted as their label
-    memorised:float  # Wrongly labelled items predicted as their wrong label
-    recovered:float  # Wrongly labelled items predicted as what they truly are
-    other:float      # Wrongly labelled items predicted as something else again
-
-def memorisation_counts(
-    pred,    # Predicted classes (n,), or logits or probabilities (n,c)
-    y_noisy, # Given labels (n,)
-    y_clean  # True labels (n,)
-)->Tensor:   # Long (5,): rightly labelled, of them fitted; wrongly labelled, of them memorised, recovered
-    "Counts, to be added up over the batches of an epoch: the mean of the batches' ratios is another number"
-    as_t = lambda o: torch.as_tensor(o).as_subclass(Tensor)
-    pred,given,true = as_t(pred),as_t(y_noisy),as_t(y_clean)
-    if pred.ndim == 2: pred = pred.argmax(1)
-    if not (pred.ndim == given.ndim == true.ndim == 1 and len(pred) == len(given) == len(true)):
-        raise ValueError(f"expected predictions (n,) or (n,c) with given and true labels (n,), got "
-                         f"{tuple(pred.shape)}, {tuple(given.shape)}, {tuple(true.shape)}. Select all three alike.")
-    given,true = given.to(pred.device),true.to(pred.device)
-    wrong = given != true
-    return torch.stack([o.sum() for o in (~wrong, ~wrong & (pred == given),
-                                          wrong, wrong & (pred == given), wrong & (pred == true))])
-
-def memorised_shares(
-    counts # Sum of `memorisation_counts`
-)->Memorised:
-    "Counts of an epoch as shares"
-    right,fit,wrong,mem,rec = (int(o) for o in counts)
-    share = lambda k, n: k/n if n else float('nan')
-    return Memorised(share(fit, right), share(mem, wrong), share(rec, wrong), share(wrong-mem-rec, wrong))
-
-def memorisation(
-    pred,    # Predicted classes (n,), or logits or probabilities (n,c)
-    y_noisy, # Given labels (n,)
-    y_clean  # True labels (n,)
-)->Memorised:
-    "What became of the wrong labels: memorised, recovered or neither; and how well the right ones are fitted"
-    return memorised_shares(memorisation_counts(pred, y_noisy, y_clean))
-
-# --- the margin ------------------------------------------------------------------------------------------------------
-def label_margin(
-    z,  # Logits (bs,c), not probabilities: a margin of those saturates
-    y   # Given labels (bs,)
-):
-    "Logit of the given label minus the largest of the others (bs,)"
-    y = y[:,None]
-    return (z.gather(1, y) - z.scatter(1, y, float('-inf')).amax(1, keepdim=True))[:,0]
-
-# --- selection and detection: how well wrong labels are avoided, and how well they are found --------------------------
-class SelectionQuality(NamedTuple):
-    "How clean a selection of training items is; NaN where there is nothing to divide by"
-    precision:float # Of the selected items, share whose label is right ('pure ratio' in Co-teaching's code)
-    recall:float    # Of the rightly labelled items, share that is selected
-
-def label_precision_recall(
-    selected,   # Which items were selected, bool (n,)
-    is_noisy    # Which labels are wrong, bool (n,)
-)->SelectionQuality:
-    "Precision and recall of a selection with respect to right labels"
-    s,noisy = _pair(selected, is_noisy)
-    s,right = s.astype(bool),~noisy.astype(bool)
-    share = lambda k, n: float(k/n) if n else float('nan')
-    return SelectionQuality(share((s & right).sum(), s.sum()), share((s & right).sum(), right.sum()))
-
-def _pair(a, b):
+# --- ranking ---------------------------------------------------------------------------------------------------------
+def pair(a, b):
     a,b = (np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o) for o in (a, b))
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"expected one value per item in both, (n,) and (n,), got {a.shape} and {b.shape}. Select "
@@ -82,7 +14,7 @@ def _pair(a, b):
 
 def _ranked(score, positive):
     "Scores ascending and the positives in that order; NaN counts as the lowest score"
-    s,pos = _pair(score, positive)
+    s,pos = pair(score, positive)
     s = np.where(np.isnan(s.astype(float)), -np.inf, s)
     order = np.argsort(s, kind='stable')
     return s[order],pos.astype(bool)[order]
@@ -111,13 +43,24 @@ def average_precision(
     gain = np.diff(np.r_[0, hits[last]])/hits[-1]
     return float((gain*hits[last]/n[last]).sum())
 
-def precision_at(
-    score,      # High where an item is thought positive (n,); NaN counts as lowest
-    positive,   # Which are, bool (n,)
-    k:int       # How many of the highest scores to look at
-)->float:
-    "Share of positives among the `k` highest scores; of tied ones the first count"
-    s,pos = _pair(score, positive)
-    if not 0 < k <= len(s): raise ValueError(f"`k` must lie in 1..{len(s)}, got {k}. Look at fewer items.")
-    top = np.argsort(-np.where(np.isnan(s.astype(float)), -np.inf, s), kind='stable')[:k]
-    return float(pos.astype(bool)[top].mean())
+# --- confidence, bin by bin ------------------------------------------------------------------------------------------
+def need_bins(n_bins):
+    "Refuse all but whole numbers from 2 on: a single bin compares the means of everything, and hides what it averages"
+    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
+        raise ValueError(f"`n_bins` must be a whole number from 2 on, got {n_bins!r}. 15 is usual.")
+
+def width_bins(conf, n_bins):
+    "Number of the equally wide bin (0,1/n], (1/n,2/n] .. of each confidence; 0 is in the first"
+    need_bins(n_bins)
+    return np.clip(np.ceil(np.asarray(conf, dtype=np.float64)*n_bins).astype(int)-1, 0, n_bins-1)
+
+def gap_of(bins, conf, right, n_bins, power=1):
+    "(sum over bins of share x |accuracy - mean confidence|^power)^(1/power)"
+    n = np.bincount(bins, minlength=n_bins)
+    gap = np.abs(np.bincount(bins, right-conf, n_bins))/np.maximum(n, 1)
+    return float(((n/len(conf))*gap**power).sum()**(1/power))
+
+def binned_gap(conf, right, n_bins, power):
+    "`gap_of` over equally wide bins"
+    conf,right = np.asarray(conf, dtype=np.float64),np.asarray(right, dtype=np.float64)
+    return gap_of(width_bins(conf, n_bins), conf, right, n_bins, power)

@@ -1,5 +1,6 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
-from fastrobust.basics import n_classes, nearest, peek_images
+from fastrobust.basics import n_classes, nearest
+from fastrobust.pixels import peek_images
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss

@@ -6,7 +6,9 @@ from fastai.callback.rnn import ModelResetter, RNNCallback
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
-from fastrobust.basics import peek_images, robust_warn
+from fastrobust.basics import robust_warn
+from fastrobust.pixels import peek_images
+from fastrobust.resting import at_rest
 from fastrobust.calibration.temperature import bare_loss, temperature_of
 from fastrobust.training.surgery import Surgery, SurgeonSplit, copy_net, unwrap
 from fastrobust.training.stages import inner_loss
@@ -55,12 +57,8 @@ def _plain_dl(dl):
     return new
 
 def _outputs(model, x):
-    "Logits of `model` for `x` in evaluation mode, which may be no tensor"
-    modes = [(m, m.training) for m in model.modules()]
-    try:
-        with torch.no_grad(): return model.eval()(x)
-    finally:
-        for m,t in modes: m.training = t
+    "What `model` makes of `x` in evaluation mode, which may be no tensor"
+    with at_rest(model): return model(x)
 
 def _scale(layer, k):
     with torch.no_grad():

@@ -89,7 +89,8 @@ def density(root=PACKAGE):
         wide += sum(len(o) > 100 for o in text)
         wide_code += sum(len(text[i-1]) > 100 for i in count)
     n = len(per_line)
-    return {'lines': lines, 'code lines': n, 'tokens a code line': np.mean(per_line), '95 %': np.percentile(per_line, 95),
+    return {'lines': lines, 'code lines': n,
+            'tokens a code line': np.mean(per_line), '95 %': np.percentile(per_line, 95),
             'ternaries per 1,000': 1000*ternaries/n, 'code lines over 100 columns': wide_code/n,
             'lines over 100 columns': wide/lines, 'semicolons': semicolons}
 

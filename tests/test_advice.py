@@ -96,7 +96,7 @@ def test_the_code_runs():
     from fastai.vision.all import BalancedAccuracy, accuracy  # noqa: F401
     from fastrobust.data.weighting import weighted_dls  # noqa: F401
     from fastrobust.learner import robust_learner  # noqa: F401
-    from fastrobust.training.surgery import small_cnn  # noqa: F401
+    from fastrobust.nets import small_cnn  # noqa: F401
     dls = tiny_dls()
     for o in (dls, take_items(dls, np.r_[np.flatnonzero(given_labels(dls) > 0), [0]])):
         ns = dict(globals(), **locals())

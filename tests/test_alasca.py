@@ -26,7 +26,7 @@ from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.samples import sample_data
 from fastrobust.losses import CrossEntropy, GCELoss
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.stripping import strip
 from fastrobust.techniques.alasca import ALASCA, label_trust, smooth_targets
 from fastrobust.techniques.logitclip import LogitClip

@@ -9,7 +9,8 @@ from fastai.torch_core import get_random_states
 from fastai.vision.learner import create_vision_model
 from conftest import tiny_dls
 from fastrobust.training.auxheads import AuxHeads, add_aux_heads, aux_head, find_stages
-from fastrobust.training.surgery import AuxOut, SurgeonSplit, Twin, small_cnn, unwrap
+from fastrobust.training.surgery import AuxOut, SurgeonSplit, Twin, unwrap
+from fastrobust.nets import small_cnn
 
 def grids(net, size=64, c=3):
     return [(s.name, s.channels, *s.grid) for s in find_stages(net, torch.rand(2, c, size, size))]

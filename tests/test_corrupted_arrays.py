@@ -16,9 +16,10 @@ from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.images.corruptions.tables import CORRUPTIONS
 from fastrobust.data.arrays import ArrayDL, array_dls
-from fastrobust.shift.publishedarrays import CorruptedArrays, _resizes_to
+from fastrobust.shift.publishedarrays import CorruptedArrays
+from fastrobust.inference.loaders import resizes_to
 from fastrobust.shift.publishedfolders import CorruptedFolders
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 
 N = 6
 def write(path, names=('gaussian_noise', 'fog', 'brightness'), n=N, size=8, channels=3, c=3):
@@ -240,8 +241,8 @@ def test_files_of_another_size_pass_the_learners_own_resize(tmp_path):
     assert x.shape == (4, 3, 6, 6) and (x[:, 0, -3:] == 40).all()
 
 def test_height_and_width_are_not_taken_for_each_other():
-    assert _resizes_to(Resize((8, 16)), (8, 16)) and not _resizes_to(Resize((8, 16)), (16, 8))
-    assert not _resizes_to(ToTensor(), (8, 8))
+    assert resizes_to(Resize((8, 16)), (8, 16)) and not resizes_to(Resize((8, 16)), (16, 8))
+    assert not resizes_to(ToTensor(), (8, 8))
 
 def test_classes_are_matched_by_name(tmp_path):
     write_folders(tmp_path/'c', classes=('n01', 'n02', 'n03'))

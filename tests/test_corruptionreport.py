@@ -18,9 +18,9 @@ from fastrobust.shift.publishedarrays import CorruptedArrays
 from fastrobust.shift import corruptionreport as module
 from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.reporting.report import Report
-from fastrobust.inference import passes as passes_module
+from fastrobust.inference import notes as notes_module
 from fastrobust.shift.metrics import mce_alexnet, relative_mce
-from fastrobust.shift.cells import files_key, model_key
+from fastrobust.inference.keys import files_key, model_key
 from fastrobust.inference.passes import shifted_preds
 from fastrobust.shift.result import CorruptionReport, compare_reports
 from fastrobust.techniques.augloss import AugLoss
@@ -198,7 +198,7 @@ def test_progress_bar_where_the_learner_has_one(quick, monkeypatch):
         comment = ''
         def __init__(self, gen, leave): self.total,self.seen = len(gen),[]; bars.append(self)
         def update(self, i): self.seen.append((i, self.comment))
-    monkeypatch.setattr(passes_module, 'progress_bar', Bar)
+    monkeypatch.setattr(notes_module, 'progress_bar', Bar)
     learn = learner()
     corruption_report(learn, names=('fog', 'snow'), severities=(1, 2, 3))
     assert not bars                                                         # tiny_learner has no progress callback

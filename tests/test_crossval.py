@@ -19,7 +19,8 @@ from fastai.vision.data import ImageBlock
 from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.labels.confident import find_label_issues
-from fastrobust.labels.crossval import cross_val_preds, need_maker, stratified_folds
+from fastrobust.labels.crossval import cross_val_preds, need_maker
+from fastrobust.data.editing import stratified_folds
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import given_labels
 from fastrobust.noise.laws import NoisyLabels

@@ -25,7 +25,7 @@ from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.history import SampleHistory
 from fastrobust.losses import GCELoss
 from fastrobust.labels.memorisation import Memorisation
-from fastrobust.metrics import label_margin, memorisation
+from fastrobust.labels.metrics import label_margin, memorisation
 from fastrobust.techniques.augmix import AugMix
 
 N,C = 90,4
@@ -179,8 +179,8 @@ def test_mixup_and_loaders_without_positions_are_looked_at_in_a_pass():
         learn.fit(1)
     assert h.losses[1] == pytest.approx(facts(Z[0], dls.noise.y_noisy)[0], abs=1e-5)
     with pytest.MonkeyPatch.context() as mp, pytest.raises(ValueError, match='whose items have positions'):
-        for m in ('history', 'memorisation'): mp.setattr(f'fastrobust.labels.{m}.epoch_idxs', lambda dl: None)
-        mp.setattr('fastrobust.labels.memorisation.batch_idxs', lambda *a: None)
+        for m in ('labels.history', 'inference.passes'): mp.setattr(f'fastrobust.{m}.epoch_idxs', lambda dl: None)
+        mp.setattr('fastrobust.inference.passes.batch_idxs', lambda *a: None)
         learn.fit(1)
 
 def test_a_second_look_at_the_loader_inside_an_epoch_does_not_mix_up_the_ids():

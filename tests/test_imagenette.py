@@ -16,7 +16,7 @@ from fastrobust.noise.imagenette import IMAGENETTE_NOISE, noisy_imagenette
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.memorisation import measure_memorisation
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.stripping import strip
 from fastrobust.techniques.smallloss import SmallLoss
 

@@ -33,7 +33,7 @@ from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.learner import robust_learner
 from fastrobust.losses import CrossEntropy, GCELoss
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.training.objective import Technique
 from fastrobust.recipes import RECIPES, get_recipe, noisy_labels
 from fastrobust.training.stages import Objective

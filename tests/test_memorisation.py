@@ -22,7 +22,7 @@ from fastrobust.data.arrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.memorisation import Memorisation, lower_is_better, measure_memorisation, plot_memorisation
-from fastrobust.metrics import memorisation, memorisation_counts, memorised_shares
+from fastrobust.labels.metrics import memorisation, memorisation_counts, memorised_shares
 from fastrobust.reporting.report import Report
 
 # --- the metric ------------------------------------------------------------------------------------------------------
@@ -269,3 +269,5 @@ def test_loader_without_positions_is_refused():
         mp.setattr('fastrobust.labels.memorisation.epoch_idxs', lambda dl: None)
         mp.setattr('fastrobust.labels.memorisation.batch_idxs', lambda *a: None)
         with pytest.raises(ValueError, match='iterable one'): learn.fit(1)
+        mp.setattr('fastrobust.inference.passes.batch_idxs', lambda *a: None)
+        with pytest.raises(ValueError, match='iterable one'): measure_memorisation(learn)

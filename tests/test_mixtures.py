@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from fastrobust.basics import RobustWarning
-from fastrobust.metrics import average_precision, label_precision_recall, precision_at, roc_auc
+from fastrobust.metrics import average_precision, roc_auc
+from fastrobust.labels.metrics import label_precision_recall, precision_at
 from fastrobust.labels.mixtures import SmallLossSplit, gaussian_mixture, small_loss_split
 
 def bimodal(seed=0, n=600, m=400):

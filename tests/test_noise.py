@@ -29,7 +29,8 @@ from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.data.arrays import array_dls
 from fastrobust.noise.laws import CLASS_MAPS, NOISE_KINDS, NoisyLabels, noise_matrix
 from fastrobust.noise.record import NoiseRecord, TrueAccuracy
-from fastrobust.noise.block import NoisyDataBlock, WrongCategory, add_label_noise
+from fastrobust.noise.block import NoisyDataBlock, add_label_noise
+from fastrobust.noise.show import WrongCategory
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt

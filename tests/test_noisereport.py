@@ -19,7 +19,7 @@ from fastrobust.labels.planting import plant_labels
 from fastrobust.labels.result import NoiseReport
 from fastrobust.labels.history import SampleHistory
 from fastrobust.losses import GCELoss
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.labels.outoffold import OutOfFold
 
 VOCAB = [f'class {k}' for k in range(5)]

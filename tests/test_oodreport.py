@@ -16,7 +16,7 @@ from fastai.vision.data import ImageBlock
 from fastrobust.basics import RobustWarning
 from fastrobust.inference.collect import collect
 from fastrobust.ood.result import OODReport, compare_ood
-from fastrobust.inference.outputs import Outputs
+from fastrobust.inference.tap import Outputs
 from fastrobust.ood.scores import ODIN, OOD_SCORES, Energy, KNN, OODScore, energy_score, msp_score
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.arrays import array_dls
@@ -27,7 +27,8 @@ from fastrobust.data.openset import aux_images
 from fastrobust.samples import sample_data, sample_dls
 from fastrobust.ood.report import _NINE, ood_report
 from fastrobust.metrics import roc_auc
-from fastrobust.training.surgery import Twin, small_cnn
+from fastrobust.training.surgery import Twin
+from fastrobust.nets import small_cnn
 from fastrobust.stripping import strip
 from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL

@@ -7,7 +7,7 @@ from conftest import tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.ood.featurescores import _principal
 from fastrobust.ood.metrics import auroc
-from fastrobust.inference.outputs import LinearHead, Outputs
+from fastrobust.inference.tap import LinearHead, Outputs
 from fastrobust.ood.scores import (GEN, KNN, MSP, ODIN, OOD_SCORES, Energy, Mahalanobis, MaxLogit, OODScore,
                                           ReAct, ViM, energy_score, from_pytorch_ood, gen_score, get_score,
                                           maxlogit_score, msp_score, odin_score)

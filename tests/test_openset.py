@@ -20,7 +20,7 @@ from fastrobust.data.arrays import array_dls
 from fastrobust.data.auxrows import AuxRows, OpenSet, image_hashes
 from fastrobust.data.openset import aux_file, aux_images, open_set, shared_with
 from fastrobust.samples import sample_data
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.techniques.odnl import ODNL
 

@@ -34,7 +34,8 @@ from fastrobust.learner import robust_learner
 from fastrobust.losses import GCELoss
 from fastrobust.labels.memorisation import Memorisation, measure_memorisation
 from fastrobust.metrics import roc_auc
-from fastrobust.training.surgery import Twin, fresh_copy, small_cnn
+from fastrobust.training.surgery import Twin, fresh_copy
+from fastrobust.nets import small_cnn
 from fastrobust.techniques.bases.selection import Selection
 from fastrobust.training.stages import inner_loss
 from fastrobust.stripping import strip

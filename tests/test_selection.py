@@ -19,7 +19,8 @@ from fastrobust.data.editing import with_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.learner import robust_learner
-from fastrobust.training.surgery import Twin, fresh_copy, looks_trained, small_cnn
+from fastrobust.training.surgery import Twin, fresh_copy, looks_trained
+from fastrobust.nets import small_cnn
 from fastrobust.techniques.bases.selection import TwoNetworks, forget_rate, n_keep, small_loss
 from fastrobust.stripping import strip
 from fastrobust.techniques.coteaching import CoTeaching, CoTeachingPlus

@@ -18,7 +18,7 @@ from fastai.vision.data import ImageBlock
 from fasttransform import Transform
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.inference.passes import passes, shifted_preds
 from fastrobust.techniques.augmix import AugMix
 from conftest import MiniAux, MiniTwin, Raise, tiny_arrays, tiny_dls, tiny_learner
@@ -101,13 +101,14 @@ def test_autocast_is_entered_where_there_is_cuda_and_not_around_the_change(monke
     learn = tiny_learner(cbs=MixedPrecision('bf16'))
     seen = []
     learn.model.register_forward_hook(lambda *a: seen.append(len(inside)))
-    z = m._logits(learn, torch.rand(2, 1, 8, 8))
+    logits = lambda: m.AtRest(learn).logits(torch.rand(2, 1, 8, 8))
+    z = logits()
     learn.remove_cb(MixedPrecision); learn.add_cb(MixedPrecision('fp16'))
-    m._logits(learn, torch.rand(2, 1, 8, 8))
+    logits()
     assert seen == [1, 1] and not inside and z.dtype == torch.float32
     assert asked == [('cuda', torch.bfloat16), ('cuda', torch.float16)]
     learn.remove_cb(MixedPrecision)
-    m._logits(learn, torch.rand(2, 1, 8, 8))
+    logits()
     assert len(asked) == 2
 
 def test_training_set_without_augmentation_or_shuffling():

@@ -8,9 +8,10 @@ from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.learner import vision_learner
 from fastrobust.inference.collect import collect
-from fastrobust.inference.outputs import LinearHead
+from fastrobust.inference.tap import LinearHead
 from fastrobust.inference.tap import FeatureTap, feature_tap
-from fastrobust.training.surgery import Twin, small_cnn
+from fastrobust.training.surgery import Twin
+from fastrobust.nets import small_cnn
 from fastrobust.techniques.alasca import ALASCA
 from conftest import MiniAux, MiniTwin, tiny_dls, tiny_learner
 from test_shifted import snapshot

@@ -20,7 +20,7 @@ from fastrobust.data.arrays import array_dls
 from fastrobust.labels.report import noise_report
 from fastrobust.labels.outoffold import OtherRun, drop_folds
 from fastrobust.losses import GCELoss
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.labels.pictures import plot_noise_matrices
 from fastrobust.reporting.report import save_figure, saving
 

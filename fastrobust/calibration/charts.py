@@ -1,7 +1,8 @@
 "Reliability diagrams: accuracy against confidence bin by bin, and below them how many images are in each bin"
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
-from fastrobust.calibration.metrics import bins_table, need_bins, top
+from fastrobust.calibration.metrics import bins_table, top
+from fastrobust.metrics import need_bins
 from fastrobust.reporting.report import Picture
 
 __all__ = ['plot_reliability']

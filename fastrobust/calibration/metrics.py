@@ -3,6 +3,7 @@
 import numpy as np, pandas as pd
 import torch
 from torch import Tensor
+from fastrobust.metrics import binned_gap, gap_of, need_bins, width_bins
 
 __all__ = ['ece', 'ece_mass', 'classwise_ece', 'rms_calibration_error', 'brier', 'nll', 'reliability_bins']
 
@@ -46,17 +47,7 @@ def probs_and_labels(probs, y):
                          "row by its sum; several labels per item (sigmoid) have no top-1.")
     return p.numpy(),y.numpy()
 
-def need_bins(n_bins):
-    "Refuse all but whole numbers from 2 on: a single bin compares the means of everything, and hides what it averages"
-    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
-        raise ValueError(f"`n_bins` must be a whole number from 2 on, got {n_bins!r}. 15 is usual.")
-
 # --- bins ------------------------------------------------------------------------------------------------------------
-def width_bins(conf, n_bins):
-    "Number of the equally wide bin (0,1/n], (1/n,2/n] .. of each confidence; 0 is in the first"
-    need_bins(n_bins)
-    return np.clip(np.ceil(np.asarray(conf, dtype=np.float64)*n_bins).astype(int)-1, 0, n_bins-1)
-
 def mass_bins(conf, n_bins):
     """Number of the bin of each confidence, bins of n/n_bins items in order of confidence. Equal confidences stay
     together, in the bin of their middle one: the order of the items does not matter, and some bins may be empty"""
@@ -64,17 +55,6 @@ def mass_bins(conf, n_bins):
     _,which,k = np.unique(conf, return_inverse=True, return_counts=True)
     middle = np.cumsum(k)-k + (k-1)/2
     return np.floor(middle*n_bins/len(conf)).astype(int)[which.reshape(-1)]
-
-def gap_of(bins, conf, right, n_bins, power=1):
-    "(sum over bins of share x |accuracy - mean confidence|^power)^(1/power)"
-    n = np.bincount(bins, minlength=n_bins)
-    gap = np.abs(np.bincount(bins, right-conf, n_bins))/np.maximum(n, 1)
-    return float(((n/len(conf))*gap**power).sum()**(1/power))
-
-def binned_gap(conf, right, n_bins, power):
-    "`gap_of` over equally wide bins"
-    conf,right = np.asarray(conf, dtype=np.float64),np.asarray(right, dtype=np.float64)
-    return gap_of(width_bins(conf, n_bins), conf, right, n_bins, power)
 
 def top(probs, y):
     "Confidence in the predicted class (n,), and whether it is right"

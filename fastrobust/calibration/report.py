@@ -5,13 +5,13 @@ import numpy as np, pandas as pd
 import torch
 from fastrobust.basics import plain_dl, robust_warn
 from fastrobust.calibration.charts import draw_reliability, size_of, _panels
-from fastrobust.calibration.metrics import (bins_table, brier_rows, classwise_ece, ece_mass, gap_of, need_bins,
-                                               nll_rows, width_bins)
-from fastrobust.calibration.temperature import (cross_fit_logits, fit_temperature, labelled_logits, stale_note,
-                                                temperature_of, warn_fit_items)
+from fastrobust.calibration.metrics import bins_table, brier_rows, classwise_ece, ece_mass, nll_rows
+from fastrobust.metrics import gap_of, need_bins, width_bins
+from fastrobust.calibration.temperature import (cross_fit_logits, fit_temperature, labelled_logits,
+                                                stale_note, temperature_of, warn_fit_items)
 from fastrobust.data.openset import share_items
 from fastrobust.reporting.report import Report
-from fastrobust.inference.passes import noisy_labels_note, trained_note
+from fastrobust.inference.notes import noisy_labels_note, trained_note
 
 __all__ = ['CalibrationReport', 'calibration_report']
 

@@ -10,12 +10,12 @@ from fastai.callback.mixup import MixHandler
 from fastai.learner import Learner
 from fastrobust.basics import plain_dl, robust_warn
 from fastrobust.calibration.metrics import logits_and_labels
+from fastrobust.data.editing import stratified_folds
 from fastrobust.data.openset import share_items
-from fastrobust.labels.crossval import stratified_folds
+from fastrobust.inference.keys import net_mark
+from fastrobust.inference.passes import passes, wrong
 from fastrobust.losses import FuncLoss
 from fastrobust.training.objective import set_loss
-from fastrobust.shift.cells import wrong
-from fastrobust.inference.passes import passes
 from fastrobust.training.stages import inner_loss
 
 __all__ = ['fit_temperature', 'cross_fit', 'Tempered', 'temperature_scale', 'temper', 'untemper', 'temperature_of']
@@ -108,10 +108,6 @@ class Tempered:
         self.T,self.mark,self.wrapped = float(T),mark,False    # a function was wrapped to hold this
     def __call__(self, z): return (z/self.T if z.dtype == torch.float64 else z.float()/self.T).softmax(-1)
     def __repr__(self): return f'Tempered({self.T:.6g})'
-
-def net_mark(model):
-    "A number that changes when the network is trained on"
-    return sum(p.detach().double().sum().item() for p in model.parameters())
 
 def stale_note(learn):
     "A warning, and a note, where the temperature in the learner is older than its weights"

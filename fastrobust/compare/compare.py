@@ -1,5 +1,6 @@
 "Several ways to train, side by side: the same seeds, the last epoch as well as the best, and paired differences"
 import copy, gc, inspect, os, random, sys, time
+from functools import partial
 from numbers import Integral
 import pandas as pd
 import torch
@@ -11,11 +12,12 @@ from fastai.callback.mixup import MixHandler
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_cycle)
 from fastai.learner import Learner, Recorder
 from fastai.losses import BaseLoss
-from fastai.torch_core import get_random_states, set_random_states, set_seed
+from fastai.torch_core import set_seed
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.compare.result import Comparison
 from fastrobust.noise.record import TrueAccuracy
 from fastrobust.labels.memorisation import Memorisation, main_metric, measure_memorisation
+from fastrobust.resting import keep_random
 from fastrobust.training.objective import Objective, Technique
 
 __all__ = ['compare']
@@ -156,6 +158,12 @@ def _one(make, name, what, epochs, seed, metrics, fit, label, show, seen):
         run.update(nominal_rate=noise.nominal_rate, realised_rate=noise.realised_rate)
     return run,pd.DataFrame(watch.rows).assign(row=name, seed=seed, epoch=range(1, len(watch.rows)+1))
 
+def _tell(label, run, curve, show):
+    "A line for a finished run, over its bar if there is one"
+    end = f"{run['metric']} {curve[run['metric']].iloc[-1]:.3f} {run['seconds']:>4.0f} s"
+    line = f"{label} {run['epochs']:>4} epochs {end}"
+    print(f"\r{line:100}" if show else line, flush=True)
+
 # --- all runs --------------------------------------------------------------------------------------------------------
 def compare(
     make_learner,    # Function that builds a new Learner from what a row sets: `lambda **kw: robust_learner(dls, arch,
@@ -179,29 +187,30 @@ def compare(
         raise ValueError(f"expected `baseline` to be one of the rows, got {baseline!r}. {nearest(baseline, rows)}")
     if fit is None: fit = lambda learn, epochs: learn.fit_one_cycle(epochs)
     show = verbose and (IN_NOTEBOOK or sys.stdout.isatty())
-    runs,curves,failed,seen,stop,cause,wide = [],[],{},[],None,None,max(map(len, map(str, rows)))
-    todo,states = [(s, o) for s in seeds for o in rows],get_random_states()
-    try:
-        for i,(seed,name) in enumerate(todo):
-            if name in failed: continue
-            label = f"{i+1:>{len(str(len(todo)))}}/{len(todo)} {name:{wide}} seed {seed}"
-            make = (lambda **kw: make_learner(seed=seed, **kw)) if named else make_learner
-            try: run,curve = _one(make, name, rows[name], epochs, seed, metrics, fit, label, show, seen)
-            except Exception as e:
-                why = failed[name] = ' '.join(f"{type(e).__name__}: {e}".split())
-                cause = cause or e
-                robust_warn(f"row {name!r}, seed {seed} failed and is left out from here on: {why}")
-                continue
-            runs.append(run); curves.append(curve)
-            if not verbose: continue
-            end = f"{run['metric']} {curve[run['metric']].iloc[-1]:.3f} {run['seconds']:>4.0f} s"
-            line = f"{label} {run['epochs']:>4} epochs {end}"
-            print(f"\r{line:100}" if show else line, flush=True)
-    except KeyboardInterrupt:
-        if not runs: raise
-        stop = f"Interrupted during row {name!r}, seed {seed}: these are the {len(runs)} finished runs of {len(todo)}."
-        robust_warn(stop)
-    finally: set_random_states(**states)
+    todo,wide = [(s, o) for s in seeds for o in rows],max(map(len, map(str, rows)))
+    runs,curves,failed,seen,stop,cause = [],[],{},[],None,None
+    def train(seed, name, label):
+        make = partial(make_learner, seed=seed) if named else make_learner
+        return _one(make, name, rows[name], epochs, seed, metrics, fit, label, show, seen)
+    with keep_random():
+        try:
+            for i,(seed,name) in enumerate(todo):
+                if name in failed: continue
+                label = f"{i+1:>{len(str(len(todo)))}}/{len(todo)} {name:{wide}} seed {seed}"
+                try: run,curve = train(seed, name, label)
+                except Exception as e:
+                    why = failed[name] = ' '.join(f"{type(e).__name__}: {e}".split())
+                    cause = cause or e
+                    robust_warn(f"row {name!r}, seed {seed} failed and is left out from here on: {why}")
+                    continue
+                runs.append(run)
+                curves.append(curve)
+                if verbose: _tell(label, run, curve, show)
+        except KeyboardInterrupt:
+            if not runs: raise
+            stop = (f"Interrupted during row {name!r}, seed {seed}: these are the {len(runs)} finished runs of "
+                    f"{len(todo)}.")
+            robust_warn(stop)
     if not runs:
         raise RuntimeError("expected at least one row to train, got none. The first to fail was "
                            f"{next(iter(failed))!r}, with the error above: mend that one and run again.") from cause

@@ -2,13 +2,14 @@
 import copy, random
 from numbers import Real
 import pandas as pd
-from fastai.callback import progress, schedule   # noqa: F401 (give Learner no_bar and fit_one_cycle)
+from fastai.callback import progress, schedule  # noqa: F401 (give Learner no_bar and fit_one_cycle)
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import get_random_states, set_random_states, set_seed
+from fastai.torch_core import set_seed
 from fastrobust.basics import robust_warn
 from fastrobust.data.holdout import hold_out
+from fastrobust.resting import keep_random
 from fastrobust.training.objective import Technique
 from fastrobust.training.stages import inner_loss
 from fastrobust.techniques.logitclip import LogitClip
@@ -71,8 +72,8 @@ def find_tau(
     if getattr(getattr(learn, 'recorder', None), 'values', None):
         robust_warn("the learner is trained already, so every tau starts from its weights. Find tau before training.")
     fit = fit or (lambda o, n: o.fit_one_cycle(n, o.lr))
-    rows,states = [],get_random_states()
-    try:
+    rows = []
+    with keep_random():
         dls = hold_out(learn.dls, pct, seed)
         for tau in grid:
             set_seed(seed)
@@ -82,7 +83,6 @@ def find_tau(
             accs = [float(v[2]) for v in trial.recorder.values]
             rows.append(dict(tau=tau, accuracy=accs[-1], best=max(accs)))
             print(f"tau {tau:7.3f}   accuracy on held-out noisy labels {accs[-1]:.4f}")
-    finally: set_random_states(**states)
     find_tau.curve = pd.DataFrame(rows)
     if plot: plot_tau(find_tau.curve)
     return float(find_tau.curve.tau[find_tau.curve.accuracy.idxmax()])

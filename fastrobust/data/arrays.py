@@ -28,7 +28,7 @@ def _grey_levels(a, what):
         robust_warn(f"`{what}` has values between the 256 levels of an image file: rounded to uint8.", stacklevel=5)
     return res
 
-def _pixels(X, what):
+def as_pixels(X, what):
     "A copy of the images `X` as one contiguous uint8 tensor (n,c,h,w)"
     is_t = isinstance(X, torch.Tensor)
     chan,layout = (1, 'tensor (n,h,w) or (n,c,h,w)') if is_t else (-1, 'array (n,h,w) or (n,h,w,c)')
@@ -44,7 +44,7 @@ def _pixels(X, what):
     if a.dtype != np.uint8: a = _grey_levels(a, what)
     return torch.from_numpy(np.array(a if is_t else a.transpose(0, 3, 1, 2), order='C', copy=True))
 
-def _labels(y, n, what):
+def as_labels(y, n, what):
     "Labels as a list of ints or strings"
     if isinstance(y, torch.Tensor): y = y.detach().cpu().numpy()
     a = np.asarray(y, dtype=y.dtype if isinstance(y, np.ndarray) else object)   # a list with NaN keeps its other labels
@@ -62,14 +62,14 @@ def _labels(y, n, what):
                         "Whole numbers kept as floats: `y.astype(int)`.")
     return res
 
-def _vocab(vocab, labels):
+def as_vocab(vocab, labels):
     if vocab is None: return sorted(set(labels))
     vocab = vocab.tolist() if isinstance(vocab, (np.ndarray, torch.Tensor)) else list(vocab)
     if not vocab or len(set(vocab)) < len(vocab):
         raise ValueError(f"expected `vocab` as a list of different classes, got {vocab}. Left out, it comes from `y`.")
     return vocab
 
-def _codes(labels, vocab, what):
+def codes_in(labels, vocab, what):
     "Positions of `labels` in `vocab`; ints are positions already where the vocab has names"
     named = isinstance(labels[0], int) and not any(isinstance(o, int) for o in vocab)
     o2i = {i: i for i in range(len(vocab))} if named else {o: i for i,o in enumerate(vocab)}
@@ -80,7 +80,7 @@ def _codes(labels, vocab, what):
                          "or drop these images.")
     return torch.tensor([o2i[o] for o in labels])
 
-def _check_like(got, shape, what, strict=False):
+def check_like(got, shape, what, strict=False):
     "Images of (c,h,w) `got` beside training images of `shape`"
     if shape is None or tuple(got) == tuple(shape): return
     if strict or got[0] != shape[0]:
@@ -124,11 +124,11 @@ def _adopt(ds, shape):
         items = [np.asarray(o.convert(mode)) if isinstance(o, Image.Image) else o for o in items]
         if len({(isinstance(o, np.ndarray), tuple(o.shape), o.dtype) for o in items}) > 1: return ds
         items = np.stack(items) if isinstance(items[0], np.ndarray) else torch.stack(items)
-    x,y,vocab = _pixels(items, 'test_items'),None,None
-    _check_like(x.shape[1:], shape, 'test_items')
+    x,y,vocab = as_pixels(items, 'test_items'),None,None
+    check_like(x.shape[1:], shape, 'test_items')
     if given is not None:
         vocab = list(tls[1].tfms.fs[-1].vocab)
-        y = _codes(_labels(given, len(x), 'test_items'), vocab, 'test_items')
+        y = codes_in(as_labels(given, len(x), 'test_items'), vocab, 'test_items')
     return Datasets(tls=[tl._new(ArrayItems(x, y, vocab), split_idx=1) for tl in tls], n_inp=ds.n_inp)
 
 class ArrayDL(TfmdDL):
@@ -219,15 +219,15 @@ def array_dls(
     if valid is not None and not (isinstance(valid, (tuple, list)) and len(valid) == 2):
         raise TypeError(f"expected `valid` as a pair (Xv, yv), got {type(valid).__name__}. "
                         "For a random share: `valid_pct=.2`.")
-    x = _pixels(X, 'X')
-    labels = _labels(y, len(x), 'y')
-    vocab = _vocab(vocab, labels)
-    train = ArrayItems(x, _codes(labels, vocab, 'y'), vocab)
+    x = as_pixels(X, 'X')
+    labels = as_labels(y, len(x), 'y')
+    vocab = as_vocab(vocab, labels)
+    train = ArrayItems(x, codes_in(labels, vocab, 'y'), vocab)
     if valid is None: train,val = (train[i] for i in _split(len(x), .2 if valid_pct is None else valid_pct, seed))
     else:
-        xv = _pixels(valid[0], 'Xv')
-        _check_like(xv.shape[1:], x.shape[1:], 'Xv', strict=True)
-        val = ArrayItems(xv, _codes(_labels(valid[1], len(xv), 'yv'), vocab, 'yv'), vocab)
+        xv = as_pixels(valid[0], 'Xv')
+        check_like(xv.shape[1:], x.shape[1:], 'Xv', strict=True)
+        val = ArrayItems(xv, codes_in(as_labels(valid[1], len(xv), 'yv'), vocab, 'yv'), vocab)
     if drop_last is None: drop_last = shuffle and len(train) >= bs
     if drop_last and len(train) < bs:
         raise ValueError(f"expected at least one batch of {bs} training images, got {len(train)} images. "

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
-from fastai.torch_core import get_random_states, rank_distrib, set_random_states
+from fastai.torch_core import rank_distrib
 from fastai.vision.core import TensorImage
 from fastrobust.basics import plain_dl
+from fastrobust.resting import keep_random
 
 __all__ = ['OpenSet', 'AuxRows']
 
@@ -69,15 +70,14 @@ def image_hashes(aux):
     """A number for each image, the same for equal ones, in every process; loaders are read once as in validation, no
     random stream moves"""
     imgs,loaders = arrays_and_loaders(aux)
-    imgs,out,states = None if imgs is None else as_uint8(imgs),[],get_random_states()
+    imgs,out = None if imgs is None else as_uint8(imgs),[]
     def batches():
         if imgs is not None: yield from (x.cpu() for x in imgs.split(4096))
         for dl in loaders:
             as_valid = getattr(dl.dataset, 'set_split_idx', lambda i: nullcontext())
             with as_valid(1): yield from map(images_of, untransformed(dl, shuffle=False))
-    try:
+    with keep_random():
         for x in batches(): out += [_digest(im) for im in x.numpy()]
-    finally: set_random_states(**states)
     return out
 
 class OpenSet:

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 from fastai.data.core import DataLoaders, Datasets
 from fastai.tabular.core import Tabular
-from fastai.torch_core import get_random_states, set_random_states
 from fastrobust.basics import n_classes
-from fastrobust.noise.record import int_labels
-from fastrobust.noise.block import NoisyDatasets, _attach, _codes, _copy, _like, _relabel
+from fastrobust.data.copying import dls_like, loader_like, relabelled
+from fastrobust.data.givenlists import NoisyDatasets
+from fastrobust.data.reading import codes, int_labels
+from fastrobust.resting import keep_random
 
-__all__ = ['given_labels', 'with_labels', 'take_items', 'split_items']
+__all__ = ['given_labels', 'with_labels', 'take_items', 'split_items', 'stratified_folds']
 
 # --- one dataset -----------------------------------------------------------------------------------------------------
 def check_dls(dls):
@@ -45,12 +46,6 @@ def _part(ds, idx, split_idx=0):
     rec = None if ds.noise is None or split_idx else ds.noise.take(idx)
     return NoisyDatasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type, noise=rec)
 
-def _quietly(f):
-    "Run `f`; a fastai loader draws from the global streams when it is made"
-    states = get_random_states()
-    try: return f()
-    finally: set_random_states(**states)
-
 def _train_dl(dl, ds, idx):
     kw = dict(wgts=np.asarray(dl.wgts)[idx]) if hasattr(dl, 'wgts') else {}     # a WeightedDL
     if dl.drop_last and len(ds) < dl.bs: kw['drop_last'] = False
@@ -62,7 +57,7 @@ def given_labels(
 ) -> np.ndarray: # (n,) int64, positions in the vocab
     "Labels of the training set as they are given, by position in `dls.train_ds`"
     check_dls(dls)
-    return _codes(dls.train_ds, 'the training set')
+    return codes(dls.train_ds, 'the training set')
 
 def with_labels(
     dls,    # DataLoaders; they stay as they are
@@ -76,7 +71,7 @@ def with_labels(
                          "them, in the order of `dls.train_ds`.")
     ds,rec = dls.train_ds,getattr(dls, 'noise', None)
     if rec is not None: rec = rec.relabelled(y)
-    return _dls(dls, _like(dls.train, _relabel(ds, rec, y=y)), rec)
+    return _dls(dls, loader_like(dls.train, relabelled(ds, rec, y=y)), rec)
 
 def take_items(
     dls,    # DataLoaders; they stay as they are
@@ -86,16 +81,16 @@ def take_items(
     check_dls(dls)
     idx = check_ids(idxs, len(dls.train_ds))
     rec = getattr(dls, 'noise', None)
-    train = _quietly(lambda: _train_dl(dls.train, _part(dls.train_ds, idx), idx))
+    with keep_random(): train = _train_dl(dls.train, _part(dls.train_ds, idx), idx)     # a new loader draws its seed
     return _dls(dls, train, None if rec is None else rec.take(idx))
 
 def _dls(dls, train, rec):
     "`dls` with another training loader"
-    new = _copy(dls)
+    new = dls_like(dls)
     new.loaders = [train, *dls.loaders[1:]]
     if rec is None: return new
-    if len(dls.loaders) > 1 and rec.valid is not None: new.loaders[1] = _like(dls.valid, dls.valid_ds)
-    return _attach(new, rec)
+    if len(dls.loaders) > 1 and rec.valid is not None: new.loaders[1] = loader_like(dls.valid, dls.valid_ds)
+    return rec.attach(new)
 
 def split_items(
     dls,    # DataLoaders; they stay as they are
@@ -110,8 +105,22 @@ def split_items(
     if len(both):
         raise ValueError(f"expected `train` and `valid` without common items, got {len(both)}, first {both[:3]}. "
                          "What is measured on training items is no evidence.")
-    def make():
-        plain = dls.valid if len(dls.loaders) > 1 else dls.train
-        return (_train_dl(dls.train, _part(ds, a), a),
-                plain.new(_part(ds, b, 1), shuffle=False, drop_last=False))
-    return DataLoaders(*_quietly(make), path=copy.copy(dls.path), device=dls.device)
+    plain = dls.valid if len(dls.loaders) > 1 else dls.train
+    with keep_random():
+        loaders = _train_dl(dls.train, _part(ds, a), a),plain.new(_part(ds, b, 1), shuffle=False, drop_last=False)
+    return DataLoaders(*loaders, path=copy.copy(dls.path), device=dls.device)
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+def stratified_folds(
+    y,              # Given labels (n,), ints
+    n_folds:int=5,  # In how many parts, 2 to n
+    seed:int=0      # Of the random dealing; the global streams are left alone
+)->np.ndarray: # Fold of each item, (n,)
+    "Deal the items to folds class by class: sizes differ by at most 1, over all items and within each class"
+    y = np.asarray(y)
+    if isinstance(n_folds, bool) or not isinstance(n_folds, (int, np.integer)) or not 2 <= n_folds <= len(y):
+        raise ValueError(f"`n_folds` must be an int from 2 to the number of items, {len(y)}, got {n_folds!r}. Try 5.")
+    rng,folds = np.random.default_rng(seed),np.empty(len(y), np.int64)
+    order = np.lexsort((rng.random(len(y)), y))
+    folds[order] = rng.permutation(n_folds)[np.arange(len(y))%n_folds]
+    return folds

@@ -9,7 +9,6 @@ from fastcore.foundation import L, is_indexer
 from fastai.data.core import Datasets, TfmdLists
 from fastai.torch_core import TensorCategory
 from fastai.vision.core import PILBase
-from fastrobust.noise.show import attach
 
 __all__ = ['NoisyDatasets', 'GivenLabels', 'OpenInputs']
 
@@ -115,4 +114,4 @@ class NoisyDatasets(Datasets):
     def dataloaders(self, *args, **kwargs):
         "`DataLoaders` with their `noise`"
         dls = super().dataloaders(*args, **kwargs)
-        return dls if self.noise is None else attach(dls, self.noise)
+        return dls if self.noise is None else self.noise.attach(dls)

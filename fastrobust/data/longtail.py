@@ -6,8 +6,9 @@ import numpy as np
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import RandomSplitter
 from fastrobust.basics import n_classes, nearest, need_number, robust_warn
-from fastrobust.data.editing import _quietly, given_labels, take_items
-from fastrobust.noise.record import int_labels
+from fastrobust.data.editing import given_labels, take_items
+from fastrobust.data.reading import int_labels
+from fastrobust.resting import keep_random
 
 __all__ = ['long_tail', 'long_tail_dls', 'LongTailSplitter', 'class_counts', 'complementary', 'head_mid_tail']
 
@@ -81,8 +82,9 @@ class LongTailSplitter:
         self.get_y,self.imb,self.kind,self.splitter,self.seed = get_y,imb,kind,splitter,seed
 
     def __call__(self, items):
-        if self.splitter is None: train,*rest = _quietly(lambda: RandomSplitter(seed=self.seed)(items))
-        else: train,*rest = self.splitter(items)
+        if self.splitter is not None: train,*rest = self.splitter(items)
+        else:
+            with keep_random(): train,*rest = RandomSplitter(seed=self.seed)(items)
         train,rows = np.asarray(list(train), dtype=np.int64),getattr(items, 'iloc', items)
         labels = [self.get_y(rows[int(i)]) for i in train]
         if any(isinstance(o, (list, tuple, set, np.ndarray)) for o in labels):

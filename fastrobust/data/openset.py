@@ -7,7 +7,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastcore.foundation import L
 from fastrobust.basics import nearest
-from fastrobust.data.arrays import ArrayItems, _codes, _labels, _vocab
+from fastrobust.data.arrays import ArrayItems, as_labels, as_vocab, codes_in
 from fastrobust.data.auxrows import AuxRows, OpenSet, arrays_and_loaders, image_hashes
 from fastrobust.data.reading import codes, label_vocab
 
@@ -87,27 +87,27 @@ def open_set(
     keep    # Classes to take, none of them a class of the training set: names, or positions in a `vocab` of names
 ) -> OpenSet:
     "The images of some classes of a labelled set as an open set that knows their names"
-    labels = _labels(y, len(X), 'y')
-    vocab = _vocab(vocab, labels)
+    labels = as_labels(y, len(X), 'y')
+    vocab = as_vocab(vocab, labels)
     if isinstance(keep, str): keep = [keep]
     keep = [o.item() if hasattr(o, 'item') else o for o in keep]
     if not keep: raise ValueError("expected at least one class to `keep`, got none. Give names of the vocab.")
     unknown = [o for o in keep if isinstance(o, str) and o not in vocab]
     if unknown: raise ValueError(f"expected `keep` in the vocab, got {unknown[0]!r}. {nearest(unknown[0], vocab)}")
-    keep = _codes(keep, vocab, 'keep')
-    idx = torch.isin(_codes(labels, vocab, 'y'), keep).nonzero()[:, 0]
+    keep = codes_in(keep, vocab, 'keep')
+    idx = torch.isin(codes_in(labels, vocab, 'y'), keep).nonzero()[:, 0]
     if not len(idx): raise ValueError(f"expected images of {[vocab[k] for k in keep]}, got none. Look at `y`.")
     return OpenSet(X[idx.to(X.device) if isinstance(X, torch.Tensor) else idx.numpy()], [vocab[k] for k in keep])
 
 # --- apart? ----------------------------------------------------------------------------------------------------------
-def _parts(o):
+def parts_of(o):
     "Arrays and loaders of an open set in any form; of DataLoaders all, since any may be shown"
     if isinstance(o, OpenSet): o = o.images
     if isinstance(o, DataLoaders): return list(o.loaders)
     x,loaders = arrays_and_loaders(o)
     return loaders if x is None else [x]
 
-def _names(o, parts):
+def names_shown(o, parts):
     "Names of what the images show, as far as known; numbers name nothing"
     o = o.source if isinstance(o, AuxRows) else o
     if isinstance(o, OpenSet) and o.classes is not None: return {str(k).strip().casefold(): str(k) for k in o.classes}
@@ -119,7 +119,7 @@ def _names(o, parts):
         names.update({k.strip().casefold(): k for k in (vocab[i] for i in np.unique(y)) if isinstance(k, str)})
     return names
 
-def _array(o):
+def array_of(o):
     "The array an open set, or a loader over arrays, is kept in"
     items = getattr(getattr(o, 'dataset', None), 'items', None)
     o = items.x if isinstance(items, ArrayItems) else o
@@ -137,15 +137,15 @@ def shared_with(
 ) -> str|None:  # What they have in common, for a message; None: nothing that can be seen
     "Why `unknown` is not unknown to a network that trained on `aux`: same classes, memory, files or images"
     if isinstance(aux, AuxRows) and aux.source is None: return None     # of an exported learner: the images are gone
-    a,u = _parts(aux),_parts(unknown)
-    mine,theirs = _names(aux, a),_names(unknown, u)
+    a,u = parts_of(aux),parts_of(unknown)
+    mine,theirs = names_shown(aux, a),names_shown(unknown, u)
     both = [theirs[k] for k in theirs if k in mine]
     if both: return f"both show {', '.join(both[:5])}{' ..' if len(both) > 5 else ''}"
     for p in a:
         for q in u:
             if p is q or (isinstance(p, DataLoader) and getattr(q, 'dataset', None) is p.dataset):
                 return 'both are the same object'
-            x,y = _array(p),_array(q)
+            x,y = array_of(p),array_of(q)
             if x is not None and y is not None and np.may_share_memory(x, y) and np.shares_memory(x, y):
                 return 'both are kept in the same memory'
     files = sorted(set().union(*map(_files, a)) & set().union(*map(_files, u)))
@@ -157,17 +157,17 @@ def shared_with(
 # --- what a learner remembers of them, when technique and images are gone ---------------------------------------------
 def remember(aux, seen=None):
     "`seen` and what of `aux` (AuxRows) is to be known later, in plain types: classes, files, digests of arrays"
-    new,parts = dict(seen or {}),_parts(aux)
-    found = dict(classes=_names(aux, parts).values(), files=set().union(*map(_files, parts)),
-                 images=aux.hashes() if all(_array(p) is not None for p in parts) else ())
+    new,parts = dict(seen or {}),parts_of(aux)
+    found = dict(classes=names_shown(aux, parts).values(), files=set().union(*map(_files, parts)),
+                 images=aux.hashes() if all(array_of(p) is not None for p in parts) else ())
     for k,v in found.items(): new[k] = sorted({*new.get(k, ()), *v})
     return new
 
 def seen_before(seen, unknown):
     "Why `unknown` is not unknown to a learner that remembers `seen`; None: nothing that can be seen"
     if not seen: return None
-    u = _parts(unknown)
-    mine,theirs = {str(k).strip().casefold() for k in seen['classes']},_names(unknown, u)
+    u = parts_of(unknown)
+    mine,theirs = {str(k).strip().casefold() for k in seen['classes']},names_shown(unknown, u)
     both = [v for k,v in theirs.items() if k in mine]
     if both: return f"both show {', '.join(both[:5])}{' ..' if len(both) > 5 else ''}"
     files = set().union(*map(_files, u)) & set(seen['files'])
@@ -179,7 +179,7 @@ def seen_before(seen, unknown):
 def share_items(a, b):
     "Whether two loaders, or an array and a loader, plainly hold the same items: dataset, memory or files"
     if isinstance(a, DataLoader) and isinstance(b, DataLoader) and a.dataset is b.dataset: return True
-    x,y = _array(a),_array(b)
+    x,y = array_of(a),array_of(b)
     if x is not None and y is not None and len(x) and len(y) and np.shares_memory(x, y): return True
     if _files(a) & _files(b): return True
     if x is None or y is None or max(len(x), len(y)) > 20000: return False

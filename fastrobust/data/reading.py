@@ -1,4 +1,4 @@
-"What a law of noise looks at in a fastai dataset: labels, images and positions, by position in the dataset"
+"What a fastai dataset holds, read by position: labels, images, and where the items stand in a larger whole"
 import re
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -11,7 +11,21 @@ from fastai.torch_core import no_random
 from fastrobust.data.arrays import ArrayItems
 from fastrobust.data.givenlists import NoisyDatasets
 
-__all__ = []
+__all__ = ['int_labels']
+
+def int_labels(y, n=None):
+    "A fresh int64 copy of class indices `y`, checked to lie in [0,n)"
+    y = np.asarray(y.detach().cpu() if hasattr(y, 'detach') else y)
+    if y.ndim != 1 or not len(y):
+        raise ValueError(f"labels must be a non-empty 1-d array of ints, got shape {y.shape}. Pass one int per sample.")
+    if y.dtype.kind not in 'iu':
+        nan = ' with NaN' if y.dtype.kind == 'f' and np.isnan(y).any() else ''
+        raise TypeError(f"labels must be ints in [0,n_classes), got dtype {y.dtype}{nan}. Encode names with the vocab.")
+    y = y.astype(np.int64, copy=True)
+    if y.min() < 0 or (n is not None and y.max() >= n):
+        hi = 'n_classes' if n is None else n
+        raise ValueError(f"labels must lie in [0,{hi}), got {y.min()} to {y.max()}. n_classes is the vocab's size.")
+    return y
 
 def target(ds, what):
     "The one list of single-label targets of `ds`"

@@ -5,7 +5,8 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.tabular.core import TabDataLoader
 from fastrobust.basics import robust_warn
 from fastrobust.data.arrays import ArrayDL
-from fastrobust.data.editing import _quietly, given_labels
+from fastrobust.data.editing import given_labels
+from fastrobust.resting import keep_random
 
 __all__ = ['weighted_dls', 'item_weights', 'draw_by_weight', 'DrawDL', 'DrawArrayDL', 'DrawTabDL']
 
@@ -97,6 +98,6 @@ def weighted_dls(
                          "Make it with shuffle=True.")
     cls,new = _draw_class(dls.train),copy.copy(dls)
     own = {'im_shape': dls.train.im_shape} if isinstance(dls.train, ArrayDL) else {}
-    dl = _quietly(lambda: TfmdDL.new(dls.train, dls.train_ds, cls, wgts=w, **own))
+    with keep_random(): dl = TfmdDL.new(dls.train, dls.train_ds, cls, wgts=w, **own)
     new.loaders = [dl, *dls.loaders[1:]]
     return new

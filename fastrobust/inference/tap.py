@@ -1,13 +1,25 @@
 "The features a network ends in: its last linear layer, found in one forward pass, and what that layer is given"
 from contextlib import nullcontext
 from itertools import product
+from typing import NamedTuple
 import torch
-from torch import nn
-from fastrobust.inference.outputs import LinearHead
+from torch import Tensor, nn
+from fastrobust.inference.loaders import need_image, need_loader
+from fastrobust.inference.passes import AtRest, autocast
 from fastrobust.training.surgery import Surgery
-from fastrobust.inference.passes import _as_it_was, _autocast, _image, _logits, fastai_dl, parts, quietly
 
-__all__ = ['FeatureTap', 'feature_tap']
+__all__ = ['FeatureTap', 'feature_tap', 'Outputs', 'LinearHead']
+
+class Outputs(NamedTuple):
+    "Of n images, on the CPU"
+    z:Tensor        # Raw logits float32 (n,c)
+    f:Tensor = None # Features float32 (n,d) that the last linear layer turns into `z`; None: it has none
+    y:Tensor = None # Labels int64 (n,); None: not known, as of unknown images
+
+class LinearHead(NamedTuple):
+    "The last linear layer: z = f W' + b"
+    W:Tensor        # float32 (c,d)
+    b:Tensor        # float32 (c,); zeros for a layer without bias
 
 class _Watch:
     "Within `with`: what each of `layers` was given in its last call; no hook stays, no copy has one"
@@ -74,10 +86,10 @@ def _candidates(net, given, z):
 def first_images(learn, dl, who, n=8):
     "The first `n` images of `dl` as the network gets them"
     if getattr(dl, 'n', None) != 0:
-        with quietly(dl) as (new,post), new.fake_l.no_multiproc():
-            for b in new:
-                xb,yb = parts(b, getattr(new, 'n_inp', None))
-                return _image(post((_image(xb, who), *yb))[:1], who)[:n]
+        with AtRest(learn, who) as rest:
+            reader = rest.read(dl, cut=True)
+            with reader.dl.fake_l.no_multiproc():
+                for xb,yb in reader: return reader.finish(need_image(xb, who), yb)[:n]
     raise ValueError(f"{who} expected a loader with images, got an empty one. An exported learner has lost its images: "
                      "give some as `dl`, such as `learn.dls.test_dl(items, with_labels=True)`.")
 
@@ -86,12 +98,14 @@ def feature_tap(
     dl=None # fastai loader whose first images show the way; None: `learn.dls.valid`
 ):
     "`FeatureTap` of the last nn.Linear if its output, or the mean of two networks', is the logits; None if none is"
-    dl = fastai_dl(learn.dls.valid if dl is None else dl, 'feature_tap')
+    dl = need_loader(learn.dls.valid if dl is None else dl, 'feature_tap')
     linear = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
-    with _as_it_was(learn.model):
+    with AtRest(learn, 'feature_tap') as rest:
         x = first_images(learn, dl, 'feature_tap')
-        with _Watch(linear) as seen: z,given = _logits(learn, x),dict(reversed(seen.given.items()))
-    half = next(learn.model.parameters(), z).element_size() < 4 or not isinstance(_autocast(learn), nullcontext)
+        with _Watch(linear) as seen:
+            z = rest.logits(x).cpu()
+            given = dict(reversed(seen.given.items()))
+    half = next(learn.model.parameters(), z).element_size() < 4 or not isinstance(autocast(learn), nullcontext)
     for layers in product(*[_candidates(net, given, z) for net in _networks(learn.model)]):
         head = _head(layers)
         if _fits(head, _side_by_side([given[l] for l in layers]), z, 3e-2 if half else 1e-3):

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fine_tune and fit_one_cycle)
 from fastai.learner import Learner
-from fastai.torch_core import get_random_states, set_random_states, set_seed
+from fastai.torch_core import set_seed
 from fastrobust.basics import robust_warn, target_vocab
-from fastrobust.data.editing import given_labels, split_items
+from fastrobust.data.editing import given_labels, split_items, stratified_folds
+from fastrobust.inference.passes import by_position
 from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
+from fastrobust.resting import keep_random
 
-__all__ = ['cross_val_preds', 'stratified_folds', 'need_maker']
+__all__ = ['cross_val_preds', 'need_maker']
 
 _EXAMPLE = 'lambda dls: vision_learner(dls, resnet18)'
 
@@ -26,20 +28,6 @@ def need_maker(make_learner):
         raise TypeError(f"expected `make_learner` as a function of dls, got {make_learner!r}. For example: {_EXAMPLE}.")
 
 # --- folds -----------------------------------------------------------------------------------------------------------
-def stratified_folds(
-    y,              # Given labels (n,), ints
-    n_folds:int=5,  # In how many parts, 2 to n
-    seed:int=0      # Of the random dealing; the global streams are left alone
-)->np.ndarray: # Fold of each item, (n,)
-    "Deal the items to folds class by class: sizes differ by at most 1, over all items and within each class"
-    y = np.asarray(y)
-    if isinstance(n_folds, bool) or not isinstance(n_folds, (int, np.integer)) or not 2 <= n_folds <= len(y):
-        raise ValueError(f"`n_folds` must be an int from 2 to the number of items, {len(y)}, got {n_folds!r}. Try 5.")
-    rng,folds = np.random.default_rng(seed),np.empty(len(y), np.int64)
-    order = np.lexsort((rng.random(len(y)), y))
-    folds[order] = rng.permutation(n_folds)[np.arange(len(y))%n_folds]
-    return folds
-
 def _warn_rare(y, vocab, n_folds):
     counts = np.bincount(y, minlength=len(vocab))
     rare = [f'{vocab[k]} ({counts[k]})' for k in np.flatnonzero((counts > 0) & (counts < n_folds))]
@@ -68,12 +56,14 @@ def _need_own(learn, part, seen):
 
 def _probs(learn, y, classes):
     "Probabilities of the fold's items, checked"
-    z,targs = learn.get_preds(ds_idx=1)[:2]
+    z,targs = by_position(learn, learn.dls.valid, 'cross_val_preds')
+    act = getattr(learn.loss_func, 'activation', None)
+    if callable(act): z = act(z)
     if not isinstance(z, torch.Tensor) or tuple(z.shape) != (len(y), classes):
         got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
         raise ValueError(f"expected predictions of shape ({len(y)},{classes}), one column per class of the vocab, got "
                          f"{got}. Give the network as many outputs as `dls.c`.")
-    if (np.asarray(targs).ravel() != y).any():
+    if (targs.numpy().ravel() != y).any():
         raise ValueError("expected the fold's items in their order, got predictions of other labels. Use loaders that "
                          "return every item with its given label.")
     z = z.as_subclass(torch.Tensor).float()
@@ -125,26 +115,36 @@ def cross_val_preds(
     _warn_rare(y, vocab, n_folds)
     marks = run_marks(dls, y, folds, seed, vocab, train, make_learner, tag)
     done = {} if path is None else stored_folds(Path(path), marks, n_folds)
-    probs,seen,states = np.empty((len(y), len(vocab)), np.float32),{},get_random_states()
-    try:
-        for k in range(n_folds):
-            old = k in done
-            if not old:
-                fold_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
-                done[k] = _fold(make_learner, dls, y, folds == k, len(vocab), fold_seed, train, seen)
-                _free()
-                if path is not None: store_fold(Path(path), k, marks, *done[k])
-            probs[folds == k],acc,secs = done[k]
-            where = f', from {path}' if old else ''
-            line = f"fold {k+1} of {n_folds}: accuracy on given labels {acc:.3f}, {secs:.0f} s{where}"
-            if verbose: print(line, flush=True)
-    except KeyboardInterrupt:
-        kept = "They are gone: give `path=` next time." if path is None else f"They are in {path}: call again to go on."
-        if not done: kept = "Nothing was kept: the next call begins anew."
-        robust_warn(f"interrupted with {len(done)} of {n_folds} folds finished. {kept}")
-        raise
-    finally: set_random_states(**states)
+    seen = {}
+    def fold(k):
+        fold_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
+        return _fold(make_learner, dls, y, folds == k, len(vocab), fold_seed, train, seen)
+    with keep_random():
+        try: _all_folds(fold, n_folds, done, path, marks, verbose)
+        except KeyboardInterrupt:
+            _tell_what_is_kept(len(done), n_folds, path)
+            raise
+    probs = np.empty((len(y), len(vocab)), np.float32)
+    for k in range(n_folds): probs[folds == k] = done[k][0]
     return OutOfFold(probs, y, folds, vocab, [done[k][1] for k in range(n_folds)], sum(o[2] for o in done.values()))
+
+def _all_folds(fold, n_folds, done, path, marks, verbose):
+    "Fill `done`, fold -> (probabilities, accuracy, seconds), with what is not in it; each is kept in `path`, if given"
+    for k in range(n_folds):
+        where = f', from {path}' if k in done else ''
+        if k not in done:
+            done[k] = fold(k)
+            _free()
+            if path is not None: store_fold(Path(path), k, marks, *done[k])
+        _,acc,secs = done[k]
+        line = f"fold {k+1} of {n_folds}: accuracy on given labels {acc:.3f}, {secs:.0f} s{where}"
+        if verbose: print(line, flush=True)
+
+def _tell_what_is_kept(n, n_folds, path):
+    kept = f"They are in {path}: call again to go on."
+    if path is None: kept = "They are gone: give `path=` next time."
+    if not n: kept = "Nothing was kept: the next call begins anew."
+    robust_warn(f"interrupted with {n} of {n_folds} folds finished. {kept}")
 
 def _free():
     "Give back what the last fold's network took"

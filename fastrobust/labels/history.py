@@ -8,8 +8,8 @@ from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Recorder
 from fastrobust.basics import as_f32, batch_idxs, epoch_idxs, robust_warn
-from fastrobust.labels.memorisation import clean_pass
-from fastrobust.metrics import Memorised, label_margin, memorisation
+from fastrobust.inference.passes import training_pass
+from fastrobust.labels.metrics import Memorised, label_margin, memorisation
 from fastrobust.labels.mixtures import small_loss_split
 from fastrobust.training.recording import QuickEvents, fit_starts
 from fastrobust.labels.reviewing import class_names, item_names
@@ -98,7 +98,7 @@ class SampleHistory(QuickEvents, Callback):
         if not self.active or self.batches is None: return      # an epoch that was skipped
         t = time.perf_counter()
         if self.due:
-            if not self.from_train: clean_pass(self.learn, self._see)
+            if not self.from_train: training_pass(self.learn, self._see, 'SampleHistory')
             if self.batches: self._digest()
             if self.facts: self._keep(*(torch.cat(o).cpu().numpy() for o in zip(*self.facts)))
         self.batches,self.facts = None,[]

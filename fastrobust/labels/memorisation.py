@@ -1,13 +1,12 @@
 "Seeing a network memorise: training accuracy split by what became of the wrong labels, epoch by epoch"
 # The picture is that of Liu et al., Early-Learning Regularization, https://arxiv.org/abs/2007.00151, fig. 1.
 import math, time
-from contextlib import nullcontext
 import pandas as pd
 import torch
 from fastai.callback.mixup import MixHandler
-from fastai.torch_core import get_random_states, set_random_states, to_device
-from fastrobust.basics import batch_idxs, epoch_idxs, plain_dl, robust_warn
-from fastrobust.metrics import memorisation_counts, memorised_shares
+from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn
+from fastrobust.inference.passes import training_pass
+from fastrobust.labels.metrics import memorisation_counts, memorised_shares
 from fastrobust.training.recording import ColumnsCallback, fit_starts
 
 __all__ = ['Memorisation', 'measure_memorisation', 'plot_memorisation']
@@ -40,34 +39,16 @@ def _count(pred, ids, labels):
     given,true,known = (o[ids.to(o.device)] for o in labels)
     return memorisation_counts(pred.detach().argmax(1)[known], given[known], true[known])
 
-@torch.no_grad()
-def clean_pass(learn, f):
-    """Call `f(logits, yb, ids)` on batches of the training set: every item once, validation transforms, eval mode; no
-    random state, no mode changed"""
-    states,modes = get_random_states(),[(m, m.training) for m in learn.model.modules()]
-    try:
-        dl = plain_dl(learn.dls.train).new(shuffle=False, drop_last=False)    # every rank looks at all items
-        quiet = getattr(dl.dataset, 'set_split_idx', None)
-        p = next(learn.model.parameters(), None)
-        n_inp = dl.n_inp
-        learn.model.eval()
-        with quiet(1) if quiet else nullcontext():
-            for i,b in enumerate(dl):
-                b = to_device(b, learn.dls.device)
-                xb,yb = b[:n_inp],b[n_inp:]
-                if p is not None: xb = [x.to(p.dtype) if x.is_floating_point() else x for x in xb]
-                if i == 0: idxs = epoch_idxs(dl)
-                pred = learn.model(*xb)
-                f(pred[0] if isinstance(pred, (tuple, list)) else pred, yb, batch_idxs(dl, i, len(xb[0]), idxs))
-    finally:
-        for m,t in modes: m.training = t
-        set_random_states(**states)
-
 def _eval_pass(learn):
     "Counts over the training set"
     labels,total = _labels(learn.dls, learn.dls.device),[]
-    clean_pass(learn, lambda pred, yb, ids: total.append(_count(pred, ids, labels)))
+    training_pass(learn, lambda z, yb, ids: total.append(_count(z, _need_ids(ids), labels)), 'Memorisation')
     return sum(total)
+
+def _need_ids(ids):
+    if ids is not None: return ids
+    raise ValueError("Memorisation expected a training loader whose items have positions, got an iterable one. Train "
+                     "from a dataset with `__getitem__`, or remove the callback.")
 
 def measure_memorisation(
     learn   # A Learner on dls with `dls.noise`
@@ -116,10 +97,7 @@ class Memorisation(ColumnsCallback):
 
     def after_pred(self):
         if not (self.active and self.training and self.from_train): return
-        ids = batch_idxs(self.dl, self.iter, len(self.yb[0]), self.idxs)
-        if ids is None:
-            raise ValueError("Memorisation expected a training loader whose items have positions, got an iterable one. "
-                             "Train from a dataset with `__getitem__`, or remove the callback.")
+        ids = _need_ids(batch_idxs(self.dl, self.iter, len(self.yb[0]), self.idxs))
         if self.iter == 0: self._check_labels(self.yb[0].as_subclass(torch.Tensor), ids)
         new = _count(self.learn.pred, ids, self.labels)
         self.counts = new if self.counts is None else self.counts + new

@@ -3,7 +3,7 @@ import math
 import numpy as np, pandas as pd
 from PIL import Image
 from fastai.torch_core import TensorImageBase
-from fastrobust.metrics import label_precision_recall
+from fastrobust.labels.metrics import label_precision_recall
 from fastrobust.labels.mixtures import SmallLossSplit, small_loss_split
 
 __all__ = ['plot_loss_split', 'plot_selection', 'plot_disagreement', 'plot_noise_matrices', 'plot_label_issues']

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastai.torch_core import get_random_states, set_random_states
 from fastrobust.basics import robust_warn, target_vocab
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import given_labels, with_labels
@@ -17,6 +16,7 @@ from fastrobust.labels.outoffold import _code, _name
 from fastrobust.labels.outofsample import need_probs, warn_in_sample
 from fastrobust.labels.planting import KINDS, plant_labels
 from fastrobust.labels.reviewing import item_names
+from fastrobust.resting import keep_random
 
 __all__ = ['noise_report', 'estimate_tau', 'Tau']
 
@@ -131,14 +131,12 @@ def _remembered(dls, y, method, maker):
 
 def _warmed_up(make_learner, dls, epochs):
     "Losses of the training items after a short training on all of them, and their mixture"
-    states = get_random_states()
-    try:
+    with keep_random():
         learn = make_learner(dls)
         dl = dls.train.new(shuffle=False, drop_last=False)
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(epochs)
             preds,targs = learn.get_preds(dl=dl)[:2]
-    finally: set_random_states(**states)
     preds = preds.as_subclass(torch.Tensor).float()
     l = F.nll_loss(preds.clamp(min=1e-9).log(), targs.as_subclass(torch.Tensor).long(), reduction='none').numpy()
     split = small_loss_split(np.minimum(l, np.quantile(l, .999)))

@@ -1,20 +1,18 @@
 "Noisy labels in fastai: loaders and a `DataBlock` whose training items have given labels, and images if need be"
-import copy
 import numpy as np
 import torch
-from fastcore.foundation import L
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.tabular.core import Tabular
-from fastrobust.data.arrays import ArrayItems, _check_like
+from fastrobust.data.arrays import ArrayItems, check_like
+from fastrobust.data.copying import dls_like, loader_like, relabelled
 from fastrobust.data.givenlists import GivenLabels, NoisyDatasets, OpenInputs
+from fastrobust.data.reading import Part, label_vocab, target
 from fastrobust.noise.human import match_record
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.record import NoiseRecord
-from fastrobust.noise.show import WrongCategory, attach as _attach
-from fastrobust.data.reading import Part, codes as _codes, label_vocab, table_with, target as _target  # noqa: F401
 
-__all__ = ['NoisyDataBlock', 'add_label_noise', 'NoisyDatasets', 'GivenLabels', 'WrongCategory']
+__all__ = ['NoisyDataBlock', 'add_label_noise']
 
 # --- the law on a dataset --------------------------------------------------------------------------------------------
 def _draw(noise, part, y, vocab, stream=0):
@@ -41,20 +39,6 @@ def _records(noise, train, valid, vocab):
     return rec
 
 # --- loaders ---------------------------------------------------------------------------------------------------------
-def _relabel(ds, rec, n=None, y=None):
-    "`ds` with labels `y`, or those of `rec`; neither: as it was, but its test sets show given labels of training items"
-    y = rec.y_noisy if y is None and rec is not None else y
-    if isinstance(ds, Tabular): return ds if y is None else table_with(ds, y)
-    if y is None and (type(ds) is not Datasets or len(ds.tls) != n): return ds
-    if isinstance(ds.items, ArrayItems):
-        if y is None: return ds
-        it = ds.items
-        it = ArrayItems(it.x, torch.from_numpy(y.copy()).to(it.y.device), it.vocab, it.rows)
-        tls = [tl._new(it, split_idx=tl.split_idx) for tl in ds.tls]
-    else: tls = [*ds.tls[:-1], GivenLabels.of(ds.tls[-1], None if y is None else y.copy())]
-    if y is None: return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
-    return NoisyDatasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type, noise=rec)
-
 def _open_set(ds, rec, codes=None):
     "`ds` with the foreign images of `rec` at `codes`; None: as it was, but its test sets show them for training items"
     if not rec.is_open.any(): return ds
@@ -69,32 +53,12 @@ def _open_set(ds, rec, codes=None):
     elif codes is None: return ds
     else:
         it,i = ds.items,torch.from_numpy(np.flatnonzero(codes >= 0))
-        _check_like(rec.images.shape[1:], it.x.shape[1:], 'images', strict=True)
+        check_like(rec.images.shape[1:], it.x.shape[1:], 'images', strict=True)
         x = it.x.clone()
         x[i.to(x.device)] = rec.images[codes[i]].to(x.device)
         it = ArrayItems(x, it.y, it.vocab, it.rows)
         tls = [tl._new(it, split_idx=tl.split_idx) for tl in ds.tls]
     return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
-
-def _like(dl, ds):
-    "A copy of `dl` over `ds`: same type, random stream, weights and transforms; changing one leaves the other alone"
-    res = copy.copy(dl)
-    for k,v in vars(dl).items():  # its bound methods, e.g. left by show_batch(unique=True)
-        if getattr(v, '__self__', None) is dl or k in ('show_batch', 'it', '_DataLoader__idxs'): delattr(res, k)
-    res.dataset,res.rng,res.fake_l = ds,copy.copy(dl.rng),copy.copy(dl.fake_l)
-    res.fake_l.d = res.fake_l.default = res
-    res.fake_l.dataset = res.fake_l
-    for nm in ('after_item', 'before_batch', 'after_batch'):
-        p = copy.copy(getattr(dl, nm))
-        if hasattr(p, 'fs'): p.fs = L(list(p.fs))
-        setattr(res, nm, p)
-    return res
-
-def _copy(dls):
-    "A shallow copy, without what was estimated from the old labels and images"
-    new = copy.copy(dls)
-    for k in ('noise_estimate', 'noise_estimate_of', 'noise_estimate_by'): vars(new).pop(k, None)
-    return new
 
 def add_label_noise(
     dls:DataLoaders,        # Loaders with a single-label target; they and their datasets stay as they are
@@ -120,11 +84,11 @@ def add_label_noise(
         res = old.compose(rec)
         res.valid = old.valid if rec.valid is None else rec.valid if old.valid is None else old.valid.compose(rec.valid)
         res.log_true,rec = rec.log_true or old.log_true,res
-    new = _copy(dls)
-    new.loaders = [_like(dls.train, _relabel(train, rec))]
-    if valid is not None: new.loaders.append(_like(dls.valid, _relabel(valid, rec.valid, n)))
+    new = dls_like(dls)
+    new.loaders = [loader_like(dls.train, relabelled(train, rec))]
+    if valid is not None: new.loaders.append(loader_like(dls.valid, relabelled(valid, rec.valid, n)))
     new.loaders += list(dls.loaders[2:])
-    return _attach(new, rec)
+    return rec.attach(new)
 
 class NoisyDataBlock(DataBlock):
     "A `DataBlock` with corrupted training labels, in `datasets` and `dataloaders` alike; their `.noise` is the record"
@@ -140,7 +104,7 @@ class NoisyDataBlock(DataBlock):
     def datasets(self, source, verbose=False):
         "Datasets of `source` with noisy training labels"
         ds = super().datasets(source, verbose=verbose)
-        tl,(a,*rest) = _target(ds, 'the DataBlock'),[list(s) for s in ds.splits]
+        tl,(a,*rest) = target(ds, 'the DataBlock'),[list(s) for s in ds.splits]
         rec = _records(self.noise, Part(ds, self.item_tfms, 'the DataBlock', a),
                        Part(ds, self.item_tfms, 'the DataBlock', rest[0]) if rest else None, tl.vocab)
         given,foreign = np.full(len(ds), -1),np.full(len(ds), -1)

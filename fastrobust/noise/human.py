@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.noise.matrices import CIFAR100_COARSE
-from fastrobust.noise.record import NoiseRecord, int_labels
+from fastrobust.noise.record import NoiseRecord
+from fastrobust.data.reading import int_labels
 
 __all__ = ['cifar_n', 'load_labels']
 

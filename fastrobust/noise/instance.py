@@ -2,13 +2,12 @@
 # PMD: Xia et al., Part-dependent Label Noise, https://arxiv.org/abs/2006.07836. Dependent: LogitClip's official code.
 # Model: Chen et al., Beyond Class-Conditional Assumption (SEAL), https://arxiv.org/abs/2012.05458
 import math
-from contextlib import nullcontext
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import get_random_states, set_random_states, to_device
 from fastrobust.noise.matrices import check_rate
-from fastrobust.noise.record import int_labels
+from fastrobust.data.reading import int_labels
+from fastrobust.inference.passes import training_probs
 from fastrobust.training.recording import fit_starts
 
 __all__ = ['pmd_rows', 'mean_probs', 'AverageProbs']
@@ -166,21 +165,6 @@ def model(noise, y, c, X, rng, vocab):
     return out, None
 
 # --- a model's probabilities -----------------------------------------------------------------------------------------
-@torch.no_grad()
-def _train_probs(learn):
-    "softmax over the training set by position: validation transforms, eval mode; nothing else changes"
-    states,modes,out = get_random_states(),[(m, m.training) for m in learn.model.modules()],[]
-    try:
-        dl = learn.dls.train.new(shuffle=False, drop_last=False)
-        quiet = getattr(dl.dataset, 'set_split_idx', None)      # a table has no transforms that differ
-        learn.model.eval()
-        with quiet(1) if quiet else nullcontext():
-            for b in dl: out.append(learn.model(*to_device(b[:dl.n_inp], learn.dls.device)).float().softmax(1).cpu())
-    finally:
-        for m,t in modes: m.training = t
-        set_random_states(**states)
-    return torch.cat(out).double().numpy()
-
 class AverageProbs(Callback):
     "Averages the probabilities of the training items over the epochs, one more pass each: `.probs` (n,c) by position"
     remove_on_fetch = True
@@ -190,7 +174,7 @@ class AverageProbs(Callback):
 
     def after_epoch(self):
         if not self.on: return
-        self.probs,self.n = (self.probs*self.n + _train_probs(self.learn))/(self.n+1),self.n+1
+        self.probs,self.n = (self.probs*self.n + training_probs(self.learn, 'AverageProbs'))/(self.n+1),self.n+1
 
 def mean_probs(
     source  # A fitted Learner (with `AverageProbs`: over its epochs; else as it is), an array (n,c) or a list of them
@@ -198,7 +182,7 @@ def mean_probs(
     "Averaged probabilities for model-based noise"
     if hasattr(source, 'dls'):
         cb = next((o for o in source.cbs if isinstance(o, AverageProbs) and getattr(o, 'n', 0)), None)
-        return _train_probs(source) if cb is None else cb.probs.copy()
+        return training_probs(source, 'model noise') if cb is None else cb.probs.copy()
     ps = source if isinstance(source, (list, tuple)) and np.ndim(source[0]) == 2 else [source]
     p = np.mean([np.asarray(o.detach().cpu() if hasattr(o, 'detach') else o, dtype=np.float64) for o in ps], axis=0)
     if p.ndim != 2 or not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(1)-1).max() > 1e-3:

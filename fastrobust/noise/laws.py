@@ -7,9 +7,10 @@ import numpy as np
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.noise import instance
 from fastrobust.noise.human import match_record, read_labels
-from fastrobust.noise.matrices import (CLASS_MAPS, MATRIX_KINDS, check_n, check_rate, check_T, learnable, noise_matrix,
-                                      switch)
-from fastrobust.noise.record import NoiseRecord, int_labels
+from fastrobust.noise.matrices import (CLASS_MAPS, MATRIX_KINDS, check_n, check_rate, check_T,
+                                       learnable, noise_matrix, switch)
+from fastrobust.noise.record import NoiseRecord
+from fastrobust.data.reading import int_labels
 from fastrobust.data.auxrows import as_uint8
 
 __all__ = ['noise_matrix', 'NoisyLabels', 'NOISE_KINDS', 'CLASS_MAPS']

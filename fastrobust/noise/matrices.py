@@ -5,7 +5,7 @@
 from numbers import Integral, Real
 import numpy as np
 from fastrobust.basics import nearest, robust_warn
-from fastrobust.noise.record import int_labels
+from fastrobust.data.reading import int_labels
 
 __all__ = ['noise_matrix', 'T_dirichlet', 'T_trace', 'T_from_confusion', 'learnable', 'CLASS_MAPS', 'SUPERCLASS_MAPS',
            'CIFAR100_COARSE']

@@ -4,23 +4,11 @@ import numpy as np
 import torch
 from fastai.torch_core import flatten_check
 from fastrobust.basics import batch_idxs, robust_warn
+from fastrobust.data.reading import int_labels
+from fastrobust.noise.show import attach
 from fastrobust.training.recording import ColumnsCallback, fit_starts
 
 __all__ = ['NoiseRecord', 'TrueAccuracy']
-
-def int_labels(y, n=None):
-    "A fresh int64 copy of class indices `y`, checked to lie in [0,n)"
-    y = np.asarray(y.detach().cpu() if hasattr(y, 'detach') else y)
-    if y.ndim != 1 or not len(y):
-        raise ValueError(f"labels must be a non-empty 1-d array of ints, got shape {y.shape}. Pass one int per sample.")
-    if y.dtype.kind not in 'iu':
-        nan = ' with NaN' if y.dtype.kind == 'f' and np.isnan(y).any() else ''
-        raise TypeError(f"labels must be ints in [0,n_classes), got dtype {y.dtype}{nan}. Encode names with the vocab.")
-    y = y.astype(np.int64, copy=True)
-    if y.min() < 0 or (n is not None and y.max() >= n):
-        hi = 'n_classes' if n is None else n
-        raise ValueError(f"labels must lie in [0,{hi}), got {y.min()} to {y.max()}. n_classes is the vocab's size.")
-    return y
 
 class NoiseRecord:
     "True and given labels by position, the law that was asked for, and the rates: nominal and realised"
@@ -79,6 +67,10 @@ class NoiseRecord:
     def cbs(self):
         "The callbacks that a learner on these loaders should have: `TrueAccuracy` with noisy_valid='both', else none"
         return [TrueAccuracy()] if self.log_true and self.valid is not None else []
+
+    def attach(self, dls):
+        "Give `dls`, whose training labels these are, this record and a `show_batch` that tells given from true labels"
+        return attach(dls, self)
 
     def compose(self, new):
         "The record of `new`, noise drawn on top of our given labels"

@@ -5,7 +5,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 from fastrobust.basics import need_number
-from fastrobust.inference.passes import _as_it_was
+from fastrobust.resting import at_rest
 
 __all__ = ['msp_score', 'maxlogit_score', 'energy_score', 'odin_score', 'gen_score', 'OODScore', 'MSP', 'MaxLogit',
            'Energy', 'ODIN', 'GEN']
@@ -153,7 +153,7 @@ class ODIN(OODScore):
     def input_step(self, model, x):
         "x + eps sign(d ln max softmax(z/T) / dx): the score rises, more so for known images; None for eps = 0"
         if not self.eps: return None
-        with _as_it_was(model), torch.inference_mode(False), torch.enable_grad():
+        with at_rest(model), torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone().requires_grad_()
             z = model(x.clone())            # a layer that writes in place may not write into a leaf
             z = (z[0] if isinstance(z, (tuple, list)) else z).float()

@@ -5,11 +5,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from fastrobust.basics import target_vocab
-from fastrobust.inference.collect import collect, loaders_of
+from fastrobust.inference.collect import collect
+from fastrobust.inference.loaders import loaders_of, need_image
+from fastrobust.inference.passes import AtRest
 from fastrobust.ood.metrics import auroc, fpr_at_tpr
 from fastrobust.ood.report import ood_report
 from fastrobust.reporting.report import Picture
-from fastrobust.inference.passes import _as_it_was, _image, parts, quietly
 
 __all__ = ['show_unknowns']
 
@@ -18,14 +19,13 @@ _ME,_UNKNOWN,_KNOWN = 'show_unknowns','#D55E00','#0072B2'
 def pictures(learn, data, ids, who=_ME):
     "The images of `data` at positions `ids`, pixels in [0,1] as they are before Normalize, (h,w,c) each"
     ids,found,at = list(ids),{},0
-    with _as_it_was(learn.model):
+    with AtRest(learn, who) as rest:
         for dl in loaders_of(learn, data, who)[0]:
-            with quietly(dl) as (new,_):
-                for b in new:
-                    x = _image(parts(b, getattr(new, 'n_inp', None))[0], who)
-                    found.update({i: x[i-at].as_subclass(Tensor).cpu() for i in ids if at <= i < at+len(x)})
-                    at += len(x)
-                    if len(found) == len(set(ids)): return [_pixels(found[i]) for i in ids]
+            for xb,_ in rest.read(dl, cut=True):
+                x = need_image(xb, who)
+                found.update({i: x[i-at].as_subclass(Tensor).cpu() for i in ids if at <= i < at+len(x)})
+                at += len(x)
+                if len(found) == len(set(ids)): return [_pixels(found[i]) for i in ids]
     raise ValueError(f"{who} expected the same images in every pass, got {at} of them the second time. Give a loader "
                      "that does not sample.")
 

@@ -4,14 +4,17 @@ import torch
 from torch import Tensor
 from fastai.learner import Learner
 from fastrobust.basics import nearest, robust_warn, target_vocab
-from fastrobust.inference.collect import Seen, check_form, loaders_of, own_loader, walk
+from fastrobust.inference.collect import walk
+from fastrobust.inference.keys import Seen
+from fastrobust.inference.loaders import check_form, loaders_of, own_loader
+from fastrobust.inference.notes import Bar, warn_callbacks
 from fastrobust.ood.result import OODReport
 from fastrobust.ood.scores import OODScore, get_score
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.auxrows import OpenSet
-from fastrobust.data.openset import _array, _names, _parts, seen_before, shared_with
+from fastrobust.data.openset import array_of, names_shown, parts_of, seen_before, shared_with
 from fastrobust.training.objective import Technique
-from fastrobust.inference.passes import Bar, _as_it_was, _warn_callbacks
+from fastrobust.resting import at_rest
 
 __all__ = ['ood_report']
 
@@ -58,7 +61,7 @@ def _check_unknown(learn, unknown):
     for name,data in unknown.items():
         check_form(data, f'{_ME} (set {name!r})')
         if isinstance(data, (np.ndarray, Tensor)) and not len(data): continue       # refused when it is read
-        shown = _names(data, _parts(data) if isinstance(data, OpenSet) else [data])
+        shown = names_shown(data, parts_of(data) if isinstance(data, OpenSet) else [data])
         known = [v for k,v in shown.items() if k in vocab]
         if known:
             raise ValueError(f"expected unknown images, got classes of the learner in set {name!r}: "
@@ -85,7 +88,7 @@ def _check_apart(name, seen, known, fit=None):
 def _training(learn, notes):
     "Digests of training images kept in memory, to which unknown ones are compared; of files a note that they are not"
     dl = own_loader(learn, 0)
-    x = None if dl is None else _array(dl)
+    x = None if dl is None else array_of(dl)
     if x is None:
         notes.append("Unknown images were not compared with the training images, which are not in memory or not there.")
         return None
@@ -104,7 +107,7 @@ def _tap(learn, known, scorers, default, notes):
     "The `FeatureTap` that the scores of features need, if any is asked for"
     wanted = [k for k,s in scorers.items() if s.features]
     if not wanted: return None
-    with _as_it_was(learn.model): dl = loaders_of(learn, known, f'{_ME} (known images)')[0][0]
+    with at_rest(learn.model): dl = loaders_of(learn, known, f'{_ME} (known images)')[0][0]
     tap = feature_tap(learn, dl)
     if tap is not None: return tap
     why = (f"the logits of this {type(learn.model).__name__} are not what one linear layer makes of features (a head "
@@ -149,7 +152,7 @@ def _need_logits(z):
 def _unnamed(learn, unknown):
     "A note on sets whose classes nobody told, where auxiliary classes were trained on"
     if not getattr(learn, 'open_sets_seen', None): return []
-    sets = [k for k,v in unknown.items() if not _names(v, _parts(v))]
+    sets = [k for k,v in unknown.items() if not names_shown(v, parts_of(v))]
     return [f"What {', '.join(sets)} show is not known, so whether auxiliary images of the training show the same was "
             "judged by files and pixels alone. OpenSet(images, classes) names it."] if sets else []
 
@@ -202,8 +205,8 @@ def ood_report(
     if known is None:
         raise ValueError("expected known images, got a learner without a validation set (an exported one has lost it): "
                          "unknown images alone tell nothing. Give known ones as `dl`, e.g. `learn.dls.test_dl(files)`.")
-    _warn_callbacks(learn, _ME)
-    with _as_it_was(learn.model): _check_unknown(learn, unknown)
+    warn_callbacks(learn, _ME)
+    with at_rest(learn.model): _check_unknown(learn, unknown)
     tap = _tap(learn, known, scorers, default, notes)
     fit_data,wanted = _fit_data(learn, fit_dl, scorers, default, notes)
     names,bar = list(scorers),Bar(learn, len(unknown)+1+bool(wanted))

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 from fastrobust.images.augmixing import apply_augmix, draw_augmix
-from fastrobust.basics import PixelSpace
+from fastrobust.pixels import PixelSpace
 from fastrobust.images.ops import AUGMIX_OPS, apply_ops, check_images
 from fastrobust.reporting.report import Picture
 
@@ -15,7 +15,7 @@ _colors = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00'] # O
 _units = dict(posterize='{:.0f} bits', rotate='{:.0f}°', solarize='from {:.0f}', shear_x='{:.2f}', shear_y='{:.2f}',
               translate_x='{:.0f} px', translate_y='{:.0f} px', autocontrast='', equalize='')
 
-def _one_image(img):
+def one_image(img):
     "`img` as uint8 (1,c,h,w): PIL image, array (h,w[,c]), tensor (h,w), (c,h,w) or (1,c,h,w)"
     if not isinstance(img, Tensor):
         a = np.array(img)
@@ -51,7 +51,7 @@ def show_augmix(
     generator=None     # torch.Generator on the CPU; None: torch's own
 )->Figure:
     "What AugMix does to one image: every chain step by step, the chains' weights, their mix, and the view"
-    x = _one_image(img)
+    x = one_image(img)
     d = draw_augmix(1, severity, width, depth, alpha, all_ops, generator, tuple(x.shape[-2:]))
     k,n = d.op.shape[1:]
     fig = Picture(figsize=(1.8*(n+4), 1.85*k + .2), layout='constrained')

@@ -1,14 +1,12 @@
 "One cell of a corruption report, all images under one corruption and severity: measured, kept on disk, found again"
-import base64, csv, hashlib, re
+import base64, csv
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from fastai.callback.fp16 import MixedPrecision
-from fastrobust import __version__
-from fastrobust.basics import pixel_space
-from fastrobust.calibration.metrics import binned_gap
+from fastrobust.inference.passes import wrong
+from fastrobust.metrics import binned_gap
 from fastrobust.reporting.report import saving
 
 __all__ = ['ShiftCell']
@@ -28,16 +26,6 @@ class ShiftCell(NamedTuple):
         conf,right = rows.double().numpy().T
         return cls(right == 0, binned_gap(conf, right, 15, 1), binned_gap(conf, right, 100, 2))
 
-def wrong(z, y):
-    "Whether the predictions of a batch of logits are wrong, bool (b,); refuses what cannot be counted"
-    if not torch.isfinite(z).all():
-        raise ValueError(f"expected finite logits, got NaN or inf for {int((~torch.isfinite(z)).any(1).sum())} of "
-                         f"{len(z)} images. Has the training diverged? In mixed precision try `learn.to_fp32()`.")
-    if y.min() < 0 or y.max() >= z.shape[1]:
-        raise ValueError(f"expected labels in 0..{z.shape[1]-1}, one output of the model each, got {int(y.min())} "
-                         f"to {int(y.max())}. Are the classes those of the training?")
-    return z.argmax(1) != y
-
 def keeper(learn):
     "What to keep of a batch of logits: the confidence in the predicted class, and whether it is right (b,2)"
     act = getattr(learn.loss_func, 'activation', None)
@@ -47,42 +35,6 @@ def keeper(learn):
         if p.shape != z.shape or not ((p.sum(1)-1).abs() < 1e-3).all() or (p < 0).any(): p = z.softmax(1)
         return torch.stack([p.gather(1, z.argmax(1)[:, None])[:, 0], (~err).float()], 1)
     return keep
-
-# --- who measured what -----------------------------------------------------------------------------------------------
-def model_key(learn):
-    "Digest of the network, its weights, what normalises its images and its precision: another model has another"
-    h,px = hashlib.blake2b(digest_size=12),pixel_space(learn.dls)
-    norm = [o.flatten().tolist() for o in (px.mean, px.std) if o is not None]
-    amp = [str(cb.amp_mode) for cb in learn.cbs if isinstance(cb, MixedPrecision)]
-    h.update(repr((__version__, amp, norm, re.sub('0x[0-9a-f]+', '', repr(learn.model)))).encode())
-    for k,v in learn.model.state_dict().items():
-        h.update(k.encode())
-        v = v.detach().cpu().contiguous().reshape(-1) if isinstance(v, Tensor) else v
-        h.update(v.view(torch.uint8).numpy().tobytes() if isinstance(v, Tensor) else repr(v).encode())
-    return h.hexdigest()
-
-def activation_key(learn):
-    "What the loss's activation makes of a few logits: another temperature is another learner, as its confidence is"
-    act,z = getattr(learn.loss_func, 'activation', None),torch.linspace(-3, 3, max(2, getattr(learn.dls, 'c', 0) or 2))
-    try: return [round(v, 6) for v in act(z[None]).flatten().tolist()] if callable(act) else None
-    except Exception: return 'not for logits'       # its report takes the softmax
-
-def files_key(folder):
-    "Names, sizes and times of the files of published corruptions"
-    stats = [(p.name, p.stat()) for p in sorted(Path(folder).iterdir())]
-    return [(k, s.st_size, s.st_mtime_ns) for k,s in stats]
-
-class Peek:
-    "A `change` that changes nothing and remembers the size of the images and a digest of their pixels"
-    def __init__(self): self.h,self.shape = hashlib.blake2b(digest_size=12),None
-    def __call__(self, x, ids):
-        self.shape = tuple(x.shape[1:])
-        self.h.update((x*255).round().to(torch.uint8).cpu().numpy().tobytes())
-        return x
-    @property
-    def key(self): return self.h.hexdigest()
-
-def digest(*parts): return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
 # --- kept on disk ----------------------------------------------------------------------------------------------------
 _COLUMNS = ['key', 'corruption', 'severity', 'n', 'error', 'ece', 'rms', 'wrong']

@@ -7,9 +7,10 @@ import numpy as np
 from fastrobust.basics import nearest, plain_dl, robust_warn
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
-from fastrobust.shift.cells import (CellFile, Peek, ShiftCell, activation_key, digest, files_key, keeper,
-                                    model_key)
-from fastrobust.inference.passes import Bar, noisy_labels_note, passes
+from fastrobust.shift.cells import CellFile, ShiftCell, keeper
+from fastrobust.inference.keys import Peek, activation_key, digest, files_key, model_key
+from fastrobust.inference.notes import Bar, noisy_labels_note
+from fastrobust.inference.passes import passes
 from fastrobust.shift.result import CorruptionReport
 
 __all__ = ['corruption_report']

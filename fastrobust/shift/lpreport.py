@@ -10,8 +10,9 @@ from fastrobust.images.lpballs import perturbed
 from fastrobust.images.lpsets import as_lp_set, lp_sets, norm_name
 from fastrobust.reporting.report import Report
 from fastrobust.shift.metrics import ice
-from fastrobust.shift.cells import wrong
-from fastrobust.inference.passes import Bar, noisy_labels_note, passes
+from fastrobust.inference.passes import wrong
+from fastrobust.inference.notes import Bar, noisy_labels_note
+from fastrobust.inference.passes import passes
 
 __all__ = ['lp_report', 'lp_change']
 

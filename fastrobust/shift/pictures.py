@@ -5,11 +5,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from fastrobust.basics import PixelSpace, need_number
+from fastrobust.pixels import PixelSpace
+from fastrobust.basics import need_number
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
 from fastrobust.images.lpballs import lp_noise
-from fastrobust.shift.augmixpicture import _one_image
+from fastrobust.shift.augmixpicture import one_image
 from fastrobust.reporting.report import Picture
 from fastrobust.shift.charts import GROUP_COLORS, GROUP_OF, spoken
 
@@ -19,7 +20,7 @@ def _uint8(img, who):
     "One image as uint8 (1,c,h,w)"
     x = img if isinstance(img, Tensor) else torch.from_numpy(np.array(img))
     if not isinstance(img, Tensor) and x.ndim == 3: x = x.permute(2, 0, 1)
-    return _one_image(PixelSpace().to_uint8(x.as_subclass(Tensor), who) if x.is_floating_point() else x)
+    return one_image(PixelSpace().to_uint8(x.as_subclass(Tensor), who) if x.is_floating_point() else x)
 
 def _array(x): return x[0].permute(1, 2, 0).numpy()
 def _gray(a): return a[..., 0] if a.shape[-1] == 1 else a

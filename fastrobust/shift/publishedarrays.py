@@ -5,32 +5,29 @@ from numbers import Integral
 from pathlib import Path
 import numpy as np
 import torch
-from fastai.data.core import Datasets, TfmdLists
-from fastai.data.transforms import Categorize, IntToFloatTensor, ItemGetter, ToTensor
-from fastai.torch_core import TensorImageBW, get_random_states, set_random_states
-from fastai.vision.core import PILImage, PILImageBW
-from fastrobust.basics import nearest, plain_dl, robust_warn, target_vocab
+from fastrobust.basics import nearest, target_vocab
 from fastrobust.images.corruptions.tables import GROUPS
-from fastrobust.data.arrays import ArrayDL, ArrayItems, _codes, _pixels
+from fastrobust.data.arrays import ArrayDL, ArrayItems, as_pixels, codes_in
+from fastrobust.inference.loaders import learners_loader
 
 __all__ = ['CorruptedArrays']
 
-_SEVERITIES = range(1, 6)
+SEVERITIES = range(1, 6)
 _KNOWN = {**GROUPS, 'C-bar': ('blue_noise_sample', 'brownish_noise', 'checkerboard_cutout', 'circular_motion_blur',
           'inverse_sparkles', 'lines', 'pinch_and_twirl', 'ripple', 'sparkles', 'transverse_chromatic_abberation')}
 
 # --- what both readers share -----------------------------------------------------------------------------------------
-def _folder(folder, what):
+def need_folder(folder, what):
     path = Path(folder)
     if path.is_dir(): return path
     got = 'an archive: unpack it, and give the folder' if path.is_file() else 'which does not exist. Check the path'
     raise ValueError(f"expected the folder of {what}, got {str(folder)!r}, {got}.")
 
-def _usual_order(names):
+def usual_order(names):
     usual = [o for group in _KNOWN.values() for o in group]
     return tuple([o for o in usual if o in names] + sorted(set(names) - set(usual)))
 
-def _grouped(names):
+def grouped(names):
     "Lines for a print: names by group, and which of a group begun are missing"
     lines = []
     for group,known in _KNOWN.items():
@@ -39,43 +36,13 @@ def _grouped(names):
     own = [o for o in names if not any(o in known for known in _KNOWN.values())]
     return lines + ([f"other: {', '.join(own)}"] if own else [])
 
-def _cell(names, name, severity):
+def need_cell(names, name, severity):
     if name not in names:
         raise ValueError(f"expected a corruption of this folder, got {name!r}. {nearest(name, names)}")
-    if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in _SEVERITIES:
+    if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in SEVERITIES:
         raise ValueError(f"expected `severity` as a whole number from 1 to 5, got {severity!r}. Clean images are not "
                          "among these files: take your own test set.")
     return int(severity)
-
-def _resizes_to(step, size):
-    "Whether the transform `step` makes images of (h,w) `size`: on such images it could only crop an enlargement"
-    own = getattr(step, 'size', None)       # fastai's item transforms keep (w,h)
-    return isinstance(own, (tuple, list)) and tuple(own) == tuple(size)[::-1]
-
-def _loader(learn, pairs, size, bs, cls, channels=None):
-    "Loader over `pairs(vocab)` of image and label with the learner's transforms; images of its size stay as they are"
-    dl = plain_dl(learn.dls.valid)
-    fs = list(getattr(getattr(dl, 'after_batch', None), 'fs', []) or [])
-    if not any(isinstance(f, IntToFloatTensor) for f in fs):
-        raise TypeError("expected a learner on fastai image loaders, whose batch transforms start with "
-                        f"IntToFloatTensor, got {type(dl).__name__} with {[type(f).__name__ for f in fs]}. "
-                        "Build its dls with array_dls, ImageDataLoaders or a DataBlock.")
-    types = str(getattr(dl, '_types', ''))
-    grey = dl.im_shape[0] == 1 if getattr(dl, 'im_shape', None) else TensorImageBW.__name__ in types
-    if channels is not None and grey != (channels == 1):
-        raise ValueError(f"expected images of {'one channel' if grey else 'three channels'}, as in training, got "
-                         f"{channels}. Use the arrays made from the data the learner was trained on.")
-    items = [f for f in dl.after_item.fs if not isinstance(f, ToTensor) and not _resizes_to(f, size)]
-    shape = getattr(dl, 'im_shape', None)
-    if shape and not items and tuple(shape[1:]) != tuple(size):
-        robust_warn(f"the images are {tuple(size)} pixels, the training images {tuple(shape[1:])}: used as they are.")
-    vocab = target_vocab(learn.dls)
-    steps = [ItemGetter(0), (PILImageBW if grey else PILImage).create],[ItemGetter(1), Categorize(vocab, sort=False)]
-    state,todo = get_random_states(),pairs(vocab)     # a new loader draws a seed of its own
-    try:
-        return dl.new(Datasets(tls=[TfmdLists(todo, t, split_idx=1) for t in steps]), cls=cls, bs=bs or dl.bs,
-                      shuffle=False, drop_last=False, after_item=[ToTensor(), *items])
-    finally: set_random_states(**state)
 
 # --- CIFAR-C: one array per corruption -------------------------------------------------------------------------------
 class CorruptedArrays:
@@ -85,7 +52,7 @@ class CorruptedArrays:
         names=None, # Which corruptions; None: every .npy file but the labels
         vocab=None  # Class name of each label 0,1,..; None: labels are positions in the learner's vocab, or its classes
     ):
-        self.folder,self.vocab = _folder(folder, '<name>.npy files'),vocab
+        self.folder,self.vocab = need_folder(folder, '<name>.npy files'),vocab
         names = [names] if isinstance(names, str) else names
         found = [p.stem for p in self.folder.glob('*.npy') if p.stem != 'labels']
         if not found:
@@ -94,7 +61,7 @@ class CorruptedArrays:
         for o in names or ():
             if o not in found:
                 raise ValueError(f"expected `names` of .npy files in this folder, got {o!r}. {nearest(o, found)}")
-        self.names = _usual_order(names or found)
+        self.names = usual_order(names or found)
         self.labels = self._read_labels()
         self.shape = self._open(self.names[0]).shape[1:]
         for name in self.names: self._open(name)
@@ -152,7 +119,7 @@ class CorruptedArrays:
         severity:int    # 1 to 5
     ):
         "Images (n,h,w,c) of one cell, uint8, memory-mapped: rows (severity-1)*n to severity*n of the file"
-        s = _cell(self.names, name, severity)
+        s = need_cell(self.names, name, severity)
         a = self._open(name)[(s-1)*self.n : s*self.n]
         return a if a.ndim == 4 else a[..., None]
 
@@ -161,14 +128,14 @@ class CorruptedArrays:
     ):
         "Positions (n,) of the labels in the vocab of `learn`, int64"
         labels = self.labels.tolist() if self.vocab is None else [self.vocab[i] for i in self.labels]
-        return _codes(labels, target_vocab(learn.dls), 'labels.npy').numpy()
+        return codes_in(labels, target_vocab(learn.dls), 'labels.npy').numpy()
 
     def check(self,
         y   # True labels (n,) of your test set, in its order
     ):
         "Refuse test labels that are not those of these files, item by item; returns self"
         y = y.cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
-        if self.vocab is not None and y.dtype.kind in 'UO': y = _codes(y.tolist(), list(self.vocab), 'y').numpy()
+        if self.vocab is not None and y.dtype.kind in 'UO': y = codes_in(y.tolist(), list(self.vocab), 'y').numpy()
         if y.shape != self.labels.shape:
             raise ValueError(f"expected the {self.n} labels of the test set, got shape {y.shape}. Give the whole test "
                              "set, not the training set or a part.")
@@ -186,9 +153,9 @@ class CorruptedArrays:
         bs=None         # Batch size; None: of the learner's validation loader
     ):
         "Loader of one cell with labels, for `learn.get_preds(dl=..)` or `learn.validate(dl=..)`"
-        x = _pixels(self.images(name, severity), f'{name}.npy')
+        x = as_pixels(self.images(name, severity), f'{name}.npy')
         def pairs(vocab): return ArrayItems(x, torch.from_numpy(self.codes(learn)), vocab)
-        return _loader(learn, pairs, x.shape[-2:], bs, ArrayDL, x.shape[1])
+        return learners_loader(learn, pairs, x.shape[-2:], bs, ArrayDL, x.shape[1])
 
     def __len__(self): return len(self.names)
     def __repr__(self):
@@ -198,4 +165,4 @@ class CorruptedArrays:
             f"CorruptedArrays {self.folder}: {len(self)} corruptions x 5 severities x {n} images {shape} uint8",
             f"each <name>.npy: {rows}; the same {n} images in the same order",
             f"labels.npy: the same {n} labels five times, {len(np.unique(self.labels))} classes",
-            *_grouped(self.names)])
+            *grouped(self.names)])

@@ -4,7 +4,9 @@ from PIL import Image
 from fastai.data.core import TfmdDL
 from fastai.data.transforms import get_image_files
 from fastrobust.basics import nearest, robust_warn, target_vocab
-from fastrobust.shift.publishedarrays import _SEVERITIES, _cell, _folder, _grouped, _loader, _usual_order
+from fastrobust.inference.loaders import learners_loader
+from fastrobust.shift.publishedarrays import (SEVERITIES, grouped, need_cell, need_folder,
+                                              usual_order)
 
 __all__ = ['CorruptedFolders']
 
@@ -14,17 +16,17 @@ class CorruptedFolders:
         folder,     # Unpacked folder; images are listed when a cell is asked for
         vocab=None  # dict from folder of a class (wordnet id) to class of the learner; None: they are the same
     ):
-        self.folder,self.vocab = _folder(folder, "<corruption>/<severity>/<class>/ images"),vocab
+        self.folder,self.vocab = need_folder(folder, "<corruption>/<severity>/<class>/ images"),vocab
         subs = sorted(p for p in self.folder.glob('*') if p.is_dir())
         subs += sorted(q for p in subs for q in p.glob('*') if q.is_dir())     # the archives come as blur/, noise/ ..
-        cells = {p.name: p for p in subs if any((p/str(s)).is_dir() for s in _SEVERITIES)}
+        cells = {p.name: p for p in subs if any((p/str(s)).is_dir() for s in SEVERITIES)}
         if not cells:
             raise ValueError(f"expected <corruption>/<severity>/<class>/ in {str(self.folder)!r}, got none. Give the "
                              "folder that holds gaussian_noise/; for .npy files there is CorruptedArrays.")
         for name,p in cells.items():
-            lost = [s for s in _SEVERITIES if not (p/str(s)).is_dir()]
+            lost = [s for s in SEVERITIES if not (p/str(s)).is_dir()]
             if lost: raise ValueError(f"expected severities 1 to 5 of {name}, got none for {lost}. Unpack it again.")
-        self.names,self._dirs,self._first = _usual_order(cells),cells,None
+        self.names,self._dirs,self._first = usual_order(cells),cells,None
         self._first = self._list(self.names[0], 1)
 
     @property
@@ -52,7 +54,7 @@ class CorruptedFolders:
         severity:int    # 1 to 5
     ):
         "Paths of the images of one cell, in the order of `labels`"
-        s = _cell(self.names, name, severity)
+        s = need_cell(self.names, name, severity)
         return [self._dirs[name]/str(s)/o for o in self._list(name, s)]
 
     def as_dl(self,
@@ -72,10 +74,10 @@ class CorruptedFolders:
                              f"{lost[0]}): their images are left out.")
         pairs = [(f, to[l]) for f,l in zip(files, self.labels) if to[l] in known]
         with Image.open(pairs[0][0]) as im: size = im.size[::-1]
-        return _loader(learn, lambda vocab: pairs, size, bs, TfmdDL)
+        return learners_loader(learn, lambda vocab: pairs, size, bs, TfmdDL)
 
     def __len__(self): return len(self.names)
     def __repr__(self):
         return '\n'.join([f"CorruptedFolders {self.folder}: {len(self)} corruptions x 5 severities x {self.n} images",
                           f"<corruption>/<severity>/<class>/<image>, {len(self.classes)} classes, the same files in "
-                          "every cell", *_grouped(self.names)])
+                          "every cell", *grouped(self.names)])

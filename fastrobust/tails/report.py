@@ -6,8 +6,10 @@ from fastrobust.tails.charts import draw_tails
 from fastrobust.tails.accuracy import class_accuracy, class_means, group_accuracy
 from fastrobust.data.longtail import class_counts, head_mid_tail
 from fastrobust.reporting.report import Report
-from fastrobust.shift.cells import Peek, wrong
-from fastrobust.inference.passes import noisy_labels_note, passes, trained_note
+from fastrobust.inference.keys import Peek
+from fastrobust.inference.passes import wrong
+from fastrobust.inference.notes import noisy_labels_note, trained_note
+from fastrobust.inference.passes import passes
 
 __all__ = ['TailReport', 'tail_report', 'compare_tails']
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from fasttransform import DisplayedTransform
 from fastai.vision.core import TensorImage
 from fastrobust.images.augmixing import augmix, check_augmix
-from fastrobust.basics import PixelSpace, check_weight, pixel_space
+from fastrobust.pixels import PixelSpace, pixel_space
+from fastrobust.basics import check_weight
 from fastrobust.losses import jsd
 from fastrobust.training.objective import Technique
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
 from fastai.vision.core import TensorImage
-from fastrobust.basics import PixelSpace, need_number
+from fastrobust.pixels import PixelSpace
+from fastrobust.basics import need_number
 from fastrobust.images.corruptions.front import check_corruption, corrupt
 
 __all__ = ['CorruptionTransform']

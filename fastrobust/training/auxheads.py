@@ -4,7 +4,8 @@ from functools import partial
 from typing import NamedTuple
 import torch
 from torch import nn
-from fastai.torch_core import get_random_states, set_random_states
+from fastrobust.pixels import peek
+from fastrobust.resting import at_rest, keep_random
 from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
 
 __all__ = ['GridStage', 'find_stages', 'aux_head', 'AuxHeads', 'add_aux_heads']
@@ -29,7 +30,7 @@ class _Call(NamedTuple):
 
 def _trace(net, xb):
     "What `net` returns for `xb`, and that call with all calls inside; eval mode, nothing of the network changes"
-    names,modes = {m: k for k,m in net.named_modules()},[(m, m.training) for m in net.modules()]
+    names = {m: k for k,m in net.named_modules()}
     done,open_calls,hooks = Counter(),[[]],[]
     is_map = lambda o: isinstance(o, torch.Tensor) and o.ndim == 4
     def enter(m, args): open_calls.append([])
@@ -40,12 +41,10 @@ def _trace(net, xb):
         open_calls[-1].append(_Call(stage, area_in, any(p.ndim == 4 for p in m.parameters()), inside))
         done[m] += 1
     try:
-        net.eval()
         for m in names: hooks += [m.register_forward_pre_hook(enter), m.register_forward_hook(leave)]
-        with torch.no_grad(): z = net(*xb)
+        with at_rest(net): z = net(*xb)
     finally:
         for h in hooks: h.remove()
-        for m,t in modes: m.training = t
     return z,open_calls[0][0]
 
 def _areas(call): return [a for k in call.inside for a in ([k.stage.area] if k.stage else []) + _areas(k)]
@@ -148,13 +147,8 @@ _NO_GRID = "expected a convolutional net whose grid shrinks, to put auxiliary he
 _REMEDY = " Use a ResNet or another image network (nn.Conv2d), or a technique without such heads, such as ELR."
 
 def _two_rows(dls):
-    "The first two items of a batch, looked at without moving any loader or random stream"
-    dl = dls.valid if len(dls.loaders) > 1 and len(dls.valid) else dls.train
-    rng = getattr(dl, 'rng', None)
-    state = rng.getstate() if rng is not None else None
-    try: b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
-    finally:
-        if rng is not None: rng.setstate(state); dl.rng = rng
+    "The first two items of a batch"
+    b = peek(dls)
     n_inp = getattr(dls, 'n_inp', max(1, len(b)-1))
     return [x[:2].as_subclass(torch.Tensor) for x in b[:n_inp]]
 
@@ -167,9 +161,6 @@ def add_aux_heads(
     "`model` with auxiliary heads; random streams stay where they are"
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         raise ValueError(_NO_GRID + f"{type(model).__name__} without convolution over images." + _REMEDY)
-    states = get_random_states()
-    try:
-        p = next(model.parameters())
-        xb = [x.to(p.device, p.dtype) if x.is_floating_point() else x.to(p.device) for x in _two_rows(dls)]
-        return wrap_each(model, lambda net: AuxHeads(net, *xb, predict=predict, n_heads=n_heads))
-    finally: set_random_states(**states)
+    p = next(model.parameters())
+    xb = [x.to(p.device, p.dtype) if x.is_floating_point() else x.to(p.device) for x in _two_rows(dls)]
+    with keep_random(): return wrap_each(model, lambda net: AuxHeads(net, *xb, predict=predict, n_heads=n_heads))

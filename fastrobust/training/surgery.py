@@ -1,10 +1,10 @@
-"Model surgery that can be undone in any order, and small networks for teaching"
+"Model surgery that can be undone in any order: two networks as one, heads on the side, copies that start elsewhere"
 import copy
 from typing import NamedTuple
 import torch
 from torch import nn
 
-__all__ = ['Surgery', 'AuxOut', 'Twin', 'SurgeonSplit', 'unwrap', 'wrap_each', 'has_surgery', 'fresh_copy', 'small_cnn']
+__all__ = ['Surgery', 'AuxOut', 'Twin', 'SurgeonSplit', 'unwrap', 'wrap_each', 'has_surgery', 'fresh_copy']
 
 class AuxOut(NamedTuple):
     "What a network with auxiliary heads returns in training: main logits (bs,c) and the list of auxiliary ones"
@@ -98,20 +98,3 @@ class SurgeonSplit:
         if isinstance(model, Surgery): return model.groups(self)
         groups = list(self.base(model))     # fastai's default splitter gives one flat list of parameters
         return [groups] if groups and isinstance(groups[0], nn.Parameter) else [list(g) for g in groups]
-
-def small_cnn(
-    n_out:int,          # Number of classes
-    n_in:int=1,         # Channels of the images
-    width:int=32,       # Channels of every convolution
-    norm:str|None='bn', # 'bn', 'gn' (GroupNorm, 8 groups) or None
-    depth:int=4         # Convolutions; each of the first four halves the image
-):
-    "A plain convolutional net of torch layers only, for 28-64 px images: learns in a minute on a CPU"
-    norms = dict(bn=lambda: nn.BatchNorm2d(width), gn=lambda: nn.GroupNorm(8, width))
-    if norm not in (None, *norms): raise ValueError(f"`norm` must be 'bn', 'gn' or None, got {norm!r}.")
-    layers = []
-    for i in range(depth):
-        layers += [nn.Conv2d(width if i else n_in, width, 3, stride=2 if i < 4 else 1, padding=1, bias=norm is None)]
-        layers += [norms[norm]()] if norm else []
-        layers += [nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_out))

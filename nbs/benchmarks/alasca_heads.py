@@ -14,7 +14,7 @@ from fastrobust.noise.laws import NoisyLabels               # noqa: E402
 from fastrobust.noise.block import add_label_noise      # noqa: E402
 from fastrobust.samples import sample_data             # noqa: E402
 from fastrobust.losses import CrossEntropy                  # noqa: E402
-from fastrobust.training.surgery import small_cnn                     # noqa: E402
+from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.techniques.alasca import ALASCA             # noqa: E402
 
 def sgd(*args, **kw): return SGD(*args, mom=.9, decouple_wd=False, **kw)

@@ -13,7 +13,7 @@ from fastrobust.noise.laws import NoisyLabels           # noqa: E402
 from fastrobust.samples import sample_dls          # noqa: E402
 from fastrobust.compare.compare import compare         # noqa: E402
 from fastrobust.losses import CrossEntropy              # noqa: E402
-from fastrobust.training.surgery import small_cnn                 # noqa: E402
+from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.techniques.logitclip import LogitClip   # noqa: E402
 from fastrobust.compare.tuning import find_tau                  # noqa: E402
 

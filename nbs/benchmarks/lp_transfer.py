@@ -16,7 +16,7 @@ from fastrobust.data.arrays import array_dls                    # noqa: E402
 from fastrobust.samples import sample_data                 # noqa: E402
 from fastrobust.shift.lpreport import lp_report              # noqa: E402
 from fastrobust.images.lpsets import lp_sets                           # noqa: E402
-from fastrobust.training.surgery import small_cnn                         # noqa: E402
+from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.techniques.lpnoise import LpNoise               # noqa: E402
 
 inf = math.inf

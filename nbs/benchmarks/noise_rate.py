@@ -18,7 +18,7 @@ from fastrobust.noise.laws import NoisyLabels
 from fastrobust.samples import sample_data
 from fastrobust.labels.result import NoiseReport
 from fastrobust.losses import GCELoss
-from fastrobust.training.surgery import small_cnn
+from fastrobust.nets import small_cnn
 from fastrobust.labels.planting import plant_labels
 
 PACKS = Path(os.environ.get('FASTROBUST_DATA', Path(__file__).resolve().parents[3]/'shared/data'))

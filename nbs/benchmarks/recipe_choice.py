@@ -16,8 +16,8 @@ from fastrobust.noise.laws import NoisyLabels               # noqa: E402
 from fastrobust.data.openset import aux_images              # noqa: E402
 from fastrobust.samples import sample_dls              # noqa: E402
 from fastrobust.losses import CrossEntropy, GCELoss, NCEandRCE, SCELoss, TruncatedGCELoss  # noqa: E402
-from fastrobust.metrics import memorisation_counts, memorised_shares                      # noqa: E402
-from fastrobust.training.surgery import small_cnn                     # noqa: E402
+from fastrobust.labels.metrics import memorisation_counts, memorised_shares  # noqa: E402
+from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.techniques.odnl import ODNL                 # noqa: E402
 
 KINDS = dict(sym='symmetric', pair='pair')

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.data.arrays import array_dls                            # noqa: E402
 from fastrobust.data.openset import aux_images                          # noqa: E402
 from fastrobust.losses import GCELoss                                   # noqa: E402
-from fastrobust.training.surgery import small_cnn                                 # noqa: E402
+from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.training.objective import Technique                              # noqa: E402
 from fastrobust.labels.history import SampleHistory                            # noqa: E402
 from fastrobust.techniques.augmix import AugMix                         # noqa: E402

@@ -5,7 +5,8 @@
 from numbers import Integral
 import torch
 from torch import Tensor
-from fastrobust.basics import PixelSpace, nearest
+from fastrobust.pixels import PixelSpace
+from fastrobust.basics import nearest
 from fastrobust.images.ops import check_images
 from fastrobust.images.corruptions.blur import BLURS
 from fastrobust.images.corruptions.colour import COLOURS

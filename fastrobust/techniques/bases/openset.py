@@ -7,9 +7,10 @@ from numbers import Integral
 import numpy as np
 import torch
 from torch.nn import functional as F
-from fastrobust.basics import check_weight, n_classes, need_number, pixel_space, plain_dl, robust_warn
+from fastrobust.basics import check_weight, n_classes, need_number, plain_dl, robust_warn
+from fastrobust.pixels import pixel_space
 from fastrobust.data.auxrows import AuxRows, through_pipeline
-from fastrobust.data.openset import _names, _parts, remember, share_items
+from fastrobust.data.openset import names_shown, parts_of, remember, share_items
 from fastrobust.training.objective import Technique
 from fastrobust.training.recording import fit_starts
 from fastrobust.training.stages import main_logits
@@ -78,12 +79,12 @@ class OpenSetRows(Technique):
 
     def check_open(self, dls):
         "Images of the training set, or of its classes, are no open set: their labels would be drawn by chance"
-        who,parts,train = type(self).__name__,_parts(self.aux),plain_dl(dls.train)
+        who,parts,train = type(self).__name__,parts_of(self.aux),plain_dl(dls.train)
         if any(share_items(p, train) for p in parts):
             raise ValueError(f"{who} expected open-set images, got training images: their labels would be drawn by "
                              "chance. Give images of none of the classes, or `aux_images`.")
         vocab = {str(k).strip().casefold() for k in getattr(dls, 'vocab', None) or () if isinstance(k, str)}
-        both = [v for k,v in _names(self.aux, parts).items() if k in vocab]
+        both = [v for k,v in names_shown(self.aux, parts).items() if k in vocab]
         if both: robust_warn(f"{who} got open-set images of classes of the training set ({', '.join(both[:5])}): what "
                              "they show will get labels by chance. Leave these classes out (`open_set(.., keep)`).")
 

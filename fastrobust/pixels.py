@@ -1,0 +1,72 @@
+"Between the normalised images that a network sees and their pixels in [0,1]; and a look at what a batch holds"
+import torch
+from fastrobust.basics import plain_dl
+from fastrobust.resting import keep_random
+
+__all__ = ['PixelSpace', 'pixel_space']
+
+def is_normalize(t): return hasattr(t, 'mean') and hasattr(t, 'std') and hasattr(t, 'axes')
+
+class PixelSpace:
+    "Between the normalised images a model sees and their pixels in [0,1]"
+    def __init__(self,
+        mean=None,      # Mean of the dls' Normalize, shape (1,c,1,1); None: no Normalize
+        std=None,       # Its standard deviation
+        loose=False     # A later transform (RandomErasing) may leave [0,1]: such values are clamped, not refused
+    ): self.mean,self.std,self.loose = mean,std,loose
+
+    def _stats(self, x): return self.mean.to(x.device, x.dtype), self.std.to(x.device, x.dtype)
+
+    def decode(self, x):
+        "Pixels of normalised `x`"
+        if self.mean is None: return x
+        m,s = self._stats(x)
+        return x*s + m
+
+    def encode(self, px):
+        "Normalised form of pixels in [0,1]"
+        if self.mean is None: return px
+        m,s = self._stats(px)
+        return (px-m)/s
+
+    def check(self, px, who='this technique', tol=1e-3):
+        "`px` clamped to [0,1]; values further out mean that these are no pixels"
+        if self.loose: return px.clamp(0, 1)
+        lo,hi = px.min().item(),px.max().item()
+        if not (lo >= -tol and hi <= 1+tol):
+            raise ValueError(f"{who} expected images with pixels in [0,1] before Normalize, got [{lo:.3g}, {hi:.3g}]. "
+                             "Were they normalised outside the dls, or not divided by 255? Let the DataBlock do both "
+                             "(IntToFloatTensor and Normalize among its batch_tfms).")
+        return px.clamp(0, 1)
+
+    def to_uint8(self, x, who='this technique'):
+        "Normalised `x` to uint8 pixels, rounded (truncating would change 2 % of them)"
+        return self.check(self.decode(x.float()), who).mul(255).round_().to(torch.uint8)
+
+def pixel_space(dls):
+    "The `PixelSpace` of the training loader's Normalize"
+    fs = list(getattr(getattr(plain_dl(dls.train), 'after_batch', None), 'fs', []) or [])
+    norms = [t for t in fs if is_normalize(t)]
+    if not norms: return PixelSpace()
+    t = norms[-1]
+    as_t = lambda v: torch.as_tensor(v).as_subclass(torch.Tensor).float()
+    return PixelSpace(as_t(t.mean), as_t(t.std), loose=any(getattr(o, 'order', 0) > t.order for o in fs))
+
+# --- a look at the data ----------------------------------------------------------------------------------------------
+def peek(dls, valid=True):
+    "One batch of `dls`, of validation if there is any; looking leaves loaders and random streams as they were"
+    dl = dls.valid if valid and len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train
+    rng = getattr(dl, 'rng', None)
+    state = None if rng is None else rng.getstate()
+    with keep_random():
+        try: return dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
+        finally:
+            if rng is not None:
+                rng.setstate(state)
+                dl.rng = rng
+
+def peek_images(dls):
+    "Images (b,c,h,w) of one batch, None for other inputs"
+    b = peek(dls)
+    x = b[0] if isinstance(b, (list, tuple)) else b
+    return x if isinstance(x, torch.Tensor) and x.ndim == 4 else None
