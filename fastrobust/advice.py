@@ -1,5 +1,5 @@
 "What to do with these data, in words and with reasons: a look at the loaders, and at a noise report if there is one"
-import textwrap, zlib
+import textwrap
 from html import escape
 import numpy as np
 import pandas as pd
@@ -35,17 +35,14 @@ class Advice:
         return f'<table>{rows}</table><ul>{said}</ul><pre>{escape(self.code)}</pre>'
 
 # --- what there is ---------------------------------------------------------------------------------------------------
-def _noise(dls, report, y):
-    "(rate, lo, hi, where from) or None; a report beats what is cached, that beats what was put there on purpose"
-    own = vars(dls)
-    kept = own.get('noise_estimate') if own.get('noise_estimate_of') in (None, zlib.crc32(y)) else None
-    for o,src in ((report, 'report'), (kept, 'estimate kept in `dls.noise_estimate`')):
-        if o is None: continue
-        rate = getattr(o, 'rate', getattr(o, 'tau', o))
+def _noise(dls, report):
+    "(rate, lo, hi, where from) or None; a report beats what was put there on purpose"
+    if report is not None:
+        rate = getattr(report, 'rate', getattr(report, 'tau', report))
         if not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
-            raise TypeError(f"expected a noise report with a `rate` in [0,1], got {type(o).__name__}. Pass what "
-                            "`noise_report` returned.")
-        return float(rate),float(getattr(o, 'lo', rate)),float(getattr(o, 'hi', rate)),src
+            raise TypeError(f"expected a noise report with a `rate` in [0,1], got {type(report).__name__}. Pass what "
+                            "`noise_report` or `estimate_tau` returned.")
+        return float(rate),float(getattr(report, 'lo', rate)),float(getattr(report, 'hi', rate)),'report'
     rec = getattr(dls, 'noise', None)
     if rec is None: return None
     return rec.realised_rate,rec.realised_rate,rec.realised_rate,'known: it was put there on purpose'
@@ -127,7 +124,7 @@ def _code(net, kw, tail, unknown):
 
 def advise(
     dls,                # DataLoaders with one single-label target
-    report=None,        # `noise_report(..)` of these dls; None: `dls.noise_estimate` or `dls.noise` if there are any
+    report=None,        # `noise_report(..)` or `estimate_tau(..)` of these dls; None: `dls.noise`, if there is any
     make_learner=None   # Function (dls) -> new Learner: makes the report here and now; None: nothing is trained
 ) -> Advice:
     "A recipe for these data and why, in words; rules of thumb are called so"
@@ -136,7 +133,7 @@ def advise(
         from fastrobust.labels.report import noise_report  # only here: advice alone trains nothing
         report = noise_report(make_learner, dls)
     _need_own(dls, report, y)
-    noise,counts = _noise(dls, report, y),np.bincount(y, minlength=len(names))
+    noise,counts = _noise(dls, report),np.bincount(y, minlength=len(names))
     table = isinstance(dls.train_ds, Tabular)
     x = None if table else peek_images(dls)
     shape = None if x is None else tuple(x.shape[1:])

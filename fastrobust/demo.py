@@ -17,7 +17,7 @@ from fastrobust.losses import GCELoss
 from fastrobust.labels.memorisation import plot_memorisation
 from fastrobust.nets import small_cnn
 from fastrobust.shift.augmixpicture import show_augmix
-from fastrobust.recipes import noisy_labels
+from fastrobust.recipes import RECIPES
 from fastrobust.reporting.report import save_figure, saving
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.logitclip import LogitClip
@@ -26,7 +26,7 @@ from fastrobust.techniques.odnl import ODNL
 __all__ = []
 
 SHORT,LR = 5,3e-3                   # Epochs of the short row where there are 20 of the long one; learning rate
-RECIPE = noisy_labels.epochs        # Epochs the recipe suggests
+RECIPE = RECIPES['noisy_labels'].epochs   # Epochs the recipe suggests
 _WRONG,_RIGHT,_SLATE = '#D55E00','#9aa3ab','#55606b'
 
 # --- what is compared ------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
+import inspect
 from fastrobust.basics import n_classes, nearest
 from fastrobust.pixels import peek_images
 from fastrobust.data.auxrows import OpenSet
@@ -12,9 +13,33 @@ from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL
 from fastrobust.techniques.opensampling import OpenSampling
 
-__all__ = ['RECIPES', 'noisy_labels', 'corruption', 'noisy_labels_corruption', 'ood', 'long_tailed', 'open_world',
-           'get_recipe']
+__all__ = ['RECIPES', 'Recipe', 'get_recipe']
 
+class Recipe:
+    "What to do about a problem: a function of the data that gives a loss and techniques, and what is known about it"
+    def __init__(self,
+        make,       # Function (dls, **kw) -> (loss, techniques)
+        name:str,   # In `RECIPES`
+        use:str,    # The problem it is for
+        epochs:int, # From scratch, as measured in nbs/benchmarks/RESULTS.md
+        cost:str    # Of a step, beside plain training
+    ): self.make,self.name,self.use,self.epochs,self.cost = make,name,use,epochs,cost
+
+    @property
+    def __name__(self): return self.name
+    @property
+    def __doc__(self): return self.make.__doc__
+    @property
+    def __signature__(self): return inspect.signature(self.make)
+    def __call__(self, dls, **kwargs): return self.make(dls, **kwargs)
+
+    def __repr__(self):
+        dls,*settings = self.__signature__.parameters.values()
+        facts = dict(use=self.use, what=self.__doc__, settings=', '.join(f'{p.name}={p.default}' for p in settings),
+                     epochs=f'{self.epochs}, from scratch', cost=self.cost)
+        return '\n'.join([f"Recipe {self.name!r}", *(f'  {k:9} {v}' for k,v in facts.items())])
+
+# --- the functions ---------------------------------------------------------------------------------------------------
 def noisy_labels(
     dls,        # The data; their labels may be wrong at any rate, which need not be known
     q:float=.7, # Of the loss, in (0,1]: the paper's .7 for every data set and rate
@@ -22,8 +47,6 @@ def noisy_labels(
 ):
     "GCE: cross-entropy where the network agrees with the label, MAE where it does not; with `tau` JoCoR, 20 epochs"
     return (GCELoss(q), []) if tau is None else (None, [JoCoR(tau)])
-
-noisy_labels.epochs = 8     # from scratch, chosen on noisy validation labels: nbs/benchmarks/RESULTS.md
 
 def _severity(dls, severity):
     "AugMix's severity: the given one, else the paper's for images of this size"
@@ -40,7 +63,7 @@ def corruption(
     severity=None,  # Of AugMix; None: the paper's 3 up to 64 px (CIFAR), 1 above (ImageNet)
     views:int=2     # Views of each image; 2 in the paper; 1 costs a third less
 ):
-    "AugMix: the network is asked to answer distorted copies of an image like the image; three times the rows"
+    "AugMix: the network is asked to answer distorted copies of an image like the image"
     return None,[AugMix(lam, severity=_severity(dls, severity), views=views)]
 
 def noisy_labels_corruption(
@@ -50,7 +73,7 @@ def noisy_labels_corruption(
     severity=None,  # Of AugMix; None: 3 up to 64 px, 1 above
     views:int=2     # Views of each image; 2 in the paper
 ):
-    "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse; three times the rows"
+    "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse"
     return None,[AugLoss(GCELoss(q), lam=lam, severity=_severity(dls, severity), views=views)]
 
 def ood(
@@ -85,11 +108,18 @@ def open_world(
     "GCE and ODNL: labels may be wrong, and images of no class shall not be taken for one"
     return GCELoss(q),[ODNL(_made_up(dls) if aux is None else aux, eta)]
 
-corruption.epochs = noisy_labels_corruption.epochs = open_world.epochs = 8  # as measured on Fashion-MNIST
-ood.epochs = long_tailed.epochs = 30
-
-RECIPES = {'noisy_labels': noisy_labels, 'corruption': corruption, 'noisy_labels+corruption': noisy_labels_corruption,
-           'ood': ood, 'long_tail': long_tailed, 'open_world': open_world}
+# --- by name ---------------------------------------------------------------------------------------------------------
+RECIPES = {o.name: o for o in (
+    Recipe(noisy_labels, 'noisy_labels', 'labels that are wrong at a rate nobody knows', 8,
+           'that of plain training; with `tau` two networks: twice'),
+    Recipe(corruption, 'corruption', 'images that will look worse than those of training', 8, 'three times the rows'),
+    Recipe(noisy_labels_corruption, 'noisy_labels+corruption', 'wrong labels, and images that will look worse', 8,
+           'three times the rows'),
+    Recipe(ood, 'ood', 'images of none of the classes, to be told from the known by a score', 30,
+           'that of plain training'),
+    Recipe(long_tailed, 'long_tail', 'classes of very different size', 30,
+           'that of plain training; with `aux` twice the rows'),
+    Recipe(open_world, 'open_world', 'wrong labels, and images of none of the classes', 8, 'twice the rows'))}
 
 def get_recipe(recipe):
     "The recipe of that name, or `recipe` itself if it is a function `(dls, **kw) -> (loss, techniques)`"

@@ -1,5 +1,6 @@
 "A plain fastai Learner out of one with techniques: it loads where fastrobust is not installed"
 import copy
+from types import SimpleNamespace
 import torch
 from torch import nn
 from fastai.callback.rnn import ModelResetter, RNNCallback
@@ -7,6 +8,7 @@ from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastrobust.basics import robust_warn
+from fastrobust.data.openset import OPEN_SET_FACTS, trained_open_sets
 from fastrobust.pixels import peek_images
 from fastrobust.resting import at_rest
 from fastrobust.calibration.temperature import bare_loss, temperature_of
@@ -97,7 +99,8 @@ def strip(
     which:str='a'   # 'a' or 'b': which of two networks to keep; without two, 'a'
 ):
     """A new plain Learner with the trained network, fastai and torch classes only; its export loads without fastrobust.
-    A temperature goes into the last linear layer: the same probabilities, logits divided by it"""
+    A temperature goes into the last linear layer: the same probabilities, logits divided by it. What it was trained on
+    as open set stays known, in the field `trained_open_sets`: `ood_report` must not take that for unknown"""
     if not isinstance(learn, Learner):
         raise TypeError(f"expected a Learner, got {type(learn).__name__}. Pass the learner.")
     if which not in ('a', 'b'):
@@ -125,6 +128,6 @@ def strip(
     new = Learner(dls, model, loss_func=loss, opt_func=learn.opt_func, lr=learn.lr, metrics=metrics, path=learn.path,
                   model_dir=learn.model_dir, wd=learn.wd, moms=learn.moms, wd_bn_bias=learn.wd_bn_bias,
                   train_bn=learn.train_bn, cbs=rnn, **kw)
-    seen = getattr(learn, 'open_sets_seen', None)       # plain lists: what `ood_report` must not take for unknown
-    if seen: new.open_sets_seen = dict(seen)
+    seen = trained_open_sets(learn)
+    if seen is not None: new.trained_open_sets = SimpleNamespace(**{k: getattr(seen, k) for k in OPEN_SET_FACTS})
     return new

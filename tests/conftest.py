@@ -97,9 +97,9 @@ class MiniAux(Technique):
     def prepare(self, learn):
         x = learn.dls.train.dataset.items.x
         learn.model = wrap_each(learn.model, lambda net: AuxNet(net, x[0].numel(), len(learn.dls.vocab)))
-    def penalty(self, z, part):
+    def penalty_of(self, head):
         y = self.learn.y.long()
-        return torch.stack([nn.functional.cross_entropy(a, y) for a in self.objective.batch.aux]).mean()
+        return torch.stack([nn.functional.cross_entropy(a, y) for a in head.aux]).mean()
 
 CANCELS = [CancelFitException, CancelEpochException, CancelTrainException]
 

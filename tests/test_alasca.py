@@ -28,6 +28,7 @@ from fastrobust.samples import sample_data
 from fastrobust.losses import CrossEntropy, GCELoss
 from fastrobust.nets import small_cnn
 from fastrobust.stripping import strip
+from fastrobust.training.stages import head_of
 from fastrobust.techniques.alasca import ALASCA, label_trust, smooth_targets
 from fastrobust.techniques.logitclip import LogitClip
 
@@ -152,7 +153,7 @@ def test_no_gradient_through_the_trust_but_through_the_heads():
             if not self.training: return
             b = self.learn.objective.batch
             z,trunk = b.heads[0].main,self.learn.model.net[0].weight
-            p = self.learn.alasca.penalty(z, None)
+            p = self.learn.alasca.penalty_of(head_of(0, b.heads[0]))
             got.append([torch.autograd.grad(p, o, retain_graph=True, allow_unused=True)[0] for o in (z, trunk)])
             assert self.learn.alasca._memory == () or len(got) > 1      # asking wrote nothing
     learn.fit(1, cbs=Look())
@@ -193,7 +194,7 @@ def test_auxiliary_logits_are_mapped_too():
             if not self.training: return
             h,y = self.learn.objective.batch.heads[0],self.learn.y.as_subclass(torch.Tensor).long()
             clipped = [F.cross_entropy(a*(.05/a.norm(dim=1, keepdim=True)).clamp(max=1), y) for a in h.aux]
-            got.append((self.learn.alasca.penalty(h.main, None) - sum(clipped)).item())
+            got.append((self.learn.alasca.penalty_of(head_of(0, h)) - sum(clipped)).item())
             assert min(a.norm(dim=1).max() for a in h.aux) > .06
     with pytest.warns(RobustWarning): learn.fit(1, cbs=Look())
     assert len(got) == 3 and np.allclose(got, 0, atol=1e-5)

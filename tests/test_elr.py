@@ -10,6 +10,7 @@ from fastai.learner import load_learner
 from fastai.optimizer import SGD
 from conftest import MiniAux, MiniTwin, tiny_arrays, tiny_learner
 from fastrobust.losses import GCELoss
+from fastrobust.training.stages import head_of
 from fastrobust.techniques.elr import ELR, elr_loss, elr_targets
 from fastrobust.techniques.logitclip import LogitClip
 
@@ -107,7 +108,7 @@ def test_asking_writes_nothing_and_absent_items_stay():
         order = 4.5
         def after_loss(self):
             if not self.training: return
-            for _ in range(3): self.learn.elr.penalty(self.learn.objective.batch.heads[0], None)
+            for _ in range(3): self.learn.elr.penalty_of(head_of(0, self.learn.objective.batch.heads[0]))
             if self.iter == 0:
                 assert torch.equal(self.learn.elr._memory[0]['rows'], before['rows'])
                 self.ids = self.learn.objective.batch.ids

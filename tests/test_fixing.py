@@ -154,10 +154,6 @@ def test_the_noise_record_follows(dls):
     assert less.noise.realised_rate == 0 and len(less.noise) == len(less.train_ds) == 48-rec.is_noisy.sum()
     assert noisy.noise.realised_rate == rec.realised_rate > .3
 
-def test_a_stale_estimate_is_forgotten(dls):
-    dls.noise_estimate = .3
-    assert 'noise_estimate' not in vars(fix_labels(dls, report(dls))) and dls.noise_estimate == .3
-
 def test_twice(dls):
     a = fix_labels(dls, report(dls), top=4)
     b = fix_labels(a, report(a, seed=1), 'relabel', top=4)

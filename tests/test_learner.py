@@ -1,5 +1,5 @@
 "robust_learner, recipes and hold_out: what goes in, what is refused, what stays as it was"
-import copy, random, warnings
+import copy, inspect, pickle, random, warnings
 from functools import partial
 from types import SimpleNamespace
 import numpy as np
@@ -180,13 +180,25 @@ def test_noisy_labels_trains_on_really_noisy_images_exports_and_predicts(tmp_pat
                           atol=1e-6)
     assert not hasattr(back.dls, 'noise') and back.predict(x[0])[0] in '012'
 
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_says_what_it_is(name):
+    r,lines = RECIPES[name],repr(RECIPES[name]).splitlines()
+    assert lines[0] == f"Recipe {name!r}" and r.__name__ == name and r.__doc__ == r.make.__doc__
+    assert [o.split()[0] for o in lines[1:]] == ['use', 'what', 'settings', 'epochs', 'cost']
+    params = inspect.signature(r).parameters            # what robust_learner looks at
+    assert list(params) == list(inspect.signature(r.make).parameters) and next(iter(params)) == 'dls'
+    assert all(f'{k}=' in lines[3] for k in list(params)[1:]) and f'{r.epochs},' in lines[4] and r.cost in lines[5]
+    assert pickle.loads(pickle.dumps(r)).make is r.make
+
 def test_noisy_labels_is_a_function_you_could_have_written():
     loss,ts = noisy_labels(tiny_dls())
     assert all(isinstance(t, Technique) for t in ts) and len(ts) <= 1 and not any(isinstance(t, AugMix) for t in ts)
-    assert noisy_labels.epochs == int(noisy_labels.epochs) > 0 and RECIPES['noisy_labels'] is noisy_labels
+    known = RECIPES['noisy_labels']
+    assert known.epochs == int(known.epochs) > 0 and known.make is noisy_labels
+    assert type(known(tiny_dls())[0]) is type(loss)
     a,b = noisy_labels(tiny_dls())[0],noisy_labels(tiny_dls())[0]
     assert robust_learner(tiny_dls(), net(), recipe=partial(noisy_labels, q=.5)).loss_func.base.q == .5
-    assert a is not b and get_recipe(noisy_labels) is noisy_labels and get_recipe('noisy_labels') is noisy_labels
+    assert a is not b and get_recipe(noisy_labels) is noisy_labels and get_recipe('noisy_labels') is known
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,err,msg', [
@@ -221,7 +233,6 @@ def test_unknown_keywords_of_vision_learner():
     with pytest.raises(TypeError, match='widht'): robust_learner(tiny_dls(), resnet18, pretrained=False, widht=3)
 
 def test_signature_and_docs_of_vision_learner_show_through():
-    import inspect
     ps = inspect.signature(robust_learner).parameters
     assert list(ps)[:7] == ['dls', 'arch', 'techniques', 'recipe', 'loss_func', 'aux', 'learner_func']
     assert 'pretrained' in ps and 'wd' in ps

@@ -1,6 +1,5 @@
 "The report on noise: what it reads from arrays, end to end on embedded images, what it refuses, and its picture"
-import pickle, warnings
-from functools import partial
+import warnings
 import matplotlib
 matplotlib.use('Agg')
 import numpy as np, pandas as pd
@@ -9,11 +8,11 @@ import torch
 from fastai.learner import Learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.editing import given_labels, take_items, with_labels
+from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.noise.laws import NoisyLabels
-from fastrobust.noise.block import add_label_noise
 from fastrobust.samples import sample_data
-from fastrobust.labels.report import Tau, estimate_tau, noise_report
+from fastrobust.labels.result import Tau
+from fastrobust.labels.report import estimate_tau, noise_report
 from fastrobust.labels.channel import wrong_if_given
 from fastrobust.labels.planting import plant_labels
 from fastrobust.labels.result import NoiseReport
@@ -152,70 +151,49 @@ def test_it_prints_little_saves_all_and_draws(tmp_path):
     plt.close('all')
 
 # --- probabilities from elsewhere ------------------------------------------------------------------------------------
-def test_given_probabilities_train_nothing_and_the_rate_is_kept_for_these_labels(capsys):
+def test_given_probabilities_train_nothing_and_the_rate_is_that_of_the_report(capsys):
     y,g,p = world(600)
     dls = images(600, labels=g)
-    rep = noise_report(None, dls, probs=OutOfFold(p, g, np.arange(600)%3, dls.vocab, [.7]*3))
+    oof = OutOfFold(p, g, np.arange(600)%3, dls.vocab, [.7]*3)
+    rep = noise_report(None, dls, probs=oof)
     assert len(rep.fold_acc) == 3 and any('nothing was planted' in o for o in rep.notes)
-    tau = estimate_tau(None, dls)                               # no maker needed: it is there
-    assert tau == (rep.rate, rep.lo, rep.hi) and 'tau 0.' in capsys.readouterr().out
-    assert dls.noise_estimate.tau == rep.rate
-    other = with_labels(dls, (g+1)%5)
-    with pytest.raises(TypeError, match='make_learner'): estimate_tau(None, other)      # not of those labels
-    assert estimate_tau(None, dls, probs=p, verbose=False).tau == rep.rate
+    tau = estimate_tau(None, dls, probs=oof)
+    assert tau == (rep.rate, rep.lo, rep.hi) and capsys.readouterr().out.strip() == str(tau)
+    assert estimate_tau(None, dls, probs=oof, verbose=False) == tau and not capsys.readouterr().out
+    with pytest.raises(TypeError, match='make_learner'): estimate_tau(None, dls)        # nothing is remembered
 
-def test_an_estimate_is_kept_for_one_method_and_one_maker(monkeypatch, capsys):
+def test_nothing_is_left_on_the_loaders(monkeypatch):
     y,g,p = world(600)
     dls,ran = images(600, labels=g),[]
     def train(maker, dls, *args, **kwargs):
         ran.append(maker(None))
         return OutOfFold(p, given_labels(dls), np.arange(600)%3, dls.vocab, [.7]*3)
-    def warmed_up(maker, dls, epochs):
-        ran.append(f'gmm {epochs}')
-        return Tau(.6, .5, .7)
     monkeypatch.setattr('fastrobust.labels.report.cross_val_preds', train)
-    monkeypatch.setattr('fastrobust.labels.report._warmed_up', warmed_up)
-    def sized(w): return lambda dls: w                          # one code, other networks
-    def calls(*args, **kw):
-        ran.clear()
-        tau = estimate_tau(*args, **kw)
-        out = capsys.readouterr().out
-        assert out.strip() == f'{tau}{"" if ran else " (kept from before)"}'
-        return list(ran)
-    assert calls(sized(1), dls, method='gmm') == ['gmm 3'] and calls(sized(1), dls, method='gmm') == []
-    assert calls(sized(1), dls, method='gmm', warmup=5) == ['gmm 5']
-    assert calls(sized(1), dls) == [1] and calls(sized(1), dls) == [] and calls(None, dls) == []
-    assert calls(sized(2), dls) == [2] and calls(sized(1), dls) == [1]
-    assert calls(lambda dls, w=3: w, dls) == [3] and calls(lambda dls, w=4: w, dls) == [4]
-    of = lambda dls, w: w
-    assert calls(partial(of, w=5), dls) == [5] and calls(partial(of, w=5), dls) == []
-    assert calls(partial(of, w=6), dls) == [6]
-    assert calls(outside, dls) == [7] and calls(outside, dls) == []
-    monkeypatch.setitem(globals(), 'WIDTH', 8)
-    assert calls(outside, dls) == [8]
-    noise_report(sized(9), dls)                                 # a report is an estimate too
-    assert calls(sized(9), dls) == []
-    for maker in (None, sized(9)):
-        noise_report(maker, dls, probs=p)                       # of unknown networks
-        assert calls(sized(9), dls) == [9]
-    dls.noise_estimate = .3                                     # by hand: not an estimate of ours
-    assert calls(sized(9), dls) == [9]
-    assert pickle.loads(pickle.dumps(vars(dls)['noise_estimate_by'])) == dls.noise_estimate_by
+    monkeypatch.setattr('fastrobust.labels.report._warmed_up', lambda maker, dls, epochs: Tau(.6, .5, .7))
+    before = set(vars(dls))
+    for _ in range(2): estimate_tau(lambda dls: 1, dls, verbose=False)
+    assert ran == [1, 1] and estimate_tau(lambda dls: 1, dls, method='gmm', verbose=False) == (.6, .5, .7)
+    noise_report(lambda dls: 2, dls)
+    noise_report(dls=dls, probs=p)
+    assert set(vars(dls)) == before
 
-WIDTH = 7
-def outside(dls): return WIDTH
-
-def test_new_dls_start_without_an_estimate():
-    y,g,p = world(300)
-    dls = images(300, labels=g)
-    tau = estimate_tau(dls=dls, probs=p, verbose=False)
-    half = NoisyLabels('open', .5, images=np.zeros((150, 8, 8), np.uint8))    # the labels stay
-    new = [add_label_noise(dls, NoisyLabels('symmetric', .2)), add_label_noise(dls, half), with_labels(dls, g),
-           take_items(dls, np.arange(200))]
-    for o in new:
-        assert not [k for k in vars(o) if k.startswith('noise_estimate')]
-        with pytest.raises(TypeError, match='neither'): estimate_tau(None, o)
-    assert dls.noise_estimate == tau
+def test_with_a_path_the_same_estimate_is_free(fashion, tmp_path):
+    "What is kept is kept where the user says, and by whom it was made is checked there"
+    y,g,dls = fashion
+    made = []
+    def counted(dls):
+        made.append(1)
+        return make(dls)
+    kw = dict(n_folds=2, epochs=1, verbose=False, path=tmp_path)
+    call = lambda maker=counted, **more: estimate_tau(maker, dls, **{**kw, **more, 'verbose': False})
+    kw.pop('verbose')
+    tau = call()
+    assert len(made) == 2 and call() == tau and len(made) == 2
+    with pytest.raises(ValueError, match='of other learner'): call(lambda dls: make(dls))
+    with pytest.raises(ValueError, match='of other training'): call(epochs=2)
+    other = with_labels(dls, np.roll(g, 1))
+    with pytest.raises(ValueError, match='of other labels'): estimate_tau(counted, other, **kw, verbose=False)
+    assert len(made) == 2
 
 def test_area_under_the_margin_beside_the_rest():
     y,g,p = world(300)
@@ -291,7 +269,7 @@ def test_end_to_end(fashion, tmp_path):
     assert rep.planted.sum() == 70 and rep.check.n == 70 and rep.check.p > .001 and len(rep.fold_acc) == 2
     wrong = g != y
     assert wrong[rep.issues].mean() > .8 and rep.issues[wrong].mean() > .7
-    assert rep.estimates.index[0] == 'planted tail' and dls.noise_estimate == (rep.rate, rep.lo, rep.hi)
+    assert rep.estimates.index[0] == 'planted tail'
     again = noise_report(make, dls, plant=.1, **kw)             # the folds are read from disk
     assert np.array_equal(again.probs, rep.probs) and again.rate == rep.rate
 

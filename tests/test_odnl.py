@@ -19,7 +19,8 @@ from fastai.vision.data import ImageBlock
 from fastai.vision.core import PILImageBW
 from conftest import MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.data.arrays import array_dls
-from fastrobust.data.openset import AuxRows, _blur, aux_images
+from fastrobust.data.openset import AuxRows, aux_images, blurred
+from fastrobust.training.stages import HeadLogits
 from fastrobust.techniques.odnl import ODNL
 
 AUX = aux_images('blob', 40, 8, 1)
@@ -114,9 +115,8 @@ def test_a_fixed_label_stays_with_its_image_over_fits_and_each_network_has_its_o
     assert len(first[0]) == 40 and not torch.equal(first[0], first[1]) and len(torch.cat(used).unique()) == 40
     assert not pickle.loads(pickle.dumps(t.aux)).loaders and t.__getstate__()['_fixed'] == {}
     z = torch.randn(16, 3, dtype=torch.float64)
-    learn.objective.loss_obj.batch = type('B', (), dict(h=1))()
     want = F.cross_entropy(z, first[1][t.aux.ids])
-    assert torch.equal(t.penalty(z, z), want)
+    assert torch.equal(t.penalty_of(HeadLogits(1, z, z)), want)
 
 def test_raw_logits_and_weight():
     "Of the loss that trains, the term is eta times the recorded one"
@@ -385,7 +385,7 @@ def test_blobs_are_a_thresholded_blur():
     assert set(np.unique(a)) <= {0, *range(191, 256)} and .1 < (a > 0).mean() < .5
     x = torch.rand(2, 3, 24, 17, dtype=torch.float64)
     want = np.stack([[gaussian_filter(c, 1.5, mode='mirror', truncate=4) for c in im] for im in x.numpy()])
-    assert np.allclose(_blur(x, 1.5).numpy(), want, atol=1e-6)
+    assert np.allclose(blurred(x, 1.5).numpy(), want, atol=1e-6)
     g = torch.Generator().manual_seed(0)
     raw = (torch.rand(100, 1, 32, 32, generator=g) < .7).double().numpy()[:, 0]
     ref = np.stack([gaussian_filter(o, 1.5, mode='mirror') for o in raw])

@@ -403,7 +403,7 @@ def test_auxiliary_images_are_remembered(tmp_path):
 def test_lr_find_is_no_training():
     learn = tiny_learner(ODNL(images(40, 60)))
     learn.lr_find(num_it=5, show_plot=False)
-    assert not hasattr(learn, 'open_sets_seen')
+    assert not hasattr(learn, 'trained_open_sets')
 
 def test_probabilities_are_no_logits():
     learn = tiny_learner()

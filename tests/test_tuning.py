@@ -62,8 +62,8 @@ def test_picks_the_tau_that_does_best_on_the_held_out_given_labels(monkeypatch):
     held = seen[0].dls.valid_ds
     y = np.array([int(o[1]) for o in held])
     want = {t: (y == int(t)).mean() for t in (.5, 1., 2.)}
-    got = dict(zip(find_tau.curve.tau, find_tau.curve.accuracy))
-    assert got == pytest.approx(want) and tau == max(got, key=got.get) and list(find_tau.curve.tau) == [.5, 1., 2.]
+    got = dict(zip(tau.curve.tau, tau.curve.accuracy))
+    assert got == pytest.approx(want) and tau == max(got, key=got.get) and list(tau.curve.tau) == [.5, 1., 2.]
     assert len(held) == 12 and len(seen[0].dls.train_ds) == 36
     assert len({tuple(o.dls.valid_ds.items.rows.tolist()) for o in seen}) == 1
     rows = held.items.rows
@@ -101,8 +101,7 @@ def test_same_seed_same_answer_and_the_grid_is_paired():
         set_seed(seed+17)       # whatever the streams were
         learn = tiny_learner()
         learn.dls.train.rng = random.Random(seed+33)
-        find_tau(learn, grid=[3., 3.], epochs=2, seed=seed, plot=False)
-        curves.append(find_tau.curve)
+        curves.append(find_tau(learn, grid=[3., 3.], epochs=2, seed=seed, plot=False).curve)
     assert curves[0].equals(curves[1])
     assert all(len(set(c.accuracy)) == 1 for c in curves), 'the same tau twice is the same trial twice'
 

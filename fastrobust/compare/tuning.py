@@ -14,17 +14,18 @@ from fastrobust.training.objective import Technique
 from fastrobust.training.stages import inner_loss
 from fastrobust.techniques.logitclip import LogitClip
 
-__all__ = ['find_tau', 'plot_tau']
+__all__ = ['find_tau', 'FoundTau', 'plot_tau']
 
 GRID = tuple(1/t for t in (.1, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))   # 1/tau as the paper tunes it
 
 def plot_tau(
-    curve,      # DataFrame with `tau` and `accuracy`, as `find_tau` keeps it in `find_tau.curve`
+    curve,      # What `find_tau` returned, or its `curve`: DataFrame with `tau` and `accuracy`
     ax=None     # matplotlib Axes; None makes a new figure
 ):
     "Accuracy on held-out noisy labels against tau, the best marked"
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(5, 3.2), layout='constrained')[1] if ax is None else ax
+    curve = getattr(curve, 'curve', curve)
     c = curve.sort_values('tau')
     best = curve.loc[curve.accuracy.idxmax()]
     ax.semilogx(c.tau, c.accuracy, 'o-', color='#0072B2')
@@ -35,6 +36,22 @@ def plot_tau(
     ax.set_xticks(ticks, [f'{t:g}' for t in ticks])
     ax.minorticks_off(); ax.legend(); ax.grid(alpha=.3)
     return ax
+
+class FoundTau(float):
+    "LogitClip's tau, a number, and the `curve` it was chosen by: `tau`, `accuracy` of the last epoch, `best` of any"
+    def __new__(cls,
+        curve   # DataFrame with `tau` and `accuracy`, one row for each tau tried
+    ):
+        found = super().__new__(cls, curve.tau[curve.accuracy.idxmax()])
+        found.curve = curve
+        return found
+
+    def __getnewargs__(self): return (self.curve,)
+    def plot(self,
+        ax=None # Axes to draw on; None: a new figure
+    ):
+        "Accuracy on held-out noisy labels against tau"
+        return plot_tau(self.curve, ax)
 
 def _trial(learn, dls, tau):
     "A learner like `learn`, from the same weights, on `dls`"
@@ -54,8 +71,8 @@ def find_tau(
     seed:int=0,     # Of the split and of every trial
     fit=None,       # Function (learner, epochs) that trains a trial; None: `fit_one_cycle` at the learner's `lr`
     plot:bool=True  # Draw the curve
-):
-    "LogitClip's tau by accuracy on held-out *noisy* labels (arXiv 2212.04055); the curve is in `find_tau.curve`"
+)->FoundTau:
+    "LogitClip's tau by accuracy on held-out *noisy* labels (arXiv 2212.04055), and the `curve` it was chosen by"
     if isinstance(grid, Real):
         raise TypeError(f"expected `grid` as a list of values of tau, got {grid}. Write [{grid}].")
     grid = sorted(GRID if grid is None else grid)
@@ -83,6 +100,6 @@ def find_tau(
             accs = [float(v[2]) for v in trial.recorder.values]
             rows.append(dict(tau=tau, accuracy=accs[-1], best=max(accs)))
             print(f"tau {tau:7.3f}   accuracy on held-out noisy labels {accs[-1]:.4f}")
-    find_tau.curve = pd.DataFrame(rows)
-    if plot: plot_tau(find_tau.curve)
-    return float(find_tau.curve.tau[find_tau.curve.accuracy.idxmax()])
+    tau = FoundTau(pd.DataFrame(rows))
+    if plot: plot_tau(tau.curve)
+    return tau

@@ -37,9 +37,3 @@ def loader_like(dl, ds):
         if hasattr(p, 'fs'): p.fs = L(list(p.fs))
         setattr(res, nm, p)
     return res
-
-def dls_like(dls):
-    "A shallow copy, without what was estimated from the old labels and images"
-    new = copy.copy(dls)
-    for k in ('noise_estimate', 'noise_estimate_of', 'noise_estimate_by'): vars(new).pop(k, None)
-    return new

@@ -5,7 +5,7 @@ import pandas as pd
 from fastai.data.core import DataLoaders, Datasets
 from fastai.tabular.core import Tabular
 from fastrobust.basics import n_classes
-from fastrobust.data.copying import dls_like, loader_like, relabelled
+from fastrobust.data.copying import loader_like, relabelled
 from fastrobust.data.givenlists import NoisyDatasets
 from fastrobust.data.reading import codes, int_labels
 from fastrobust.resting import keep_random
@@ -86,7 +86,7 @@ def take_items(
 
 def _dls(dls, train, rec):
     "`dls` with another training loader"
-    new = dls_like(dls)
+    new = copy.copy(dls)
     new.loaders = [train, *dls.loaders[1:]]
     if rec is None: return new
     if len(dls.loaders) > 1 and rec.valid is not None: new.loaders[1] = loader_like(dls.valid, dls.valid_ds)

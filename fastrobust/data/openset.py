@@ -6,6 +6,7 @@ import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastcore.foundation import L
+from torchvision.transforms.functional import gaussian_blur
 from fastrobust.basics import nearest
 from fastrobust.data.arrays import ArrayItems, as_labels, as_vocab, codes_in
 from fastrobust.data.auxrows import AuxRows, OpenSet, arrays_and_loaders, image_hashes
@@ -16,14 +17,10 @@ __all__ = ['aux_images', 'aux_file', 'open_set', 'shared_with']
 # --- made ------------------------------------------------------------------------------------------------------------
 AUX_KINDS = ('gaussian', 'rademacher', 'blob', 'textures')
 
-def _blur(x, sigma):
-    "Gaussian blur of (n,c,h,w) with reflected borders"
-    r = min(int(4*sigma+.5), x.shape[-1]-1, x.shape[-2]-1)
-    k = torch.exp(-torch.arange(-r, r+1, dtype=x.dtype)**2/(2*sigma**2))
-    k = (k/k.sum()).repeat(x.shape[1], 1)
-    x = torch.nn.functional.pad(x, (r, r, r, r), mode='reflect')
-    x = torch.nn.functional.conv2d(x, k[:, None, None, :], groups=x.shape[1])
-    return torch.nn.functional.conv2d(x, k[:, None, :, None], groups=x.shape[1])
+def blurred(x, sigma):
+    "Gaussian blur of (n,c,h,w), borders reflected; four standard deviations to each side, as far as the image reaches"
+    side = [2*min(int(4*sigma+.5), n-1)+1 for n in x.shape[-1:-3:-1]]
+    return gaussian_blur(x, [min(side)]*2, [sigma]*2)
 
 def _textures(n, c, h, w, g):
     "Our own: noise with a 1/f^a spectrum, stretched, so from clouds to grain"
@@ -56,7 +53,7 @@ def aux_images(
     elif kind == 'rademacher': x = torch.randint(0, 2, (n, channels, h, w), generator=g)*2.-1
     elif kind == 'textures':   x = _textures(n, channels, h, w, g)
     else:
-        x = _blur((torch.rand(n, channels, h, w, generator=g) < .7).float(), 1.5)
+        x = blurred((torch.rand(n, channels, h, w, generator=g) < .7).float(), 1.5)
         x = torch.where(x < .75, 0., x)*2-1
     x = ((x.clamp(-1, 1)+1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.ascontiguousarray(x[..., 0] if channels == 1 else x)
@@ -155,24 +152,29 @@ def shared_with(
     return f'{same} of the images are in both' if same else None
 
 # --- what a learner remembers of them, when technique and images are gone ---------------------------------------------
-def remember(aux, seen=None):
-    "`seen` and what of `aux` (AuxRows) is to be known later, in plain types: classes, files, digests of arrays"
-    new,parts = dict(seen or {}),parts_of(aux)
-    found = dict(classes=names_shown(aux, parts).values(), files=set().union(*map(_files, parts)),
-                 images=aux.hashes() if all(array_of(p) is not None for p in parts) else ())
-    for k,v in found.items(): new[k] = sorted({*new.get(k, ()), *v})
-    return new
+OPEN_SET_FACTS = 'classes','files','images'
+
+def trained_open_sets(learn):
+    """What `learn` was trained on as open set, with the fields `OPEN_SET_FACTS`: the callback that the techniques leave
+    on a learner, or the field that `strip` gives a plain one; None: nothing"""
+    return vars(learn).get('trained_open_sets')
+
+def what_it_shows(aux):
+    "What of `aux` (AuxRows) can be known later, in plain types: classes, files, digests of arrays"
+    parts = parts_of(aux)
+    return dict(classes=names_shown(aux, parts).values(), files=set().union(*map(_files, parts)),
+                images=aux.hashes() if all(array_of(p) is not None for p in parts) else ())
 
 def seen_before(seen, unknown):
-    "Why `unknown` is not unknown to a learner that remembers `seen`; None: nothing that can be seen"
-    if not seen: return None
+    "Why `unknown` is not unknown to a learner with `trained_open_sets`; None: nothing that can be seen"
+    if seen is None: return None
     u = parts_of(unknown)
-    mine,theirs = {str(k).strip().casefold() for k in seen['classes']},names_shown(unknown, u)
+    mine,theirs = {str(k).strip().casefold() for k in seen.classes},names_shown(unknown, u)
     both = [v for k,v in theirs.items() if k in mine]
     if both: return f"both show {', '.join(both[:5])}{' ..' if len(both) > 5 else ''}"
-    files = set().union(*map(_files, u)) & set(seen['files'])
+    files = set().union(*map(_files, u)) & set(seen.files)
     if files: return f'{len(files)} of the files are in both'
-    mine = set(seen['images'])
+    mine = set(seen.images)
     same = sum(h in mine for q in u for h in image_hashes(q)) if mine else 0
     return f'{same} of the images are in both' if same else None
 

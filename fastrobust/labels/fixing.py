@@ -130,7 +130,6 @@ def fix_labels(
     to = np.where(drop, '', np.where(weigh, t.given, act))
     res.fixes = Fixes(dls, pd.DataFrame(dict(item=item, name=t.name_.to_numpy(), old=t.given.to_numpy(), new=to,
                                              how=done)).reset_index(drop=True), w)
-    for k in ('noise_estimate', 'noise_estimate_of', 'noise_estimate_by'): vars(res).pop(k, None)    # of the old labels
     return res
 
 # --- fastai's widget -------------------------------------------------------------------------------------------------

@@ -1,24 +1,19 @@
 "How many labels are wrong, and which? Plant errors, cross-validate, compare. `estimate_tau`: the one number"
-import zlib
-from functools import partial
 from pathlib import Path
-from types import CellType
-from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastrobust.basics import robust_warn, target_vocab
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import given_labels, with_labels
-from fastrobust.labels.result import NoiseReport
+from fastrobust.labels.result import NoiseReport, Tau
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.labels.outoffold import _code, _name
 from fastrobust.labels.outofsample import need_probs, warn_in_sample
 from fastrobust.labels.planting import KINDS, plant_labels
 from fastrobust.labels.reviewing import item_names
 from fastrobust.resting import keep_random
 
-__all__ = ['noise_report', 'estimate_tau', 'Tau']
+__all__ = ['noise_report', 'estimate_tau']
 
 # --- the report ------------------------------------------------------------------------------------------------------
 def _given_probs(y, probs, c):
@@ -70,7 +65,7 @@ def _aum(history, y):
 def noise_report(
     make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`. A robust loss (GCELoss)
                         # keeps the folds from learning the errors, as pair noise makes a plain network do
-    dls=None,           # DataLoaders with one single-label target; they stay as they are, but for `.noise_estimate`
+    dls=None,           # DataLoaders with one single-label target; they stay as they are
     probs=None,         # Out-of-sample probabilities (n,c) in the order of the training set: nothing is trained
     n_folds:int=3,      # Networks to train, each on the other folds
     plant:float=.05,    # Share of labels made wrong before training, in [0,.5]; 0: none, no check on the audit itself
@@ -94,41 +89,9 @@ def noise_report(
         need_maker(make_learner)
         res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed, plant_kind, kwargs)
         p,folds,notes = res.probs,res.folds,[]
-    rep = NoiseReport(y, p, vocab, item_names(dls.train_ds), folds, planted, plant_kind, notes, aum)
-    _remember(dls, y, Tau(rep.rate, rep.lo, rep.hi), 'planted', None if probs is not None else make_learner)
-    return rep
+    return NoiseReport(y, p, vocab, item_names(dls.train_ds), folds, planted, plant_kind, notes, aum)
 
 # --- the rate alone --------------------------------------------------------------------------------------------------
-class Tau(NamedTuple):
-    "Estimated share of wrong labels, as the selection methods take it, and its interval"
-    tau:float
-    lo:float
-    hi:float
-    def __str__(self): return f"tau {self.tau:.3f} ({self.lo:.3f} to {self.hi:.3f})"
-
-def _who(f):
-    "What tells a maker from others: its code and what it takes from outside; defined again it is still the same"
-    if isinstance(f, partial): return [_who(f.func), *map(_plain, (*f.args, *sorted(f.keywords.items())))]
-    if not hasattr(f, '__code__'): return _plain(f)
-    cells = [o.cell_contents for o in f.__closure__ or () if o != CellType()]     # not an empty one
-    outside = [f.__globals__[k] for k in f.__code__.co_names if k in f.__globals__]
-    return [_name(f), _code(f), *map(_plain, (getattr(f, '__self__', None), f.__defaults__, f.__kwdefaults__, *cells,
-                                              *outside))]
-
-def _plain(o): return _code(o) if hasattr(o, '__code__') else repr(o)     # repr: by value, else by address
-
-def _key(maker): return None if maker is None else zlib.crc32(repr(_who(maker)).encode())
-
-def _remember(dls, y, tau, method, maker):
-    dls.noise_estimate,dls.noise_estimate_of,dls.noise_estimate_by = tau,zlib.crc32(y),(method, _key(maker))
-
-def _remembered(dls, y, method, maker):
-    "The estimate kept on `dls`, if it is of these labels, made by this method and maker; None: any maker"
-    own = vars(dls)
-    tau,by = own.get('noise_estimate'),own.get('noise_estimate_by', ())
-    if not isinstance(tau, Tau) or own.get('noise_estimate_of') != zlib.crc32(y) or by[:1] != (method,): return None
-    return tau if maker is None or by[1] == _key(maker) else None
-
 def _warmed_up(make_learner, dls, epochs):
     "Losses of the training items after a short training on all of them, and their mixture"
     with keep_random():
@@ -146,30 +109,28 @@ def _warmed_up(make_learner, dls, epochs):
 
 def estimate_tau(
     make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`
-    dls=None,           # DataLoaders; keeps the result as `.noise_estimate`: the same call again is free, and says so
+    dls=None,           # DataLoaders with one single-label target; they stay as they are
     probs=None,         # Out-of-sample probabilities (n,c): nothing is trained
     method:str='planted', # 'planted' (`noise_report`), or 'gmm': small-loss mixture after a warm-up, one short training
     warmup:int=3,       # gmm: epochs of the warm-up; more lets the network learn the wrong labels too
     verbose:bool=True,  # Print it
-    **kwargs            # planted: more for `noise_report`
+    **kwargs            # planted: more for `noise_report`, such as `path`: folds are kept there, the same call is free
 )->Tau:
-    "Share of wrong labels for JoCoR, Co-teaching and others: `(tau, lo, hi)`, printed with its interval"
+    "Share of wrong labels for JoCoR, Co-teaching, `advise` and others: `(tau, lo, hi)`, printed with its interval"
     if method not in ('planted', 'gmm'):
         raise ValueError(f"`method` must be 'planted' or 'gmm', got {method!r}. 'planted' is the more exact one.")
-    if dls is None: _need_either(make_learner, dls, probs)
-    y,kind = given_labels(dls),method if method == 'planted' else f'gmm, {warmup} epochs'
-    tau = kept = _remembered(dls, y, kind, make_learner) if probs is None and not kwargs else None
-    if tau is None and method == 'gmm':
+    _need_either(make_learner, dls, probs)
+    if method == 'gmm':
         if kwargs or probs is not None:
             raise ValueError("expected neither `probs` nor settings of `noise_report` with method='gmm', got some. "
                              "Leave them out, or use method='planted'.")
         need_maker(make_learner)
+        given_labels(dls)       # refuses what has no single label
         tau = _warmed_up(make_learner, dls, warmup)
-        _remember(dls, y, tau, kind, make_learner)
-    if tau is None:
+    else:
         if probs is None: kwargs = dict(verbose=False, **kwargs)
         rep = noise_report(make_learner, dls, probs, **kwargs)
-        tau = Tau(rep.rate, rep.lo, rep.hi)
+        tau = rep.tau
         if rep.notes and rep.notes[0].startswith('model too weak'): robust_warn(rep.notes[0])
-    if verbose: print(f'{tau} (kept from before)' if kept else tau)
+    if verbose: print(tau)
     return tau

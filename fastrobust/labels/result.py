@@ -1,4 +1,5 @@
 "What an audit of the labels found: how many are wrong, which, how the audit itself fared, and a picture of it"
+from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from fastrobust.labels.channel import wrong_if_given
@@ -9,7 +10,7 @@ from fastrobust.labels.planting import noise_rate, plant_check, rival_margins
 from fastrobust.reporting.report import Report
 from fastrobust.labels.transition import noise_rate_from_joint
 
-__all__ = ['NoiseReport']
+__all__ = ['NoiseReport', 'Tau']
 
 WEAK = .45      # Agreement with the given labels below which a network says little about them
 ERRS = .2       # Share of the labels contradicted beyond the estimated rate: the network's own errors
@@ -54,6 +55,13 @@ def _estimates(y, p, est, acc):
             ('confident joint', noise_rate_from_joint(confident_joint(y, p)), 'counts model errors as noise'),
             ('disagreement', 1-acc, 'upper bound: all that the folds predict otherwise')]
     return pd.DataFrame(rows, columns=['estimate', 'rate', 'note']).set_index('estimate')
+
+class Tau(NamedTuple):
+    "Estimated share of wrong labels, as the selection methods take it, and its interval"
+    tau:float
+    lo:float
+    hi:float
+    def __str__(self): return f"tau {self.tau:.3f} ({self.lo:.3f} to {self.hi:.3f})"
 
 class NoiseReport(Report):
     "Rate of wrong labels with its interval, the items, and how trustworthy both are; attributes as listed in the code"
@@ -132,6 +140,11 @@ class NoiseReport(Report):
     def _title(self):
         return (f"{self.rate:.1%} of the labels are wrong ({self.lo:.1%} to {self.hi:.1%}); {self.issues.sum():,} of "
                 f"{len(self.given):,} flagged, the most suspicious first")
+
+    @property
+    def tau(self):
+        "The rate with its interval, as `JoCoR`, `SmallLoss` and others take it"
+        return Tau(self.rate, self.lo, self.hi)
 
     def paired(self):
         "Share of the estimated errors that go to the class that takes most of each class's: 1 for pair noise"

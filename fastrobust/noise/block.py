@@ -1,11 +1,12 @@
 "Noisy labels in fastai: loaders and a `DataBlock` whose training items have given labels, and images if need be"
+import copy
 import numpy as np
 import torch
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.tabular.core import Tabular
 from fastrobust.data.arrays import ArrayItems, check_like
-from fastrobust.data.copying import dls_like, loader_like, relabelled
+from fastrobust.data.copying import loader_like, relabelled
 from fastrobust.data.givenlists import GivenLabels, NoisyDatasets, OpenInputs
 from fastrobust.data.reading import Part, label_vocab, target
 from fastrobust.noise.human import match_record
@@ -84,7 +85,7 @@ def add_label_noise(
         res = old.compose(rec)
         res.valid = old.valid if rec.valid is None else rec.valid if old.valid is None else old.valid.compose(rec.valid)
         res.log_true,rec = rec.log_true or old.log_true,res
-    new = dls_like(dls)
+    new = copy.copy(dls)
     new.loaders = [loader_like(dls.train, relabelled(train, rec))]
     if valid is not None: new.loaders.append(loader_like(dls.valid, relabelled(valid, rec.valid, n)))
     new.loaders += list(dls.loaders[2:])

@@ -12,7 +12,8 @@ from fastrobust.ood.result import OODReport
 from fastrobust.ood.scores import OODScore, get_score
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.auxrows import OpenSet
-from fastrobust.data.openset import array_of, names_shown, parts_of, seen_before, shared_with
+from fastrobust.data.openset import (array_of, names_shown, parts_of, seen_before, shared_with,
+                                     trained_open_sets)
 from fastrobust.training.objective import Technique
 from fastrobust.resting import at_rest
 
@@ -71,7 +72,7 @@ def _check_unknown(learn, unknown):
             if why:
                 raise ValueError(f"expected unknown images, got in set {name!r} what {t.name} trains on as auxiliary "
                                  f"images: {why}. The network was taught that these are unknown; take other ones.")
-        why = seen_before(getattr(learn, 'open_sets_seen', None), data)
+        why = seen_before(trained_open_sets(learn), data)
         if why:
             raise ValueError(f"expected unknown images, got in set {name!r} what this learner was trained on as "
                              f"auxiliary images: {why}. It was taught that these are unknown; take other ones.")
@@ -151,7 +152,7 @@ def _need_logits(z):
 
 def _unnamed(learn, unknown):
     "A note on sets whose classes nobody told, where auxiliary classes were trained on"
-    if not getattr(learn, 'open_sets_seen', None): return []
+    if trained_open_sets(learn) is None: return []
     sets = [k for k,v in unknown.items() if not names_shown(v, parts_of(v))]
     return [f"What {', '.join(sets)} show is not known, so whether auxiliary images of the training show the same was "
             "judged by files and pixels alone. OpenSet(images, classes) names it."] if sets else []
@@ -162,8 +163,9 @@ def _notes(learn, scorers, fit, known):
                  "belongs to its training loss, that of temperature scaling to probabilities: neither is used here, "
                  "and none replaces another.")
     energies = [k for k in scorers if k in ('energy', 'react', 'vim')]
-    if energies and any(isinstance(t, Technique) and t.name == 'logitnorm' for t in learn.cbs):
-        yield (f"Trained with LogitNorm: scores that are energies ({', '.join(energies)}) can break on such networks. "
+    norm = [type(t).__name__ for t in learn.cbs if isinstance(t, Technique) and t.direction_only]
+    if energies and norm:
+        yield (f"Trained with {norm[0]}: scores that are energies ({', '.join(energies)}) can break on such networks. "
                "A user found an FPR95 above 90 % with the published weights (logitnorm_ood, issue 6, which takes "
                "Energy(T=.1)). Look at msp beside them.")
     if any(k == 'odin' and not getattr(s, 'eps', 0) for k,s in scorers.items()):

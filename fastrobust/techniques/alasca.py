@@ -62,22 +62,22 @@ class ALASCA(SampleMemory):
         "How far the warm-up is: 0 is plain cross-entropy on the auxiliary heads, 1 smoothing at full strength"
         return progress(self.warmup, self.epochs, self.learn.pct_train)
 
-    def look(self, z):
+    def look(self, z, i):
         if self.memory is None: return None,label_trust(z, self.given, 1.)
         if self.memory == 'label':
             now = label_trust(z, self.given, self.t)
-            m = self.w*self.recall(now, 1/z.shape[1]) + (1-self.w)*now
+            m = self.w*self.recall(now, i, 1/z.shape[1]) + (1-self.w)*now
             return m,m
-        m = self.w*self.recall(z) + (1-self.w)*z
+        m = self.w*self.recall(z, i) + (1-self.w)*z
         return m,label_trust(m, self.given, self.t)
 
-    def penalty(self, z, part):
-        aux = self.objective.batch.aux
-        if not aux:
+    def penalty_of(self, head):
+        if not head.aux:
             raise ValueError("ALASCA expected a model with its auxiliary heads, got one without: it was replaced. "
                              "Remove ALASCA with `remove_cb` and add it again.")
-        q = smooth_targets(self.given, 1 - self.ramp*(1 - self.seen(z)[1]), z.shape[1], self.spread)
-        return sum(F.cross_entropy(self.objective.map(a), q) for a in aux)
+        alpha = 1 - self.ramp*(1 - self.seen(head.z, head.i)[1])
+        q = smooth_targets(self.given, alpha, head.z.shape[1], self.spread)
+        return sum(F.cross_entropy(self.objective.map(a), q) for a in head.aux)
 
     # --- the warm-up, and what is left after it ----------------------------------------------------------------------
     def before_fit(self): warn_unfinished(self, 'warmup', self.learn)

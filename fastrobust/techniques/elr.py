@@ -35,8 +35,8 @@ class ELR(SampleMemory):
         if not 0 <= beta < 1: raise ValueError(f"`beta` must be in [0,1), got {beta}. The usual value is 0.7.")
         self.lam,self.beta = check_weight('lam', lam),beta
 
-    def look(self, z):
-        t = elr_targets(self.recall(z), z, self.beta)
+    def look(self, z, i):
+        t = elr_targets(self.recall(z, i), z, self.beta)
         return t,t.gather(1, self.given[:,None])[:,0]/t.sum(1)
 
-    def penalty(self, z, part): return elr_loss(self.objective.map(z), self.seen(z)[0])
+    def penalty_of(self, head): return elr_loss(self.objective.map(head.z), self.seen(head.z, head.i)[0])

@@ -32,6 +32,7 @@ def norm_floor(n_classes, tau):
 
 class LogitNorm(Technique):
     "Train on normalised logits (https://arxiv.org/abs/2205.09310); predictions and scores use the raw ones"
+    direction_only = True
     def __init__(self,
         tau:float=.04,      # Temperature; OpenOOD's default for CIFAR-10, smaller for more classes (.0085 for 100)
         min_norm:float=.1   # Rows of a smaller norm are divided by this one, so that a head of zeros can start; >= 0

@@ -4,11 +4,12 @@ from fastai.callback.core import event
 from fastai.callback.mixup import MixHandler
 from fastrobust.basics import check_weight, robust_warn
 from fastrobust.losses import RobustLoss
-from fastrobust.training.stages import Stages, own
+from fastrobust.training.stages import Stages, has_penalty, own
 
 __all__ = []
 
-STAGES = ('rows', 'heads', 'logits', 'targets', 'base', 'sample_loss', 'weights', 'norm', 'penalty', 'update')
+STAGES = ('rows', 'heads', 'logits', 'targets', 'base', 'sample_loss', 'weights', 'norm', 'penalty', 'penalty_of',
+          'update')
 _events = [o for o in vars(event) if o[0] != '_']
 
 def check(
@@ -34,13 +35,13 @@ def check(
     if names('targets') and not isinstance(base, RobustLoss):
         raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which {base} does not take. "
                          "Use a loss of fastrobust.losses, such as CrossEntropy().")
-    columns = [t.column for t in ts if own(t, 'penalty')]
+    columns = [t.column for t in ts if has_penalty(t)]
     for k in set(columns):
         if columns.count(k) > 1:
-            both = ' and '.join(t.name for t in ts if own(t, 'penalty') and t.column == k)
+            both = ' and '.join(t.name for t in ts if has_penalty(t) and t.column == k)
             raise ValueError(f"{both} both add the term `{k}`: keep one, remove the other with `remove_cb`.")
     for t in ts:
-        if own(t, 'penalty'): check_weight(f'{t.name}.weight', t.weight, 'remove it with `remove_cb`')
+        if has_penalty(t): check_weight(f'{t.name}.weight', t.weight, 'remove it with `remove_cb`')
         if not any(own(t, o) for o in STAGES) and not t.surgery and not any(hasattr(t, o) for o in _events):
             robust_warn(f"{t.name} overrides no stage and no event, so it does nothing. Stages: {', '.join(STAGES)}.")
         t.check(learn)

@@ -11,8 +11,8 @@ from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.training.checks import check, check_batch
 from fastrobust.training.surgery import AuxOut, SurgeonSplit, Surgery, has_surgery, unwrap
 from fastrobust.training.recording import QuickEvents, fit_starts
-from fastrobust.training.stages import (Batch, Objective, Stages, TechniqueColumns, inner_loss,
-                                        main_logits, mean_of, own, sum_of, take_rows)
+from fastrobust.training.stages import (Batch, Objective, Stages, TechniqueColumns, has_penalty, head_of,
+                                        inner_loss, main_logits, mean_of, own, sum_of, take_rows)
 
 __all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective', 'set_loss']
 
@@ -113,11 +113,10 @@ class ObjectiveCallback(QuickEvents, Callback):
         b.live = False
         for t in self.loss_obj.stages:
             w = weight_at(t.weight, self.pct_train)
-            if not own(t, 'penalty') or not w: continue
-            ps = []
-            for b.h,head in enumerate(b.heads):
-                p = t.penalty(main_logits(head), b.extra[t][b.h] if t in b.extra else None)
-                if p is not None: ps.append(p)
+            if not has_penalty(t) or not w: continue
+            parts = b.extra.get(t, [None]*len(b.heads))
+            ps = [t.penalty_of(head_of(i, out, part)) for i,(out,part) in enumerate(zip(b.heads, parts))]
+            ps = [p for p in ps if p is not None]
             if not ps: continue
             p = sum_of(ps)
             if p.ndim:
@@ -143,6 +142,7 @@ class Technique(Stages, QuickEvents, Callback):
     surgery = None      # The `Surgery` class that `prepare` wraps around the model, if it does
     floor = None        # Smallest value the penalty can reach in expectation, recorded beside it
     scales = True       # Whether its logits stage sets their size, which two cannot do
+    direction_only = False # Whether the loss sees only their direction: energies of the raw ones may then say little
     remembers = False   # Whether it keeps per-sample memories: refused with MixUp, as are weights and sample losses
     tasks = ('single-label',)   # What it is defined for; None: anything
 

@@ -1,4 +1,5 @@
 "The stages between logits and loss: what a technique may do there, and the one loss object that calls them in order"
+from typing import NamedTuple
 import torch
 from torch import nn
 from fastai.losses import BaseLoss
@@ -7,7 +8,7 @@ from fastrobust.losses import FuncLoss
 from fastrobust.training.surgery import AuxOut
 from fastrobust.training.recording import ColumnsCallback
 
-__all__ = ['Stages', 'Objective', 'Batch']
+__all__ = ['Stages', 'Objective', 'Batch', 'HeadLogits']
 
 class Stages:
     "What a technique can do to a training batch; it overrides only what its paper needs"
@@ -35,12 +36,17 @@ class Stages:
         return w.sum()
     def penalty(self, z, part):
         "A scalar to add, `weight` times: `z` raw main logits, `part` raw logits of the own rows; asked for each head"
+    def penalty_of(self, head):
+        "`penalty` of one network's `HeadLogits`; override it to know which one, or the auxiliary logits"
+        return self.penalty(head.z, head.part)
     def update(self, batch):
         "The only place that writes state, once per training batch (lr_find works on a copy of it)"
 
 def own(t, name):
     "Whether `t` overrides the stage `name`"
     return getattr(type(t), name) is not getattr(Stages, name)
+
+def has_penalty(t): return own(t, 'penalty') or own(t, 'penalty_of')
 
 def take_rows(o, a, b):
     "Rows a:b of a prediction: a tensor, or tuples of them (two networks, auxiliary heads)"
@@ -65,10 +71,22 @@ def _class_weights(base, y, n):
     v = keep.float() if w is None else w[torch.where(keep, y, 0)]*keep
     return v.view(n, -1).mean(1)
 
+class HeadLogits(NamedTuple):
+    "What one network says of a training batch, for a penalty"
+    i:int               # Which of the networks, from 0
+    z:torch.Tensor      # Raw main logits (bs,c)
+    part:torch.Tensor = None # Raw logits of the technique's own rows (k,c); None: it has none
+    aux:tuple = ()      # Raw auxiliary logits, (bs,c) each
+
+def head_of(i, out, part=None):
+    "The `HeadLogits` of the `i`-th network's output"
+    aux = tuple(as_f32(a) for a in out.aux) if isinstance(out, AuxOut) else ()
+    return HeadLogits(i, main_logits(out), part, aux)
+
 class Batch:
     "Everything of one training batch; nothing of it outlives the batch or enters a pickle"
     def __init__(self, n, ids=None):
-        self.n,self._ids,self.live,self.heads,self.w,self.l,self.h = n,ids,False,[],None,None,0
+        self.n,self._ids,self.live,self.heads,self.w,self.l = n,ids,False,[],None,None
     @property
     def has_ids(self): return self._ids is not None and self._ids() is not None
     @property
@@ -80,11 +98,6 @@ class Batch:
                              "dataset, or texts sorted on the fly). Use an ordinary shuffling loader; for texts "
                              "dl_type=TfmdDL with before_batch=pad_input.")
         return ids
-    @property
-    def aux(self):
-        "Auxiliary logits (main rows) of the head a penalty is being asked about"
-        o = self.heads[self.h]
-        return tuple(as_f32(a) for a in o.aux) if isinstance(o, AuxOut) else ()
 
 def inner_loss(loss):
     "The loss inside an Objective (another learner's: its techniques stay there), any other loss as it is"
@@ -205,7 +218,7 @@ class TechniqueColumns(ColumnsCallback):
     def columns(self):
         cols,o = {},self.learn.objective
         for t in o.techniques():
-            if own(t, 'penalty'):
+            if has_penalty(t):
                 s,k = o.sums.get(t, (0., 0))
                 cols[t.column] = float(s)/k if k else float('nan')
                 if t.floor is not None: cols[f'{t.column}_floor'] = t.floor

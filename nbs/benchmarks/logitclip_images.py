@@ -49,9 +49,10 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     if a.find:
         fit = SETUPS['gn_sgd'][3]
-        a.tau = [find_tau(maker('gn_sgd')(seed=99), grid=a.grid, epochs=a.epochs, fit=fit, plot=False)]
-        find_tau.curve.to_csv(out/'find_tau.csv', index=False)
-        print(f'find_tau: {a.tau}\n{find_tau.curve.to_string()}', flush=True)
+        tau = find_tau(maker('gn_sgd')(seed=99), grid=a.grid, epochs=a.epochs, fit=fit, plot=False)
+        a.tau = [tau]
+        tau.curve.to_csv(out/'find_tau.csv', index=False)
+        print(f'find_tau: {a.tau}\n{tau.curve.to_string()}', flush=True)
     for setup in SETUPS if a.setup == 'both' else [a.setup]:
         rows = {'cross-entropy': None, **{f'LogitClip({t:g})': LogitClip(t) for t in a.tau}}
         rep = compare(maker(setup), rows, a.epochs, seeds=a.seeds, fit=SETUPS[setup][3])

@@ -14,36 +14,36 @@ class SampleMemory(Technique):
     remembers,_stateattrs = True,('_memory',)   # an export leaves the memory behind; copies and `state_dict` have it
     _memory = ()    # A dict for each network: `rows` (n,...) and `score` (n,), which is NaN before the first visit
 
-    def look(self, z):
-        "New memory rows (None: nothing to remember) and scores of the batch's items, for detached mapped logits (bs,c)"
+    def look(self, z, i):
+        """New memory rows (None: nothing to remember) and scores of the batch's items, for detached mapped logits
+        (bs,c) of the `i`-th network"""
 
     @property
     def given(self):
         "Labels of the batch (bs,)"
         return self.learn.y.as_subclass(torch.Tensor).reshape(-1).long()
 
-    def recall(self, like, start=0.):
-        "What the memory has on the batch's items for the network at hand; `start` for new ones; shaped as `like`"
-        b = self.objective.batch
-        if b.h >= len(self._memory): return torch.full_like(like, start)
-        rows,score = (self._memory[b.h][k][b.ids].to(like) for k in ('rows', 'score'))
+    def recall(self, like, i, start=0.):
+        "What the memory of the `i`-th network has on the batch's items; `start` for new ones; shaped as `like`"
+        if i >= len(self._memory): return torch.full_like(like, start)
+        rows,score = (self._memory[i][k][self.objective.batch.ids].to(like) for k in ('rows', 'score'))
         return torch.where(score.isnan().view(-1, *[1]*(like.ndim-1)), start, rows)
 
     @torch.no_grad()
-    def seen(self, z):
+    def seen(self, z, i):
         "`look` at raw logits"
-        return self.look(self.objective.map(z).detach())
+        return self.look(self.objective.map(z).detach(), i)
 
     def update(self, batch):
-        for batch.h,head in enumerate(batch.heads):
-            rows,score = self.seen(main_logits(head))
+        for i,head in enumerate(batch.heads):
+            rows,score = self.seen(main_logits(head), i)
             if rows is None: continue
-            if batch.h == len(self._memory):
+            if i == len(self._memory):
                 n = len(self.learn.dls.train_ds)
                 new = dict(rows=rows.new_zeros(n, *rows.shape[1:]), score=score.new_full((n,), float('nan')))
                 self._memory = [*self._memory, new]
             for k,v in dict(rows=rows, score=score).items():
-                m = self._memory[batch.h][k]
+                m = self._memory[i][k]
                 m[batch.ids.to(m.device)] = v.to(m)
 
     # --- between fits ------------------------------------------------------------------------------------------------

@@ -7,15 +7,17 @@ from numbers import Integral
 import numpy as np
 import torch
 from torch.nn import functional as F
+from fastai.callback.core import Callback
 from fastrobust.basics import check_weight, n_classes, need_number, plain_dl, robust_warn
 from fastrobust.pixels import pixel_space
 from fastrobust.data.auxrows import AuxRows, through_pipeline
-from fastrobust.data.openset import names_shown, parts_of, remember, share_items
+from fastrobust.data.openset import (OPEN_SET_FACTS, names_shown, parts_of, share_items, trained_open_sets,
+                                     what_it_shows)
 from fastrobust.training.objective import Technique
 from fastrobust.training.recording import fit_starts
 from fastrobust.training.stages import main_logits
 
-__all__ = ['OpenSetRows']
+__all__ = ['OpenSetRows', 'TrainedOpenSets']
 
 def _numbers(name, v):
     "`v` as a float64 tensor (c,) of numbers >= 0"
@@ -24,6 +26,30 @@ def _numbers(name, v):
         raise ValueError(f"expected `{name}` as one number >= 0 for each class, got {v.tolist()}. "
                          "Leave it out for the same everywhere.")
     return v
+
+class TrainedOpenSets(Callback):
+    "What a learner was trained on as open set; it stays when the technique goes, so that `ood_report` can refuse it"
+    name = 'trained_open_sets'
+    def __init__(self,
+        classes=(), # Names of what they show, as far as known
+        files=(),   # Paths of images in files
+        images=()   # Digests of images in memory
+    ): self.classes,self.files,self.images = list(classes),list(files),list(images)
+
+    @classmethod
+    def of(cls, learn):
+        "That of a learner, which it is given if it has none"
+        found = trained_open_sets(learn)
+        if isinstance(found, cls): return found
+        new = cls(*(getattr(found, k, ()) for k in OPEN_SET_FACTS))     # `found`: the field of a stripped learner
+        learn.add_cb(new)
+        return new
+
+    def add(self,
+        aux # `AuxRows`
+    ):
+        "Note what of `aux` can be known later"
+        for k,v in what_it_shows(aux).items(): setattr(self, k, sorted({*getattr(self, k), *v}))
 
 class OpenSetRows(Technique):
     "Add lam CE(f(x_aux), u), u drawn anew at every step from any prior (arXiv 2106.10891, 2206.08802)"
@@ -92,7 +118,7 @@ class OpenSetRows(Technique):
         if not fit_starts(self.learn) or hasattr(self.learn, 'lr_finder'): return
         self.aux.restart()
         if self.aux.source is None: return
-        self.learn.open_sets_seen = remember(self.aux, getattr(self.learn, 'open_sets_seen', None))   # for ood_report
+        TrainedOpenSets.of(self.learn).add(self.aux)
 
     def images(self, x):
         "The next open-set images, as the training loader would give them beside its batch `x`"
@@ -114,27 +140,31 @@ class OpenSetRows(Technique):
 
     def rows(self, x): return self.images(x) if self.joint_bn and self.weight_now else None
 
-    def alone(self):
-        "Logits of open-set images in a forward pass of their own; those of a second network are kept for its turn"
+    def alone(self, i):
+        "The `i`-th network's logits of open-set images in a forward pass of their own, one for all networks"
         b = self.objective.batch
-        with torch.no_grad(): r = self.images(self.learn.xb[0][:b.n]).as_subclass(torch.Tensor)
-        b.extra[self] = [main_logits(h) for h in self.objective.split(self.learn.model(r))]
-        return b.extra[self][b.h]
+        if self not in b.extra:
+            with torch.no_grad(): r = self.images(self.learn.xb[0][:b.n]).as_subclass(torch.Tensor)
+            b.extra[self] = [main_logits(h) for h in self.objective.split(self.learn.model(r))]
+        return b.extra[self][i]
 
     def draw(self, n, c):
         "Labels (n,) of `c` classes"
         if self.labels is None: return torch.randint(c, (n,), generator=self.aux.g)
         return torch.multinomial(self.labels, n, replacement=True, generator=self.aux.g)
 
-    def penalty(self, z, part):
-        part,c,w = self.alone() if part is None else part,z.shape[1],self.class_weight
+    def penalty_of(self, head):
+        part = self.alone(head.i) if head.part is None else head.part
+        return self.penalty(head.z, part, head.i)
+
+    def penalty(self, z, part, i=0):
+        c,w = z.shape[1],self.class_weight
         for k in ('labels', 'class_weight'):
             v = getattr(self, k)
             if v is not None and len(v) != c:
                 raise ValueError(f"expected `{k}` for the {c} outputs of the network, got {len(v)}. Give one for each.")
         if self.dynamic: u = self.draw(len(part), c)
         else:
-            h = self.objective.batch.h      # each of two networks has labels of its own
-            if h not in self._fixed: self._fixed[h] = self.draw(len(self.aux), c)
-            u = self._fixed[h][self.aux.ids]
+            if i not in self._fixed: self._fixed[i] = self.draw(len(self.aux), c)   # those of this network
+            u = self._fixed[i][self.aux.ids]
         return F.cross_entropy(part, u.to(part.device), weight=None if w is None else w.to(part))
