@@ -3,7 +3,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from fastrobust.metrics import pair
 
 __all__ = ['Memorised', 'memorisation', 'memorisation_counts', 'memorised_shares', 'SelectionQuality',
            'label_margin', 'label_precision_recall', 'precision_at']
@@ -69,10 +68,17 @@ def label_precision_recall(
     is_noisy    # Which labels are wrong, bool (n,)
 )->SelectionQuality:
     "Precision and recall of a selection with respect to right labels"
-    s,noisy = pair(selected, is_noisy)
+    s,noisy = _pair(selected, is_noisy)
     s,right = s.astype(bool),~noisy.astype(bool)
     share = lambda k, n: float(k/n) if n else float('nan')
     return SelectionQuality(share((s & right).sum(), s.sum()), share((s & right).sum(), right.sum()))
+
+def _pair(a, b):
+    a,b = (np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o) for o in (a, b))
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"expected one value per item in both, (n,) and (n,), got {a.shape} and {b.shape}. Select "
+                         "both alike.")
+    return a,b
 
 def precision_at(
     score,      # High where an item is thought positive (n,); NaN counts as lowest
@@ -80,7 +86,7 @@ def precision_at(
     k:int       # How many of the highest scores to look at
 )->float:
     "Share of positives among the `k` highest scores; of tied ones the first count"
-    s,pos = pair(score, positive)
+    s,pos = _pair(score, positive)
     if not 0 < k <= len(s): raise ValueError(f"`k` must lie in 1..{len(s)}, got {k}. Look at fewer items.")
     top = np.argsort(-np.where(np.isnan(s.astype(float)), -np.inf, s), kind='stable')[:k]
     return float(pos.astype(bool)[top].mean())

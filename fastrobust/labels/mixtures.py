@@ -1,6 +1,7 @@
 "Two Gaussians under the losses of a training set: rightly labelled items on the left, wrongly labelled on the right"
 # DivideMix, https://arxiv.org/abs/2002.07394, takes the posterior of the low-mean Gaussian for the chance that a label
 # is right. Two Gaussians can be laid under any losses, so the result says whether there really are two groups.
+import warnings
 from typing import NamedTuple
 import numpy as np
 from fastrobust.basics import robust_warn
@@ -26,24 +27,27 @@ def gaussian_mixture(
     tol=1e-6,       # Stop when the mean log-likelihood gains less; scikit-learn has 1e-3, DivideMix 1e-2
     reg=5e-4        # Added to the variances; DivideMix's, for values in [0,1]
 ):
-    "Means, standard deviations and weights (2,) of two Gaussians fitted to `x` by EM, the lower mean first"
+    """Means, standard deviations and weights (2,) of two Gaussians fitted to `x` by EM, the lower mean first: that of
+    scikit-learn, begun at the best split in two, so that nothing is left to chance"""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
     x = np.sort(np.asarray(x, dtype=float))
     if x.ndim != 1 or not len(x) or not np.isfinite(x).all() or x[0] == x[-1]:
         raise ValueError(f"expected at least two different finite values (n,), got shape {x.shape}. Constant losses "
                          "have no two groups.")
-    up,old = _two_means(x),-np.inf
-    r = np.stack([~up, up], 1).astype(float)
-    for _ in range(max_iter):
-        n = r.sum(0) + 1e-12
-        means = (r*x[:,None]).sum(0)/n
-        stds = np.sqrt((r*(x[:,None]-means)**2).sum(0)/n + reg)
-        log = _log_joint(x, means, stds, n/n.sum())
-        total = np.logaddexp(log[:,0], log[:,1])
-        r = np.exp(log-total[:,None])
-        if abs(total.mean()-old) < tol: break
-        old = total.mean()
+    up = _two_means(x)
+    groups = x[~up],x[up]
+    weights,means,stds = (np.array([f(g) for g in groups]) for f in (lambda g: len(g)/len(x), np.mean, np.std))
+    variances = stds**2 + reg
+    if max_iter > 1:        # the groups were the first step
+        em = GaussianMixture(2, covariance_type='spherical', tol=tol, reg_covar=reg, max_iter=max_iter-1,
+                             weights_init=weights, means_init=means[:, None], precisions_init=1/variances)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', ConvergenceWarning)     # `max_iter` steps were asked for
+            em.fit(x[:, None])
+        weights,means,variances = em.weights_,em.means_[:, 0],em.covariances_
     order = np.argsort(means)
-    return means[order],stds[order],(n/n.sum())[order]
+    return means[order],np.sqrt(variances[order]),weights[order]
 
 class SmallLossSplit(NamedTuple):
     "Losses split in two groups; `clean[i]` where the chance that item i is in the group of small losses exceeds `p`"

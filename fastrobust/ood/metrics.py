@@ -4,28 +4,31 @@
 import numpy as np
 from torch import Tensor
 from fastrobust.basics import nearest, need_number
-from fastrobust.metrics import average_precision, roc_auc
 
 __all__ = ['fpr_at_tpr', 'threshold_at_tpr', 'auroc', 'aupr', 'ood_metrics']
 
 # --- checks ----------------------------------------------------------------------------------------------------------
-def _scores(v, name, whose):
+def _scores(v, name, whose, nan='refuse'):
     "Scores as float64 (n,)"
+    if nan not in ('refuse', 'lowest'):
+        raise ValueError(f"`nan` must be 'refuse' or 'lowest', got {nan!r}. {nearest(nan, ['refuse', 'lowest'])}")
     a = v.detach().double().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
     if a.dtype.kind not in 'fiu' and a.size:
         raise TypeError(f"expected numbers as `{name}`, got {a.dtype}. Give one score per image.")
-    if a.ndim != 1 or not a.size:
+    if a.ndim != 1 or not a.size and nan == 'refuse':
         raise ValueError(f"expected one score per {whose} image as `{name}`, (n,) with n >= 1, got {a.shape}. Known "
                          "and unknown images are both needed: a score is judged by how it tells them apart.")
-    a,bad = a.astype(np.float64),int((~np.isfinite(a)).sum())
+    a = a.astype(np.float64)
+    if nan == 'lowest': a = np.where(np.isnan(a), -np.inf, a)
+    bad = 0 if nan == 'lowest' else int((~np.isfinite(a)).sum())
     if bad:
         raise ValueError(f"expected finite scores as `{name}`, got NaN or infinity in {bad} of {len(a)}. Look at the "
                          "logits and features of these images.")
     return a
 
-def _sides(id_scores, ood_scores, positive):
+def _sides(id_scores, ood_scores, positive, nan='refuse'):
     "Scores of positives and negatives, high for the positive side"
-    known,unknown = _scores(id_scores, 'id_scores', 'known'),_scores(ood_scores, 'ood_scores', 'unknown')
+    known,unknown = _scores(id_scores, 'id_scores', 'known', nan),_scores(ood_scores, 'ood_scores', 'unknown', nan)
     if positive not in ('id', 'ood'):
         raise ValueError(f"`positive` must be 'id' or 'ood', got {positive!r}. {nearest(positive, ['id', 'ood'])}")
     return (known,unknown) if positive == 'id' else (-unknown,-known)
@@ -61,22 +64,32 @@ def threshold_at_tpr(
     cut = float(_cut(*_sides(id_scores, ood_scores, positive), tpr))
     return cut if positive == 'id' else -cut
 
+def _ranked(pos, neg):
+    "Which of the scores are positive, and whole numbers in their order, equal where they are"
+    return np.arange(len(pos)+len(neg)) < len(pos),np.unique(np.r_[pos, neg], return_inverse=True)[1]
+
 def auroc(
-    id_scores,  # Scores of known images (n,), higher = more in-distribution; tensor, array or list
-    ood_scores  # Scores of unknown images (m,)
-)->float:       # In [0,1]; .5 is what guessing gets
+    id_scores,      # Scores of known images (n,), higher = more in-distribution; tensor, array or list
+    ood_scores,     # Scores of unknown images (m,)
+    nan='refuse'    # Of detection in general, `id_scores` those of what is to be found: 'lowest' takes items without a
+                    # score for the least suspicious, and gives NaN where one side is empty
+)->float:           # In [0,1]; .5 is what guessing gets
     "Chance that a known image scores higher than an unknown one, ties counted half; the same for both `positive`"
-    known,unknown = _sides(id_scores, ood_scores, 'id')
-    return roc_auc(np.r_[known, unknown], np.arange(len(known)+len(unknown)) < len(known))
+    from sklearn.metrics import roc_auc_score
+    known,unknown = _sides(id_scores, ood_scores, 'id', nan)
+    if not len(known) or not len(unknown): return float('nan')
+    return float(roc_auc_score(*_ranked(known, unknown)))
 
 def aupr(
     id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
     ood_scores,         # Scores of unknown images (m,)
-    positive:str='id'   # Side called positive: 'id' or 'ood'
+    positive:str='id',  # Side called positive: 'id' or 'ood'
+    nan='refuse'        # As in `auroc`
 )->float:               # In (0,1]; guessing gets the share of positives
     "Average precision of finding the positive side, tied scores taken together"
-    pos,neg = _sides(id_scores, ood_scores, positive)
-    return average_precision(np.r_[pos, neg], np.arange(len(pos)+len(neg)) < len(pos))
+    from sklearn.metrics import average_precision_score
+    pos,neg = _sides(id_scores, ood_scores, positive, nan)
+    return float(average_precision_score(*_ranked(pos, neg))) if len(pos) else float('nan')
 
 def ood_metrics(
     id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
