@@ -18,7 +18,9 @@ from fastrobust.labels.memorisation import plot_memorisation
 from fastrobust.nets import small_cnn
 from fastrobust.shift.augmixpicture import show_augmix
 from fastrobust.recipes import RECIPES
-from fastrobust.reporting.report import save_figure, saving
+from fastrobust.reporting.report import saving
+from fastrobust.reporting.style import (INK, ORANGE, BLUE, VERMILION, bare, figure_legend, new_figure,
+                                        save_figure)
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.odnl import ODNL
@@ -27,7 +29,7 @@ __all__ = []
 
 SHORT,LR = 5,3e-3                   # Epochs of the short row where there are 20 of the long one; learning rate
 RECIPE = RECIPES['noisy_labels'].epochs   # Epochs the recipe suggests
-_WRONG,_RIGHT,_SLATE = '#D55E00','#9aa3ab','#55606b'
+_WRONG,_RIGHT,_SLATE = VERMILION,'#9aa3ab','#55606b'
 
 # --- what is compared ------------------------------------------------------------------------------------------------
 def _rows(epochs, everything, seed):
@@ -51,31 +53,30 @@ def _rows(epochs, everything, seed):
 # --- pictures --------------------------------------------------------------------------------------------------------
 def _samples(rec, seed, n=21):
     "Training images with their labels; the wrong ones framed"
-    import matplotlib.pyplot as plt
     X,*_,vocab = sample_data('fashion')
     idxs = np.random.RandomState([seed, 1]).permutation(len(X))[:n]     # not the stream that chose the wrong ones
-    fig,axs = plt.subplots(3, 7, figsize=(11, 6.1), layout='constrained')
+    fig = new_figure((11, 6.1))
+    axs = fig.subplots(3, 7)
     for ax,i in zip(axs.flat, idxs):
         wrong = bool(rec.is_noisy[i])
         ax.imshow(X[i], cmap='gray_r', vmin=0, vmax=255)
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(color=_WRONG if wrong else _RIGHT, linewidth=4 if wrong else 1)
+        bare(ax).spines[:].set(color=_WRONG if wrong else _RIGHT, linewidth=4 if wrong else 1)
         ax.set_title(('✗ ' if wrong else '')+vocab[rec.y_noisy[i]], fontsize=11, color=_WRONG if wrong else 'black',
                      fontweight='bold' if wrong else 'normal')
         ax.set_xlabel(f'is: {vocab[rec.y_clean[i]]}' if wrong else ' ', fontsize=9.5, color=_SLATE)
     wrong = int(rec.is_noisy[idxs].sum())
     fig.suptitle(f'Labels as the network is given them: {wrong} of these {n} are wrong (framed)')
-    return axs
+    return fig
 
 def _memorisation(rep, names):
     "The first and the last of `names` beside each other"
-    import matplotlib.pyplot as plt
-    fig,axs = plt.subplots(1, len(names), figsize=(6*len(names), 5.2), sharey=True, layout='constrained', squeeze=False)
+    fig = new_figure((6*len(names), 5.2))
+    axs = fig.subplots(1, len(names), sharey=True, squeeze=False)
     for ax,o in zip(axs[0], names):
         plot_memorisation(rep.curve(o, rep.runs.seed.iloc[0]), rep.metric, ax, title=o, legend=False)
     for ax in axs[0, 1:]: ax.set_ylabel('')
-    fig.legend(*axs[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
-    return axs
+    figure_legend(fig, axs[0, 0], ncols=3)
+    return fig
 
 def _figures(rep, rec, names, out, seed):
     "Draw everything into `out`"
@@ -142,7 +143,7 @@ def _page(rep, rec, story, out, settings):
                 "distortions, and the network must answer all versions of an image alike. It combines with what you "
                 "saw above: AugLoss is AugMix with a robust loss.",
                 'AugMix on one image, chain by chain')).items()}
-    colors = dict(zip(story, ('#000000', '#E69F00', '#0072B2')))        # those of the rows in compare.png
+    colors = dict(zip(story, (INK, ORANGE, BLUE)))        # those of the rows in compare.png
     parts = [html.para(lead, 'lead'),
              html.tiles([(f"{t['last'][o]:.1%}", f"of the test images right: {o}", colors[o]) for o in have]),
              html.heading('What the network is told'), pics['samples'],

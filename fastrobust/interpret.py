@@ -1,6 +1,7 @@
 "What a trained Learner can tell about its labels, shift, unknowns and rare classes, as pictures beside fastai's own"
 from functools import partial
 from fastai.interpret import ClassificationInterpretation
+from matplotlib.figure import Figure
 from fastrobust.calibration.charts import plot_reliability
 from fastrobust.ood.charts import plot_ood
 from fastrobust.tails.charts import plot_tails
@@ -28,7 +29,7 @@ class RobustInterpretation(ClassificationInterpretation):
     @property
     def _record(self): return getattr(self.learn.dls, 'noise', None)
 
-    def plot_memorisation(self, **kwargs):
+    def plot_memorisation(self, **kwargs)->Figure:
         "Curves of `Memorisation`, or of a `SampleHistory` on dls with known noise; `kwargs` of `plot_memorisation`"
         cbs = self.learn.cbs
         if any(isinstance(cb, SampleHistory) for cb in cbs) and not any(isinstance(cb, Memorisation) for cb in cbs):
@@ -39,7 +40,7 @@ class RobustInterpretation(ClassificationInterpretation):
     def plot_loss_split(self,
         last=None,  # Mean loss of so many last epochs; None: of all
         **kwargs    # More for `plot_loss_split`
-    ):
+    )->Figure:
         "Losses of the training items in two groups, right and wrong labels apart where `dls.noise` tells them"
         h,rec = self._find(SampleHistory, 'the loss of every training item by epoch'),self._record
         return plot_loss_split(h.mean_loss(last), None if rec is None else rec.is_noisy | rec.is_open, **kwargs)
@@ -48,7 +49,7 @@ class RobustInterpretation(ClassificationInterpretation):
         report=None,# Result of `noise_report`, or its table; None: what a `SampleHistory` suspects
         n=12,       # How many images
         **kwargs    # More for `plot_label_issues`
-    ):
+    )->Figure:
         "The images whose labels look most wrong, with given and suggested label"
         if report is None: report = self._find(SampleHistory, 'which labels look wrong').table()
         return plot_label_issues(report, self.learn.dls, n, **kwargs)
@@ -56,7 +57,7 @@ class RobustInterpretation(ClassificationInterpretation):
     def plot_noise_matrix(self,
         estimated=None, # Estimated T (c,c), rows = true class, or a report with such a `T`
         **kwargs        # More for `plot_noise_matrices`
-    ):
+    )->Figure:
         "Who was taken for whom: the true noise matrix where `dls.noise` knows it, beside the estimated one"
         rec,T = self._record,estimated.T if isinstance(estimated, Report) else estimated
         if rec is None and T is None:
@@ -71,8 +72,8 @@ class RobustInterpretation(ClassificationInterpretation):
         figsize=(9, 6), # Size in inches
         title=None, # Above the picture
         **kwargs    # More for `corruption_report` where it is made now, such as `names` or `resume`
-    ):
-        "Accuracy by severity under each corruption, as a fan; returns a Figure"
+    )->Figure:
+        "Accuracy by severity under each corruption, as a fan"
         return plot_corruption_fan(self._report(report, corruption_report, kwargs), figsize, title)
 
     def _report(self, report, make, settings):
@@ -87,8 +88,8 @@ class RobustInterpretation(ClassificationInterpretation):
         figsize=None, # Size in inches; None: by the number of panels
         title=None, # Above the picture
         **kwargs    # More for `calibration_report` where it is made now, such as `n_bins` or `fit_dl`
-    ):
-        "Accuracy against confidence, bin by bin, as trained and temperature-scaled; returns a Figure"
+    )->Figure:
+        "Accuracy against confidence, bin by bin, as trained and temperature-scaled"
         return plot_reliability(self._report(report, calibration_report, kwargs), figsize=figsize, title=title)
 
     def plot_ood(self,
@@ -97,15 +98,15 @@ class RobustInterpretation(ClassificationInterpretation):
         figsize=None, # Size in inches; None: by the number of sets
         title=None, # Above the picture
         **kwargs    # More for `ood_report` where it is made now, such as `positive` or `near`
-    ):
-        "Histograms and ROC curves of one score, known images against unknown ones; returns a Figure"
+    )->Figure:
+        "Histograms and ROC curves of one score, known images against unknown ones"
         made = isinstance(unknown, Report)
         if not made and 'scores' not in kwargs: kwargs['scores'] = ('msp' if score is None else score,)
         sets = unknown if made or isinstance(unknown, dict) else dict(unknown=unknown)
         report = self._report(unknown if made else None, partial(ood_report, unknown=sets), kwargs)
         return plot_ood(report, getattr(score, 'name', score), figsize, title)
 
-    def plot_logit_norms(self, **kwargs):
+    def plot_logit_norms(self, **kwargs)->Figure:
         "How large the logits became through training, as `LogitNorms` recorded it; `kwargs` of `plot_logit_norms`"
         return self._find(LogitNorms, 'how large the logits were after each epoch').plot(**kwargs)
 
@@ -114,6 +115,6 @@ class RobustInterpretation(ClassificationInterpretation):
         figsize=(9, 5.5), # Size in inches
         title=None, # Above the picture
         **kwargs    # More for `tail_report` where it is made now, such as `groups`
-    ):
-        "Accuracy of each class below how many training items it has; returns a Figure"
+    )->Figure:
+        "Accuracy of each class below how many training items it has"
         return plot_tails(self._report(report, tail_report, kwargs), figsize, title)

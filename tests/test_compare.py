@@ -133,7 +133,7 @@ def test_memorised_share_is_that_of_the_trained_model():
 def test_text_html_picture_and_files(rep, tmp_path):
     for text in (repr(rep), rep._repr_html_()):
         for o in ('oracle best', 'chosen on the very images', 'nominal rate 0.4', '2 seeds', 'plain'): assert o in text
-    ax = rep.plot()
+    ax = rep.plot().axes
     assert len(ax[0].get_lines()) == 2*len(ROWS)
     assert [o.get_text() for o in ax[1].get_yticklabels()] == list(ROWS)
     plt.close('all')

@@ -168,7 +168,7 @@ def test_it_is_named_as_what_it_is():
 
 def test_plots_and_files(quick, tmp_path):
     rep = corruption_report(learner(), names=FEW)
-    ax = rep.plot()
+    (ax,) = rep.plot().axes
     black = [ln for ln in ax.lines if ln.get_label() == 'mean of 4'][0]
     assert black.get_ydata()[0] == pytest.approx(1-rep.clean) and ax.get_xlabel().startswith('severity')
     assert black.get_ydata()[3] == pytest.approx(1-rep.table[3][list(FEW[:4])].mean())
@@ -406,7 +406,7 @@ def test_comparison_by_hand(quick):
     assert t['a - b']['clean'] == pytest.approx(a.clean-b.clean)
     assert t['a - b se']['clean'] == pytest.approx(d.std(ddof=1)/24**.5)
     assert list(compare_reports(dict(x=a, y=b)).table.columns) == ['x', 'y', 'y - x', 'y - x se']
-    assert len(rep.plot().patches) == 3*(len(rep.reports['b'].names)+1) and rep.summary.baseline == 'b'
+    assert len(rep.plot().axes[0].patches) == 3*(len(rep.reports['b'].names)+1) and rep.summary.baseline == 'b'
     same = compare_reports(dict(x=a, y=a)).table
     assert (same['y - x'] == 0).all() and (same['y - x se'] == 0).all()
 

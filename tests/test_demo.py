@@ -66,7 +66,7 @@ def test_sample_figure_shows_right_and_wrong_labels():
     from fastrobust.samples import sample_data
     _,y,*_,vocab = sample_data('fashion')
     rec = NoisyLabels('symmetric', .4).apply(y, vocab=vocab)
-    axs = demo._samples(rec, 0).flat
+    axs = demo._samples(rec, 0).axes
     wrong = [ax for ax in axs if ax.get_title().startswith('✗')]
     assert 3 <= len(wrong) <= 15 and f'{len(wrong)} of these 21' in axs[0].figure.get_suptitle()
     plt.close('all')

@@ -145,14 +145,14 @@ def test_the_training_set_without_its_noise_and_what_it_was_trained_on():
 @pytest.mark.filterwarnings('ignore:L0 noise')
 def test_picture():
     rep = lp_report(tiny_learner(dls=many(60)), preset='C2')
-    axs = rep.plot()
-    assert [ax.get_title() for ax in axs.flat] == ['L0', 'L2', 'Linf']
+    axs = rep.plot().axes
+    assert [ax.get_title() for ax in axs] == ['L0', 'L2', 'Linf']
     t = rep.table[rep.table.norm == 'L2']
-    ax = next(o for o in axs.flat if o.get_title() == 'L2')
+    ax = next(o for o in axs if o.get_title() == 'L2')
     assert np.allclose(ax.lines[1].get_ydata(), t.error) and np.allclose(ax.lines[1].get_xdata(), t.eps)
     assert np.allclose(ax.lines[0].get_ydata(), rep.summary.clean_error)
     one = lp_report(tiny_learner(dls=many(60)), sets=[(2, 1.)])
-    assert one.plot().shape == (1, 1) and 'mCE_Lp' in repr(one)
+    assert len(one.plot().axes) == 1 and 'mCE_Lp' in repr(one)
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,err,match', [

@@ -217,7 +217,7 @@ def test_segmentation_like_predictions_are_refused():
 # --- the picture -----------------------------------------------------------------------------------------------------
 def test_plot_marks_best_and_last():
     t = dict(clean_fit=[.5, .8, .9], memorised=[.1, .2, .6], recovered=[.4, .6, .3], accuracy=[.5, .8, .6])
-    ax = plot_memorisation(pd.DataFrame(t))
+    (ax,) = plot_memorisation(pd.DataFrame(t)).axes
     lines = {ln.get_label(): ln for ln in ax.get_lines()}
     assert lines['best epoch (known to an oracle only)'].get_xydata().tolist() == [[2, .8]]
     assert lines['last epoch'].get_xydata().tolist() == [[3, .6]]
@@ -230,7 +230,7 @@ def test_callback_plots_what_it_recorded():
     learn = small(noisy_dls(), Memorisation())
     with learn.no_bar(), learn.no_logging(): learn.fit(2)
     learn.validate()                                       # wipes the recorder, not our copy
-    ax = learn.memorisation.plot()
+    (ax,) = learn.memorisation.plot().axes
     assert any('last epoch' in ln.get_label() for ln in ax.get_lines())
     plt.close('all')
     assert lower_is_better('error_rate') and not lower_is_better('accuracy')

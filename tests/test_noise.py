@@ -269,7 +269,7 @@ def test_rates_and_empirical_matrix_on_unbalanced_classes():
 
 def test_plot_tells_counts_names_and_both_rates():
     rec = NoisyLabels('pair', .45).apply(y1000, vocab=list('abcdefghij'))
-    ax = rec.plot()
+    ax = rec.plot().axes[0]
     texts = {(t.get_position()): t.get_text() for t in ax.texts}
     assert texts[(0,0)] == str(rec.counts[0,0]) and texts[(1,0)] == str(rec.counts[0,1]) and len(texts) == 20
     assert '0.45' in ax.get_title() and '0.4500' in ax.get_title()

@@ -146,7 +146,7 @@ def test_it_prints_little_saves_all_and_draws(tmp_path):
     files = {o.name for o in rep.save(tmp_path)}
     assert files == {'noise.csv', 'noise_summary.csv', 'noise_estimates.csv', 'noise.png'}
     assert len(pd.read_csv(tmp_path/'noise.csv')) == 1500
-    axs = rep.plot()
+    axs = rep.plot().axes
     assert axs[0].get_xlabel() and axs[1].get_title() and len(axs[1].get_yticklabels()) == len(rep.estimates)
     plt.close('all')
 

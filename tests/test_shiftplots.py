@@ -1,7 +1,6 @@
 "Pictures of distribution shift show the images and numbers they were given, where their labels say"
 import io, math
 from types import SimpleNamespace
-import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 import pytest
 import torch
@@ -15,6 +14,7 @@ from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS,
 from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.interpret import RobustInterpretation
 from fastrobust.images.lpballs import lp_delta, lp_noise, lp_std
+from fastrobust.reporting.style import Picture
 from fastrobust.shift.charts import _apart, plot_corruption_bars, plot_corruption_fan, plot_shift_heatmap
 from fastrobust.shift.pictures import GROUP_COLORS, equal_strength_eps, show_corruptions, show_lp_balls
 
@@ -61,7 +61,7 @@ def test_gallery_of_all_19_names_its_groups_and_fits_the_page():
     for t in [*ax.get_yticklabels(), *ax.texts]:
         b = t.get_window_extent()
         assert full.x0 <= b.x0 and b.x1 <= full.x1, t.get_text()
-    assert fig.get_size_inches()[0] <= 9 and not plt.get_fignums()
+    assert fig.get_size_inches()[0] <= 9 and isinstance(fig, Picture)
 
 def test_gallery_takes_images_of_every_form():
     a = picture().permute(1, 2, 0).numpy()
@@ -152,7 +152,7 @@ def test_lp_gallery_repeats_itself_and_refuses():
     state = torch.get_rng_state()
     a,b = (drawn(show_lp_balls(x, 2, seed=s).axes[1]) for s in (0, 0))
     assert (a == b).all() and (a != drawn(show_lp_balls(x, 2, seed=1).axes[1])).any()
-    assert torch.equal(torch.get_rng_state(), state) and not plt.get_fignums()
+    assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match=r'`strength` in \(0,.2\], got 0.5'): show_lp_balls(x, strength=.5)
     with pytest.raises(ValueError, match='p >= 0'): show_lp_balls(x, [-1])
     with pytest.raises(ValueError, match='show_lp_balls expected images'): show_lp_balls(x.float())
@@ -187,7 +187,7 @@ def test_fan_has_a_line_per_corruption_from_the_clean_accuracy():
     no_overlap(ax.texts, fig)
     inside = fig.bbox
     for t in ax.texts: assert t.get_window_extent().x1 <= inside.x1 + 1
-    assert not plt.get_fignums()
+    assert isinstance(fig, Picture)
 
 def test_fan_of_few_severities_and_of_extra_corruptions_only():
     ax = plot_corruption_fan(report(EXTRA_CORRUPTIONS, severities=(1, 3)), title='T').axes[0]
@@ -228,7 +228,7 @@ def test_bars_show_each_learner_by_corruption_and_its_mean():
         lo,hi = np.array(s)[:, :, 1].T
         assert np.allclose((hi-lo)/2, [*rs[k].table.loc[order, 'se'], .004]), k
         assert np.allclose((hi+lo)/2, [*rs[k].table.loc[order, 'mean'], mean]), k
-    assert ax.get_ylabel() == 'error, mean of severities 1 to 5' and ax.get_title() and not plt.get_fignums()
+    assert ax.get_ylabel() == 'error, mean of severities 1 to 5' and ax.get_title() and isinstance(fig, Picture)
     at = sorted((p.get_x(), p.get_x()+p.get_width()) for c in ax.containers if hasattr(c, 'patches') for p in c.patches)
     assert len(at) == 40 and all(a[1] <= b[0]+1e-9 for a,b in zip(at, at[1:]))      # no bar on another
     fig.draw_without_rendering()
@@ -269,7 +269,7 @@ def test_heat_map_writes_each_number_in_its_cell():
     assert bold(ax) == ['0.10', '0.30', '0.05'] and ax.get_ylabel() == 'noise rate' and bar.get_ylabel() == 'mean error'
     assert fig._suptitle.get_text() == 'T' and np.allclose(ax.images[0].get_array().filled(np.nan), t, equal_nan=True)
     dark = {o.get_text(): to_hex(o.get_color()) for o in ax.texts}
-    assert dark['0.41'] == '#ffffff' and dark['0.05'] == '#000000' and not plt.get_fignums()
+    assert dark['0.41'] == '#ffffff' and dark['0.05'] == '#000000' and isinstance(fig, Picture)
     assert bold(plot_shift_heatmap(t, best='max').axes[0]) == ['0.20', '0.30', '0.41']
     assert bold(plot_shift_heatmap(t, fmt='.0%').axes[0]) == []
     assert texts(plot_shift_heatmap(t, fmt='.0%').axes[0])[0] == '10%'

@@ -149,9 +149,9 @@ def test_defaults(monkeypatch):
 def test_plot_shows_the_curve_and_its_best():
     import pandas as pd
     c = pd.DataFrame(dict(tau=[2., .5, 1.], accuracy=[.3, .6, .5]))
-    ax = plot_tau(c)
+    (ax,) = plot_tau(c).axes
     line,best = ax.lines[0],ax.lines[1]
     assert line.get_xdata().tolist() == [.5, 1., 2.] and line.get_ydata().tolist() == [.6, .5, .3]
     assert (best.get_xdata()[0], best.get_ydata()[0]) == (.5, .6) and ax.get_xscale() == 'log'
     assert 'tau = 0.5' in [t.get_text() for t in ax.get_legend().get_texts()] and 'noisy' in ax.get_ylabel()
-    assert plot_tau(c, ax) is ax
+    assert plot_tau(c, ax) is ax.figure

@@ -22,7 +22,8 @@ from fastrobust.labels.outoffold import OtherRun, drop_folds
 from fastrobust.losses import GCELoss
 from fastrobust.nets import small_cnn
 from fastrobust.labels.pictures import plot_noise_matrices
-from fastrobust.reporting.report import save_figure, saving
+from fastrobust.reporting.report import saving
+from fastrobust.reporting.style import save_figure
 
 __all__ = ['audit']
 

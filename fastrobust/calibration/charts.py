@@ -3,12 +3,11 @@ import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from fastrobust.calibration.metrics import bins_table, top
 from fastrobust.metrics import need_bins
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import BLUE, GREY, INK, SKY, VERMILION, figure_legend, new_figure, tidy
 
 __all__ = ['plot_reliability']
 
-# colours of Okabe and Ito, told apart with any colour vision
-_ACC,_GAP,_INK = '#56B4E9','#D55E00','#000000'
+_ACC,_GAP = SKY,VERMILION
 
 def _panel(bins):
     "Numbers a panel needs, from a table of equally wide bins"
@@ -17,7 +16,7 @@ def _panel(bins):
     return dict(bins=t, n=int(t.n.sum()), ece=float((w*(t.accuracy-t.confidence).abs()).sum()),
                 accuracy=float((w*t.accuracy).sum()), confidence=float((w*t.confidence).sum()), n_bins=len(bins))
 
-def _panels(what, y, n_bins):
+def panels_of(what, y, n_bins):
     "Name -> panel of a report, of probabilities, or of several of them by name"
     bins = getattr(what, 'bins', None)
     if isinstance(bins, pd.DataFrame):
@@ -40,8 +39,8 @@ def plot_reliability(
     title=None      # Above the picture
 )->Figure:
     "Accuracy and confidence of each bin, the gap between them, ± 1 standard error; below, images per bin"
-    panels = _panels(probs_or_report, y, n_bins)
-    fig = Picture(figsize=figsize or size_of(panels), layout='constrained')
+    panels = panels_of(probs_or_report, y, n_bins)
+    fig = new_figure(figsize or size_of(panels))
     draw_reliability(fig, panels, title)
     return fig
 
@@ -55,9 +54,7 @@ def draw_reliability(fig, panels, title=None):
         _counts(down, p)
     axs[0, 0].set_ylabel('accuracy of the bin')
     axs[1, 0].set_ylabel('images')
-    handles,labels = axs[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc='outside lower center', ncols=2 if len(panels) == 1 else 4, frameon=False,
-               fontsize=9)
+    figure_legend(fig, axs[0, 0], ncols=2 if len(panels) == 1 else 4, fontsize=9)
     fig.suptitle(title or 'How often is it right when it says so?')
     return axs
 
@@ -68,21 +65,17 @@ def _diagram(ax, name, p):
     ax.bar(middle, (t.confidence-t.accuracy).abs(), bottom=np.minimum(t.accuracy, t.confidence), width=.94*width,
            facecolor='none', edgecolor=_GAP, hatch='///', linewidth=1, label='gap to the mean confidence')
     reach = np.minimum([t.se, t.se], [t.accuracy, 1-t.accuracy])    # of few images, but no accuracy leaves [0,1]
-    ax.errorbar(middle, t.accuracy, reach, fmt='none', ecolor=_INK, elinewidth=1, capsize=2, label='± 1 se')
-    ax.plot([0, 1], [0, 1], color=_INK, lw=1.2, ls='--', label='accuracy = confidence')
+    ax.errorbar(middle, t.accuracy, reach, fmt='none', ecolor=INK, elinewidth=1, capsize=2, label='± 1 se')
+    ax.plot([0, 1], [0, 1], color=INK, lw=1.2, ls='--', label='accuracy = confidence')
     ax.set(xlim=(0, 1), ylim=(0, 1.03), title=f"{name}\nECE {p['ece']:.3f}".strip())
-    _plain(ax)
+    tidy(ax)
 
 def _counts(ax, p):
     t = p['bins']
-    ax.bar((t.lo+t.hi)/2, t.n, width=.94/p['n_bins'], color='#999999')
+    ax.bar((t.lo+t.hi)/2, t.n, width=.94/p['n_bins'], color=GREY)
     c,a = p['confidence'],p['accuracy']
-    ax.axvline(a, color='#0072B2', lw=2)
+    ax.axvline(a, color=BLUE, lw=2)
     ax.axvline(c, color=_GAP, lw=2, ls='--')
     ax.set_title(f'mean confidence {c:.3f} (dashed), accuracy {a:.3f}', fontsize=8.5, loc='left')
     ax.set(xlabel=f"confidence ({p['n']} images, {p['n_bins']} bins)", xlim=(0, 1))
-    _plain(ax)
-
-def _plain(ax):
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.grid(axis='y', alpha=.25), ax.set_axisbelow(True)
+    tidy(ax)

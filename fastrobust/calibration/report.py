@@ -4,13 +4,14 @@ import math
 import numpy as np, pandas as pd
 import torch
 from fastrobust.basics import plain_dl, robust_warn
-from fastrobust.calibration.charts import draw_reliability, size_of, _panels
+from fastrobust.calibration.charts import draw_reliability, panels_of, size_of
 from fastrobust.calibration.metrics import bins_table, brier_rows, classwise_ece, ece_mass, nll_rows
 from fastrobust.metrics import gap_of, need_bins, width_bins
 from fastrobust.calibration.temperature import (cross_fit_logits, fit_temperature, labelled_logits,
                                                 stale_note, temperature_of, warn_fit_items)
 from fastrobust.data.openset import share_items
 from fastrobust.reporting.report import Report
+from fastrobust.reporting.style import new_figure
 from fastrobust.inference.notes import noisy_labels_note, trained_note
 
 __all__ = ['CalibrationReport', 'calibration_report']
@@ -58,9 +59,8 @@ class CalibrationReport(Report):
         return t
 
 def _draw(rep, figsize=None, title=None):
-    import matplotlib.pyplot as plt
-    panels = _panels(rep, None, None)
-    return draw_reliability(plt.figure(figsize=figsize or size_of(panels), layout='constrained'), panels, title)
+    panels = panels_of(rep, None, None)
+    return draw_reliability(new_figure(figsize or size_of(panels)), panels, title)
 
 def _notes(s, n_bins, installed, stale):
     yield (f"{s.images} images, {n_bins} bins. ece: equally wide bins of the confidence in the predicted class; "

@@ -4,6 +4,8 @@ import numpy as np, pandas as pd
 import torch
 from fastrobust.labels.memorisation import lower_is_better
 from fastrobust.reporting.report import Report
+from fastrobust.reporting.style import (BLUE, DASHES, GREEN, INK, OLIVE, ORANGE, PURPLE, SKY, VERMILION, new_figure,
+                                        tidy, whole_numbers)
 
 __all__ = ['Comparison']
 
@@ -95,17 +97,14 @@ class Comparison(Report):
     def files(self): return {**super().files(), 'compare_runs': self.runs, 'compare_curves': self.curves}
 
 # --- the picture -----------------------------------------------------------------------------------------------------
-# of Okabe and Ito, the yellow darkened: told apart with any colour vision
-_COLORS = ['#000000', '#E69F00', '#0072B2', '#009E73', '#D55E00', '#56B4E9', '#CC79A7', '#8C8C00']
-_DASHES = ['-', '--', '-.', ':']
+_COLORS = [INK, ORANGE, BLUE, GREEN, VERMILION, SKY, PURPLE, OLIVE]
 
 def _draw(rep, figsize=None):
     "Left: `metric` by epoch, a band of one standard error over seeds. Right: the last epoch, a dot for each seed"
-    import matplotlib.pyplot as plt
     names,m = list(rep.table.index),rep.metric
-    style = {o: dict(color=_COLORS[i%8], ls=_DASHES[i//8%4]) for i,o in enumerate(names)}
+    style = {o: dict(color=_COLORS[i%8], ls=DASHES[i//8%4]) for i,o in enumerate(names)}
     size = figsize or (12, max(4., 1.4 + .42*len(names)))
-    fig,(a,b) = plt.subplots(1, 2, figsize=size, layout='constrained', width_ratios=[1.15, 1])
+    a,b = new_figure(size).subplots(1, 2, width_ratios=[1.15, 1])
     for o in names:
         g = rep.curves[rep.curves.row == o].groupby('epoch')[m]
         mean,se = g.mean(),g.sem().fillna(0)
@@ -121,13 +120,12 @@ def _draw(rep, figsize=None):
         b.plot(v, i+up, 'o', ms=5, color=style[o]['color'], mec='white', zorder=3)
         b.annotate(f"{rep.table['last'][o]:.3f}", (v.max(), i), (9, 0), textcoords='offset points', va='center')
     b.set_yticks(y, names)
-    a.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(a.xaxis)
     a.set(xlabel='epoch', ylabel=m, title=f'{m} by epoch')
     b.set(xlabel=m, title='After the last epoch')
     if not rep.low and (rep.table['last'] <= 1).all(): b.set_xlim(0, 1)
-    for ax in (a, b):
-        ax.spines[['top', 'right']].set_visible(False)
-        ax.grid(axis='y' if ax is a else 'x', alpha=.25)
+    tidy(a, 'y', behind=False)
+    tidy(b, 'x', behind=False)
     if len(names) <= 6: a.legend(frameon=False, fontsize=9)     # the bars name the colours anyway
     for bar,i in zip(b.patches, range(len(names))): bar.set_hatch('/'*(i//8)*2)     # dashed on the left
     return np.array([a, b])

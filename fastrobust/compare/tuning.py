@@ -2,6 +2,7 @@
 import copy, random
 from numbers import Real
 import pandas as pd
+from matplotlib.figure import Figure
 from fastai.callback import progress, schedule  # noqa: F401 (give Learner no_bar and fit_one_cycle)
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -9,6 +10,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
 from fastrobust.basics import robust_warn
 from fastrobust.data.holdout import hold_out
+from fastrobust.reporting.style import BLUE, VERMILION, axes_on
 from fastrobust.resting import keep_random
 from fastrobust.training.objective import Technique
 from fastrobust.training.stages import inner_loss
@@ -21,21 +23,20 @@ GRID = tuple(1/t for t in (.1, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))   # 1/tau
 def plot_tau(
     curve,      # What `find_tau` returned, or its `curve`: DataFrame with `tau` and `accuracy`
     ax=None     # matplotlib Axes; None makes a new figure
-):
+)->Figure:
     "Accuracy on held-out noisy labels against tau, the best marked"
-    import matplotlib.pyplot as plt
-    ax = plt.subplots(figsize=(5, 3.2), layout='constrained')[1] if ax is None else ax
+    ax = axes_on(ax, (5, 3.2))
     curve = getattr(curve, 'curve', curve)
     c = curve.sort_values('tau')
     best = curve.loc[curve.accuracy.idxmax()]
-    ax.semilogx(c.tau, c.accuracy, 'o-', color='#0072B2')
-    ax.plot(best.tau, best.accuracy, 'D', ms=9, color='#D55E00', label=f'tau = {best.tau:.3g}')
+    ax.semilogx(c.tau, c.accuracy, 'o-', color=BLUE)
+    ax.plot(best.tau, best.accuracy, 'D', ms=9, color=VERMILION, label=f'tau = {best.tau:.3g}')
     ax.set(xlabel="tau (bound on the logits' norm)", ylabel='accuracy on held-out\nnoisy labels',
            title='LogitClip: finding tau')
     ticks = [t for t in (a*10.**k for k in range(-3, 4) for a in (1, 2, 5)) if c.tau.min()*.99 < t < c.tau.max()*1.01]
     ax.set_xticks(ticks, [f'{t:g}' for t in ticks])
     ax.minorticks_off(); ax.legend(); ax.grid(alpha=.3)
-    return ax
+    return ax.figure
 
 class FoundTau(float):
     "LogitClip's tau, a number, and the `curve` it was chosen by: `tau`, `accuracy` of the last epoch, `best` of any"
@@ -49,7 +50,7 @@ class FoundTau(float):
     def __getnewargs__(self): return (self.curve,)
     def plot(self,
         ax=None # Axes to draw on; None: a new figure
-    ):
+    )->Figure:
         "Accuracy on held-out noisy labels against tau"
         return plot_tau(self.curve, ax)
 

@@ -3,10 +3,13 @@
 import math, time
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from fastai.callback.mixup import MixHandler
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn
 from fastrobust.inference.passes import training_pass
 from fastrobust.labels.metrics import memorisation_counts, memorised_shares
+from fastrobust.reporting.style import GREEN, RIGHT, WRONG, axes_on, legend_below, tidy
 from fastrobust.training.recording import ColumnsCallback, fit_starts
 
 __all__ = ['Memorisation', 'measure_memorisation', 'plot_memorisation']
@@ -133,17 +136,16 @@ class Memorisation(ColumnsCallback):
         ax=None,           # Axes to draw on
         figsize=(8, 4.5),  # Size in inches
         title=None         # Above the picture
-    ):
+    )->Figure:
         "The curves beside validation accuracy, the best epoch (known to an oracle only) and the last one marked"
         if not self.history:
             raise ValueError("expected at least one finished epoch to plot, got none. First `learn.fit_one_cycle(5)`.")
         return plot_memorisation(self.table, self.metric, ax, figsize, title)
 
 # --- the picture -----------------------------------------------------------------------------------------------------
-# colours of Okabe and Ito, told apart with any colour vision; the dashes do the same in grey
-_LINES = [('clean_fit', 'right labels fitted', '#0072B2', '--'),
-          ('memorised', 'wrong labels memorised', '#D55E00', '-'),
-          ('recovered', 'wrong labels seen through', '#009E73', '-.')]
+_LINES = [('clean_fit', 'right labels fitted', RIGHT, '--'),
+          ('memorised', 'wrong labels memorised', WRONG, '-'),
+          ('recovered', 'wrong labels seen through', GREEN, '-.')]
 
 def plot_memorisation(
     table,               # DataFrame, one row per epoch: clean_fit, memorised, recovered and the `metric`
@@ -152,11 +154,9 @@ def plot_memorisation(
     figsize=(8, 4.5),    # Size in inches
     title=None,          # Above the picture
     legend=True          # Draw one
-):
-    "Memorisation curves beside validation accuracy; `axes` returned"
-    import matplotlib.pyplot as plt
-    from matplotlib.patheffects import withStroke
-    if ax is None: _,ax = plt.subplots(figsize=figsize, layout='constrained')
+)->Figure:
+    "Memorisation curves beside validation accuracy, the best epoch and the last one marked"
+    ax = axes_on(ax, figsize)
     x,n = range(1, len(table)+1),len(table)
     dot = dict(marker='.') if n == 1 else {}
     for k,label,color,dash in _LINES:
@@ -176,7 +176,6 @@ def plot_memorisation(
     ax.set(xlim=(1, n) if n > 1 else (.5, 1.5), ylim=(0, 1), xlabel='epoch', ylabel='share of images',
            title=title or 'What became of the wrong labels')
     ax.set_xticks(range(1, n+1, max(1, math.ceil(n/10))))
-    ax.grid(alpha=.25)
-    ax.spines[['top', 'right']].set_visible(False)
-    if legend: ax.legend(loc='upper center', bbox_to_anchor=(.5, -.14), ncols=2, frameon=False)
-    return ax
+    tidy(ax, 'both', behind=False)
+    if legend: legend_below(ax, 2, -.14)
+    return ax.figure

@@ -8,6 +8,7 @@ from fastrobust.labels.mixtures import small_loss_split
 from fastrobust.labels.outofsample import need_probs, warn_in_sample
 from fastrobust.labels.planting import noise_rate, plant_check, rival_margins
 from fastrobust.reporting.report import Report
+from fastrobust.reporting.style import BLUE, VERMILION, new_figure
 from fastrobust.labels.transition import noise_rate_from_joint
 
 __all__ = ['NoiseReport', 'Tau']
@@ -17,7 +18,7 @@ ERRS = .2       # Share of the labels contradicted beyond the estimated rate: th
 _HARDLY = .02   # Estimated rate below which too few labels are flagged to find planted errors by
 _LIKELY = .05   # Share of errors to try the ranking on where none were planted
 _SHOWN = 10     # Rows printed; `.table` has all
-_BLUE,_ORANGE,_GREY = '#0072B2','#D55E00','#6b7580'
+_GREY = '#6b7580'
 
 def _wilson(k, n, z=1.96):
     "Interval of a share"
@@ -201,8 +202,8 @@ class NoiseReport(Report):
 def _tails(rep, ax):
     "How the two distributions part"
     own,rivals = rival_margins(rep.given, rep.probs)
-    for v,color,label,style in ((own[~rep.planted], _BLUE, 'labels as given', '-'),
-                                (rivals[~np.isnan(rivals)], _ORANGE, 'labels planted at random', '--')):
+    for v,color,label,style in ((own[~rep.planted], BLUE, 'labels as given', '-'),
+                                (rivals[~np.isnan(rivals)], VERMILION, 'labels planted at random', '--')):
         v = np.sort(v)
         i = np.linspace(0, len(v)-1, min(len(v), 2000)).astype(int)
         ax.plot(v[i], (i+1)/len(v), style, color=color, lw=2, label=label)
@@ -215,14 +216,13 @@ def _tails(rep, ax):
     ax.legend(frameon=False, loc='upper center', bbox_to_anchor=(.5, -.17), fontsize=9, ncols=2)
 
 def _draw(rep, figsize=(11, 4.6)):
-    import matplotlib.pyplot as plt
-    fig,axs = plt.subplots(1, 2, figsize=figsize, layout='constrained')
+    axs = new_figure(figsize).subplots(1, 2)
     _tails(rep, axs[0])
     e = rep.estimates.rate[::-1]
-    axs[1].axvspan(rep.lo, rep.hi, color=_BLUE, alpha=.15, lw=0, label=f'interval {rep.lo:.1%} to {rep.hi:.1%}')
-    axs[1].axvline(rep.rate, color=_BLUE, lw=2, label=f'reported {rep.rate:.1%}')
+    axs[1].axvspan(rep.lo, rep.hi, color=BLUE, alpha=.15, lw=0, label=f'interval {rep.lo:.1%} to {rep.hi:.1%}')
+    axs[1].axvline(rep.rate, color=BLUE, lw=2, label=f'reported {rep.rate:.1%}')
     main = [k in ('planted tail', 'label channel') for k in e.index]
-    axs[1].scatter(e, range(len(e)), c=[_BLUE if m else _GREY for m in main], s=36, zorder=3)
+    axs[1].scatter(e, range(len(e)), c=[BLUE if m else _GREY for m in main], s=36, zorder=3)
     top = max(.1, 1.15*float(np.nanmax([rep.hi, *e])))
     for i,v in enumerate(e):
         if np.isfinite(v): axs[1].annotate(f'{v:.1%}', (v, i), xytext=(7, 5), textcoords='offset points', fontsize=9)

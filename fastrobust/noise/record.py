@@ -2,10 +2,12 @@
 import copy, csv, json
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from fastai.torch_core import flatten_check
 from fastrobust.basics import batch_idxs, robust_warn
 from fastrobust.data.reading import int_labels
 from fastrobust.noise.show import attach
+from fastrobust.reporting.style import axes_on
 from fastrobust.training.recording import ColumnsCallback, fit_starts
 
 __all__ = ['NoiseRecord', 'TrueAccuracy']
@@ -143,12 +145,11 @@ class NoiseRecord:
     def plot(self,
         ax=None,        # Axes to draw on
         figsize=None    # Size in inches; None: grows with the number of classes
-    ):
+    )->Figure:
         "Realised noise matrix, with counts where there is room"
-        import matplotlib.pyplot as plt
         c,T,n = self.n_classes,self.T_empirical,self.counts
         side = max(4.5, .55*c+2.5) if c <= 20 else 8.
-        if ax is None: _,ax = plt.subplots(figsize=figsize or (side+1, side), layout='constrained')
+        ax = axes_on(ax, figsize or (side+1, side))
         im = ax.imshow(T, cmap='Blues', vmin=0, vmax=1)
         for i,j in zip(*np.nonzero(n)) if c <= 20 else ():
             ax.text(j, i, n[i,j], ha='center', va='center', fontsize=8, color='white' if T[i,j] > .65 else 'black')
@@ -159,7 +160,7 @@ class NoiseRecord:
         ax.set(xlabel='given label', ylabel='true label')
         ax.set_title(f'{self.kind} noise: nominal rate {self.nominal_rate:.3g}, realised {self.realised_rate:.4f}')
         ax.figure.colorbar(im, ax=ax, label='share of the true class', shrink=.8)
-        return ax
+        return ax.figure
 
 class TrueAccuracy(ColumnsCallback):
     "Logs `acc_true`, accuracy against the true labels of a noisy validation set, and `acc_given` if no metric does"

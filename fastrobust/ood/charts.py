@@ -7,13 +7,12 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 from fastrobust.basics import nearest
 from fastrobust.ood.metrics import auroc, fpr_at_tpr, threshold_at_tpr
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, axes_on, new_figure, tidy
 
 __all__ = ['plot_score_hist', 'plot_roc', 'plot_ood', 'plot_ood_heatmap']
 
-# colours of Okabe and Ito, told apart with any colour vision, black for the known; the dashes do the same in grey
-KNOWN = '#000000'
-_SETS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8B6B00', '#777777']
+KNOWN = INK
+_SETS = [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, '#8B6B00', '#777777']
 _DASHES = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1))]
 
 def set_look(i): return dict(color=_SETS[i%8], ls=_DASHES[i%8])
@@ -50,12 +49,6 @@ def _of_report(report, score=None):
     if score not in scores:
         raise ValueError(f"expected `score` as one of the report's, got {score!r}. {nearest(score, scores)}")
     return score,scores[score]['id'],{k: v for k,v in scores[score].items() if k != 'id'}
-
-def _axes(ax, figsize):
-    if ax is None: ax = Picture(figsize=figsize, layout='constrained').add_subplot()
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.grid(axis='y', alpha=.25), ax.set_axisbelow(True)
-    return ax
 
 def _legend(ax, n):
     "Under the axis labels, in one column or two"
@@ -124,7 +117,7 @@ def plot_score_hist(
     title=None      # Above the picture
 )->Figure:
     "Histograms of a score, the known against each unknown set, with the threshold of FPR95"
-    ax = draw_hist(_axes(ax, figsize), id_scores, ood_scores, positive, tpr, name, near, bins)
+    ax = draw_hist(tidy(axes_on(ax, figsize)), id_scores, ood_scores, positive, tpr, name, near, bins)
     ax.set_title(title or 'Scores of known and unknown images')
     return ax.figure
 
@@ -146,8 +139,8 @@ def draw_roc(ax, id_scores, ood_scores, positive='id', tpr=.95, near=()):
         at = threshold_at_tpr(known, v, tpr, positive)
         hit = (known >= at).mean() if positive == 'id' else (v <= at).mean()
         ax.plot([fpr], [hit], marker='o', ms=6, color=_SETS[i%8], mec='white', ls='', zorder=4, clip_on=False)
-    ax.axhline(tpr, color='#999999', lw=1, ls=':')
-    ax.plot([0, 1], [0, 1], color='#999999', lw=1, ls=':', label=f'chance: AUROC 0.500; dots: FPR{100*tpr:g}')
+    ax.axhline(tpr, color=GREY, lw=1, ls=':')
+    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=':', label=f'chance: AUROC 0.500; dots: FPR{100*tpr:g}')
     a,b = ('unknown images taken for known', 'known images recognised') if positive == 'id' else \
           ('known images taken for unknown', 'unknown images found')
     ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=f'{a} (FPR)', ylabel=f'{b} (TPR)')
@@ -166,7 +159,7 @@ def plot_roc(
     title=None      # Above the picture
 )->Figure:
     "ROC curve of each unknown set against the known, with its AUROC"
-    ax = draw_roc(_axes(ax, figsize), id_scores, ood_scores, positive, tpr, near)
+    ax = draw_roc(tidy(axes_on(ax, figsize)), id_scores, ood_scores, positive, tpr, near)
     ax.set_title(title or 'Known against unknown, at every threshold')
     return ax.figure
 
@@ -175,8 +168,8 @@ def draw_ood(fig, report, score=None, title=None):
     "`plot_ood` on an empty figure; returns its two axes"
     score,known,sets = _of_report(report, score)
     axs,near = fig.subplots(1, 2, width_ratios=[1.25, 1]),getattr(report, 'near', ())
-    draw_hist(_axes(axs[0], None), known, sets, report.positive, name=f'{score} score', near=near)
-    draw_roc(_axes(axs[1], None), known, sets, report.positive, near=near)
+    draw_hist(tidy(axs[0]), known, sets, report.positive, name=f'{score} score', near=near)
+    draw_roc(tidy(axs[1]), known, sets, report.positive, near=near)
     side = dict(id='known', ood='unknown')[report.positive]
     fig.suptitle(title or f'Known and unknown by their {score} score (positive: the {side})')
     return axs
@@ -189,7 +182,7 @@ def plot_ood(
 )->Figure:
     "One score of a report: histograms with the FPR95 line and ROC curves, a colour for each unknown set"
     n = len(_of_report(report, score)[2])
-    fig = Picture(figsize=figsize or (11.5, 4.2 + .2*(n+2 if n <= 3 else (n+3)//2)), layout='constrained')
+    fig = new_figure(figsize or (11.5, 4.2 + .2*(n+2 if n <= 3 else (n+3)//2)))
     draw_ood(fig, report, score, title)
     return fig
 
@@ -219,7 +212,7 @@ def plot_ood_heatmap(
     blocks = metric_blocks(report, metric)
     best,cmap = _METRICS[metric]
     n,r = sum(b.shape[1] for b in blocks.values()),len(report.scores)
-    fig = Picture(figsize=figsize or (max(5., .95*n+2.6), .38*r+2.3), layout='constrained')
+    fig = new_figure(figsize or (max(5., .95*n+2.6), .38*r+2.3))
     axs = fig.subplots(1, len(blocks), squeeze=False, width_ratios=[b.shape[1] for b in blocks.values()])[0]
     every = np.concatenate([b.to_numpy() for b in blocks.values()], axis=1)
     lo,hi = (np.floor(10*np.nanmin(every))/10, 1.) if best == 'max' else (0., np.ceil(10*np.nanmax(every))/10)

@@ -8,7 +8,7 @@ from fastrobust.basics import robust_warn
 from fastrobust.inference.collect import collect
 from fastrobust.ood.charts import KNOWN, set_look
 from fastrobust.training.recording import ColumnsCallback, fit_starts
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import axes_on, legend_below, tidy, whole_numbers
 
 __all__ = ['LogitNorms', 'logit_norm_quantiles', 'plot_logit_norms']
 
@@ -96,8 +96,8 @@ class LogitNorms(ColumnsCallback):
         "Quantiles of the norms, one row per recorded epoch of all fits so far and set: 'known', then the unknown ones"
         return pd.DataFrame(self.history, columns=['epoch', 'set', *_QUANTILES]).set_index(['epoch', 'set'])
 
-    def plot(self, **kwargs):
-        "Norms through training, `kwargs` of `plot_logit_norms`; returns a Figure"
+    def plot(self, **kwargs)->Figure:
+        "Norms through training, `kwargs` of `plot_logit_norms`"
         return plot_logit_norms(self.table, **kwargs)
 
 def plot_logit_norms(
@@ -112,7 +112,7 @@ def plot_logit_norms(
     if not isinstance(t, pd.DataFrame) or set(_QUANTILES)-set(t.columns) or t.index.names != ['epoch', 'set']:
         raise TypeError(f"expected `table` as LogitNorms records it, got {type(table).__name__}. Pass the callback.")
     if not len(t): raise ValueError("expected at least one recorded epoch, got none. First `learn.fit_one_cycle(5)`.")
-    if ax is None: ax = Picture(figsize=figsize, layout='constrained').add_subplot()
+    ax = axes_on(ax, figsize)
     epochs,sets = (t.index.get_level_values(k).unique() for k in ('epoch', 'set'))
     bands = [('q5', 'q95', .1, 1.5)]*(len(sets) < 3) + [('q25', 'q75', .22, 5)]     # many wide ones hide each other
     for i,k in enumerate(sets):
@@ -133,9 +133,7 @@ def plot_logit_norms(
     if len(epochs) == 1: ax.set(xlim=(epochs[0]-.5, epochs[0]+.5), xticks=epochs)
     else:
         ax.set_xlim(epochs[0], epochs[-1])
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.grid(axis='y', alpha=.25)
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.legend(title='median, middle 50 %' + ' and 90 %'*(len(bands) > 1), loc='upper center',
-              bbox_to_anchor=(.5, -.14), ncols=4, frameon=False)
+        whole_numbers(ax.xaxis)
+    tidy(ax, behind=False)
+    legend_below(ax, 4, -.14, title='median, middle 50 %' + ' and 90 %'*(len(bands) > 1))
     return ax.figure

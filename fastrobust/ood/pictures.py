@@ -10,11 +10,11 @@ from fastrobust.inference.loaders import loaders_of, need_image
 from fastrobust.inference.passes import AtRest
 from fastrobust.ood.metrics import auroc, fpr_at_tpr
 from fastrobust.ood.report import ood_report
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import BLUE, VERMILION, bare, new_figure
 
 __all__ = ['show_unknowns']
 
-_ME,_UNKNOWN,_KNOWN = 'show_unknowns','#D55E00','#0072B2'
+_ME,_UNKNOWN,_KNOWN = 'show_unknowns',VERMILION,BLUE
 
 def pictures(learn, data, ids, who=_ME):
     "The images of `data` at positions `ids`, pixels in [0,1] as they are before Normalize, (h,w,c) each"
@@ -46,8 +46,7 @@ def _panel(fig, title, images, above, below, color):
     for ax in axs.flat[len(images):]: ax.set_axis_off()
     for ax,im,up,down in zip(axs.flat, images, above, below):
         ax.imshow(im[..., 0] if im.shape[-1] == 1 else im, cmap='gray', vmin=0, vmax=1)
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(up, fontsize=8.5, loc='left')
+        bare(ax).set_title(up, fontsize=8.5, loc='left')
         ax.set_xlabel(down, fontsize=8.5, loc='left')
         ax.spines[:].set(color=color, linewidth=2)
 
@@ -82,7 +81,7 @@ def show_unknowns(
     left,right = side(unknown, b, True),side(known, a, False)
     k = max(len(left[0]), len(right[0]))
     cols,rows = min(4, k),math.ceil(k/4)
-    fig = Picture(figsize=figsize or (max(7, 2.9*cols+.4), 2.2*rows+.7), layout='constrained')
+    fig = new_figure(figsize or (max(7, 2.9*cols+.4), 2.2*rows+.7))
     subs = fig.subfigures(1, 2, wspace=.04)
     _panel(subs[0], f'Unknown: the surest {len(left[0])} of {len(b):,}', *left, _UNKNOWN)
     _panel(subs[1], f'Known: the most doubted {len(right[0])} of {len(a):,}', *right, _KNOWN)

@@ -1,18 +1,11 @@
 "What every evaluation returns: a table, its summary, a picture, and all of it saved in one call"
-import io
 from html import escape
 from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
+from fastrobust.reporting.style import figure_of, save_figure
 
 __all__ = ['Report']
-
-class Picture(Figure):
-    "A Figure without pyplot that a notebook shows, even one that has not drawn with pyplot yet"
-    def _repr_png_(self):
-        buf = io.BytesIO()
-        self.savefig(buf, format='png', bbox_inches='tight', pil_kwargs=dict(optimize=True))
-        return buf.getvalue()
 
 class saving:
     "Context that turns a write error into one that says which folder failed and what to do; still an OSError"
@@ -28,7 +21,7 @@ class Report:
     def __init__(self,
         table,        # DataFrame, one row per thing compared
         summary=None, # Series of single numbers and facts
-        draw=None,    # Function (report, **kwargs) -> axes that makes the picture
+        draw=None,    # Function (report, **kwargs) that makes the picture: -> a figure, or axes of one
         title='',     # One line above the table
         notes=(),     # Sentences a reader of the table must know
         name='report' # Stem of the files `save` writes
@@ -45,11 +38,11 @@ class Report:
         "Name -> DataFrame that `save` writes as CSV"
         return {self.name: self.table, f'{self.name}_summary': self.summary.rename('value').to_frame()}
 
-    def plot(self, *args, **kwargs):
-        "The picture of this report; returns its axes"
+    def plot(self, *args, **kwargs)->Figure:
+        "The picture of this report"
         if self.draw is None:
             raise ValueError(f"expected a report with a picture, got {self.name!r}, which has none. Look at `.table`.")
-        return self.draw(self, *args, **kwargs)
+        return figure_of(self.draw(self, *args, **kwargs))
 
     def save(self,
         dir         # Folder; made if missing
@@ -74,11 +67,3 @@ class Report:
         title = f'<b>{escape(self.title)}</b>' if self.title else ''
         notes = ''.join(f'<li>{escape(n)}</li>' for n in self.notes)
         return title + self.formatted().to_html() + (f'<ul>{notes}</ul>' if notes else '')
-
-def save_figure(ax, path, dpi=150):
-    "Write the figure of `ax` (axes, an array of them, or a Figure) as PNG and close it"
-    import matplotlib.pyplot as plt
-    while not hasattr(ax, 'savefig') and not hasattr(ax, 'figure'): ax = ax[0]
-    fig = ax if hasattr(ax, 'savefig') else ax.figure
-    try: fig.savefig(path, dpi=dpi)
-    finally: plt.close(fig)

@@ -7,11 +7,11 @@ from torch import Tensor
 from fastrobust.images.augmixing import apply_augmix, draw_augmix
 from fastrobust.pixels import PixelSpace
 from fastrobust.images.ops import AUGMIX_OPS, apply_ops, check_images
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import BLUE, GREEN, ORANGE, PALE, PURPLE, SKY, VERMILION, bare, new_figure
 
 __all__ = ['show_augmix']
 
-_colors = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00'] # Okabe and Ito: told apart by everybody
+_COLORS = [BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE]     # of the chains
 _units = dict(posterize='{:.0f} bits', rotate='{:.0f}°', solarize='from {:.0f}', shear_x='{:.2f}', shear_y='{:.2f}',
               translate_x='{:.0f} px', translate_y='{:.0f} px', autocontrast='', equalize='')
 
@@ -31,8 +31,7 @@ def one_image(img):
 def _paint(ax, x, title, color='#444444'):
     a = x[0].permute(1, 2, 0).numpy()
     ax.imshow(a[..., 0] if a.shape[2] == 1 else a, cmap='gray', vmin=0, vmax=255 if a.dtype == np.uint8 else 1)
-    ax.set_xticks([]), ax.set_yticks([])
-    ax.set_title(title, fontsize=9)
+    bare(ax).set_title(title, fontsize=9)
     for s in ax.spines.values(): s.set(color=color, linewidth=2)
     return ax
 
@@ -54,7 +53,7 @@ def show_augmix(
     x = one_image(img)
     d = draw_augmix(1, severity, width, depth, alpha, all_ops, generator, tuple(x.shape[-2:]))
     k,n = d.op.shape[1:]
-    fig = Picture(figsize=(1.8*(n+4), 1.85*k + .2), layout='constrained')
+    fig = new_figure((1.8*(n+4), 1.85*k + .2))
     fig.get_layout_engine().set(wspace=.12, hspace=.06)
     grid = fig.add_gridspec(k, n+4, width_ratios=[1.2, *[1]*n, .5, 1.2, 1.2])
     clean = _paint(fig.add_subplot(grid[:, 0]), x, 'clean')
@@ -63,7 +62,7 @@ def show_augmix(
     view = _paint(fig.add_subplot(grid[:, -1]), apply_augmix(x, d), f'view = {1-m:.2f} clean + {m:.2f} mix')
     _arrow(fig, mixed, view, '#444444')
     for i in range(k):
-        color,cur,last = _colors[i%len(_colors)],x,clean
+        color,cur,last = _COLORS[i%len(_COLORS)],x,clean
         for t in range(n):
             o,a = d.op[0, i, t].item(),d.arg[0, i, t].item()
             if o < 0: break
@@ -74,6 +73,6 @@ def show_augmix(
         bar,w = fig.add_subplot(grid[i, n+1]),d.w[0, i].item()
         bar.bar([0], [w], color=color, width=1)
         bar.set(ylim=(0, 1), xlim=(-.5, .5), xticks=[], yticks=[], box_aspect=2.4)
-        bar.spines[:].set_color('#bbbbbb'), bar.set_title(f'weight {w:.2f}', fontsize=9)
+        bar.spines[:].set_color(PALE), bar.set_title(f'weight {w:.2f}', fontsize=9)
         _arrow(fig, last, bar, color), _arrow(fig, bar, mixed, color)
     return fig

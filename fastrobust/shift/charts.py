@@ -4,16 +4,13 @@ from matplotlib.colors import Normalize as Scale
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from fastrobust.images.corruptions.tables import CORRUPTIONS, GROUPS
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import INK, LEARNERS, HATCHES, PALE, figure_legend, new_figure, tidy
 
 __all__ = ['plot_corruption_fan', 'plot_corruption_bars', 'plot_shift_heatmap']
 
-# colours of Okabe and Ito, told apart with any colour vision
 GROUP_COLORS = dict(noise='#0072B2', blur='#D55E00', weather='#009E73', digital='#AA4499', extra='#666666',
                      other='#8B6B00')
 GROUP_OF = {name: group for group,names in GROUPS.items() for name in names}
-_LEARNERS = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00']    # Okabe and Ito
-_HATCHES = ['', '///', '...', 'xxx', '\\\\\\', '++']
 
 def spoken(name): return str(name).replace('_', ' ')
 
@@ -49,7 +46,7 @@ def plot_corruption_fan(
     title=None      # Above the picture
 )->Figure:
     "Accuracy by severity, a line per corruption in the colour of its group, the mean in bold; severity 0 is clean"
-    fig = Picture(figsize=figsize, layout='constrained')
+    fig = new_figure(figsize)
     draw_fan(fig, report, title)
     return fig
 
@@ -63,7 +60,7 @@ def draw_fan(fig, report, title=None):
         look = dict(color=_color(t.group[name]), ls=_dash(t.group[name]), lw=1.2, alpha=.75)
         ax.plot(xs, [clean, *acc.loc[name]], label=name, **look)
     mean = [clean, *acc.loc[core].mean()]
-    ax.plot(xs, mean, color='#000000', lw=3.5, marker='o', label=f'mean of {len(core)}')
+    ax.plot(xs, mean, color=INK, lw=3.5, marker='o', label=f'mean of {len(core)}')
     lo,hi = min(acc.min().min(), clean),max(acc.max().max(), clean)
     pad = .04*max(hi-lo, .02)
     ends,names = [*acc[sev[-1]], mean[-1]],[*t.index, f'mean of {len(core)}']
@@ -71,7 +68,7 @@ def draw_fan(fig, report, title=None):
     at = _apart(ends, (hi-lo+2*pad)*gap)
     for name,y,lab in zip(names, ends, at):
         mine = name in t.index
-        color = _color(t.group[name]) if mine else '#000000'
+        color = _color(t.group[name]) if mine else INK
         ax.plot([sev[-1], sev[-1]+.12*len(sev)/5], [y, lab], color=color, lw=.6, clip_on=False)
         ax.text(sev[-1]+.15*len(sev)/5, lab, f'{spoken(name)} {y:.2f}', color=color, va='center', fontsize=8.5,
                 weight='normal' if mine else 'bold')
@@ -80,9 +77,7 @@ def draw_fan(fig, report, title=None):
               frameon=False, fontsize=9)
     ax.set(xlabel='severity (0: clean)', ylabel='accuracy', title=title or 'How accuracy falls with severity',
            xticks=xs, xlim=(0, sev[-1]), ylim=(min(lo, at.min())-pad, max(hi, at.max())+pad))
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.grid(axis='y', alpha=.25)
-    return ax
+    return tidy(ax, behind=False)
 
 def plot_corruption_bars(
     reports,            # dict from name of a learner to its `corruption_report`; or one report
@@ -90,7 +85,7 @@ def plot_corruption_bars(
     title=None          # Above the picture
 )->Figure:
     "Error per corruption, learners beside each other, grouped by kind, their mean at the right, ± 1 standard error"
-    fig = Picture(figsize=figsize, layout='constrained')
+    fig = new_figure(figsize)
     draw_bars(fig, reports, title)
     return fig
 
@@ -121,7 +116,7 @@ def draw_bars(fig, reports, title=None):
     middle = at+1.4+wide/2
     for j,(label,(t,_,_)) in enumerate(tables.items()):
         off = (j-(k-1)/2)*width
-        look = dict(color=_LEARNERS[j%6], hatch=_HATCHES[j%6], edgecolor='white', linewidth=0)
+        look = dict(color=LEARNERS[j%6], hatch=HATCHES[j%6], edgecolor='white', linewidth=0)
         at,height = [x[o]+off for o in order],t.loc[order, 'mean'].astype(float)
         mean = t.loc[core, 'mean'].astype(float).mean()
         ax.bar(at, height, width=width*.94, label=label, **look)
@@ -129,7 +124,7 @@ def draw_bars(fig, reports, title=None):
         se = getattr(reports[label], 'summary', {}).get('mean_corruption_error_se', float('nan'))
         if 'se' in t:
             ax.errorbar([*at, middle+off*wide], [*height, mean], [*t.loc[order, 'se'].astype(float), se], fmt='none',
-                        ecolor='#000000', elinewidth=1, capsize=1.5)
+                        ecolor=INK, elinewidth=1, capsize=1.5)
         top = mean + (se if se == se else 0)
         ax.annotate(f'{mean:.3f}'.lstrip('0'), (middle+off*wide, top), (0, 2), textcoords='offset points',
                     ha='center', va='bottom', fontsize=8, rotation=90*(k > 2))
@@ -142,17 +137,14 @@ def draw_bars(fig, reports, title=None):
         mine = [x[o] for o in order if first.group[o] == group]
         ax.text((mine[0]+mine[-1])/2, 1., group, transform=ax.get_xaxis_transform(), ha='center', va='bottom',
                 color=_color(group), fontsize=10)
-    ax.axvline(middle-wide/2-.45, color='#bbbbbb', lw=1)
+    ax.axvline(middle-wide/2-.45, color=PALE, lw=1)
     span = f'{sev[0]} to {sev[-1]}' if len(sev) > 2 and sev == [*range(sev[0], sev[-1]+1)] else ', '.join(map(str, sev))
     of = 'severity' if len(sev) == 1 else 'mean of severities'
     ax.set(ylabel=f'error, {of} {span}', xlim=(.3, middle+wide/2+.2), ylim=(0, None))
     ax.set_title(title or 'Error under each corruption', pad=20)
-    ax.spines[['top', 'right']].set_visible(False)
     ax.tick_params(axis='x', length=0)
-    ax.grid(axis='y', alpha=.25), ax.set_axisbelow(True)
-    if list(reports) != ['']: fig.legend(*ax.get_legend_handles_labels(), loc='outside lower center', ncols=min(k, 4),
-                                         frameon=False)
-    return ax
+    if list(reports) != ['']: figure_legend(fig, ax, ncols=min(k, 4))
+    return tidy(ax)
 
 # --- a table as a heat map -------------------------------------------------------------------------------------------
 def _label(o):
@@ -186,7 +178,7 @@ def plot_shift_heatmap(
     top = None if best is None else pick(v, axis=0 if k > 1 else 1, keepdims=True)
     side = min(max(.62, 8/c), 1.1) if figsize is None else 0
     if figsize is None: figsize = (side*c + 2.2, k*(.42*r + .9) + .9)
-    fig = Picture(figsize=figsize, layout='constrained')
+    fig = new_figure(figsize)
     axs = fig.subplots(k, 1, squeeze=False, sharex=True)[:, 0]
     for i,(ax,name) in enumerate(zip(axs, tables)):
         im = ax.imshow(v[i], cmap='YlOrBr', norm=scale, aspect='auto')

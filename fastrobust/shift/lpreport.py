@@ -9,6 +9,7 @@ from fastrobust.basics import plain_dl
 from fastrobust.images.lpballs import perturbed
 from fastrobust.images.lpsets import as_lp_set, lp_sets, norm_name
 from fastrobust.reporting.report import Report
+from fastrobust.reporting.style import INK, VERMILION, new_figure, tidy
 from fastrobust.shift.metrics import ice
 from fastrobust.inference.passes import wrong
 from fastrobust.inference.notes import Bar, noisy_labels_note
@@ -97,20 +98,18 @@ def _notes(learn, s, scaled, seed):
 # --- the picture -----------------------------------------------------------------------------------------------------
 def _draw(rep, figsize=None):
     "Error against size, one panel per norm"
-    import matplotlib.pyplot as plt
     groups,e = list(rep.table.groupby('norm', sort=False)),rep.summary.clean_error
     cols = min(3, len(groups))
     lines = math.ceil(len(groups)/cols)
-    fig,axs = plt.subplots(lines, cols, figsize=figsize or (3.6*cols, 2.7*lines), squeeze=False, sharey=True,
-                           layout='constrained')
+    fig = new_figure(figsize or (3.6*cols, 2.7*lines))
+    axs = fig.subplots(lines, cols, squeeze=False, sharey=True)
     for ax,(norm,t) in zip(axs.flat, groups):
         t = t.sort_values('eps')
-        ax.axhline(e, color='black', ls='--', lw=1.5, label='clean')
-        ax.plot(t.eps, t.error, color='#D55E00', lw=2, marker='.', label='under noise')
-        ax.fill_between(t.eps, t.error-2*t.se, t.error+2*t.se, color='#D55E00', alpha=.2, lw=0, label='± 2 se')
+        ax.axhline(e, color=INK, ls='--', lw=1.5, label='clean')
+        ax.plot(t.eps, t.error, color=VERMILION, lw=2, marker='.', label='under noise')
+        ax.fill_between(t.eps, t.error-2*t.se, t.error+2*t.se, color=VERMILION, alpha=.2, lw=0, label='± 2 se')
         ax.set(title=norm, xlabel='fraction of the values' if norm == 'L0' else 'eps')
-        ax.grid(alpha=.25)
-        ax.spines[['top', 'right']].set_visible(False)
+        tidy(ax, 'both', behind=False)
     for ax in axs.flat[len(groups):]: ax.set_visible(False)
     for ax in axs[:, 0]: ax.set_ylabel('error')
     axs[0, 0].set_ylim(bottom=0)

@@ -11,7 +11,7 @@ from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
 from fastrobust.images.lpballs import lp_noise
 from fastrobust.shift.augmixpicture import one_image
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import bare, new_figure
 from fastrobust.shift.charts import GROUP_COLORS, GROUP_OF, spoken
 
 __all__ = ['show_corruptions', 'equal_strength_eps', 'show_lp_balls']
@@ -53,7 +53,7 @@ def show_corruptions(
     if figsize is None:
         cell = min(1.1, 6.2/len(lefts))                                     # inches
         figsize = (cell*page.shape[1]/w + 2.1, cell*page.shape[0]/w + .5)
-    fig = Picture(figsize=figsize, layout='constrained')
+    fig = new_figure(figsize)
     fig.get_layout_engine().set(w_pad=.1)
     ax = fig.add_subplot()
     ax.imshow(_gray(page), cmap='gray', vmin=0, vmax=255)
@@ -120,9 +120,9 @@ def show_lp_balls(
     h,w = x.shape[-2:]
     n = len(ps)+1
     if figsize is None: figsize = (1.5*n, 1.5*2*h/w + .75)
-    fig = Picture(figsize=figsize, layout='constrained')
+    fig = new_figure(figsize)
     axs = fig.subplots(2, n, squeeze=False)
-    for ax in axs.flat: ax.set_xticks([]), ax.set_yticks([]), ax.spines[:].set_visible(False)
+    for ax in axs.flat: bare(ax).spines[:].set_visible(False)
     paint = lambda ax, a: ax.imshow(_gray(a), cmap='gray', vmin=0, vmax=1)
     paint(axs[0, 0], _array(x)), axs[0, 0].set_title('clean', fontsize=10)
     axs[1, 0].text(.5, .5, f'the noise δ\ngrey: unchanged\n\nmean |δ| = {strength:g}\nin each', ha='center',

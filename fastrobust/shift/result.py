@@ -3,6 +3,7 @@ import numpy as np, pandas as pd
 from fastrobust.basics import nearest
 from fastrobust.images.corruptions.tables import CORRUPTIONS
 from fastrobust.reporting.report import Report
+from fastrobust.reporting.style import new_figure
 from fastrobust.shift.charts import GROUP_COLORS, GROUP_OF, draw_bars, draw_fan
 from fastrobust.shift.metrics import mce_alexnet, mean_corruption_error, relative_mce
 
@@ -86,8 +87,7 @@ class CorruptionReport(Report):
         return t
 
 def _fan(rep, figsize=(9, 6), title=None):
-    import matplotlib.pyplot as plt
-    return draw_fan(plt.figure(figsize=figsize, layout='constrained'), rep, title)
+    return draw_fan(new_figure(figsize), rep, title)
 
 # --- several learners ------------------------------------------------------------------------------------------------
 def _same(reports):
@@ -104,8 +104,7 @@ def _same(reports):
                              f"{', '.join(differ)} in {name!r} than in {first!r}. Run corruption_report alike for all.")
 
 def _bars(rep, figsize=(10, 4.6), title=None):
-    import matplotlib.pyplot as plt
-    return draw_bars(plt.figure(figsize=figsize, layout='constrained'), rep.reports, title)
+    return draw_bars(new_figure(figsize), rep.reports, title)
 
 def compare_reports(
     reports,        # Dict from name of a learner to its `corruption_report`, all alike

@@ -2,14 +2,11 @@
 import numpy as np
 from matplotlib.figure import Figure
 from fastrobust.tails.accuracy import wilson_interval
-from fastrobust.reporting.report import Picture
+from fastrobust.reporting.style import BLUE, GREEN, LEARNERS, MARKERS, VERMILION, figure_legend, new_figure, tidy
 
 __all__ = ['plot_tails']
 
-# colours of Okabe and Ito, told apart with any colour vision
-GROUP_COLORS = dict(head='#0072B2', mid='#009E73', tail='#D55E00')
-_LEARNERS = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00']
-_MARKERS = ['o', 's', '^', 'D', 'v', 'P']
+GROUP_COLORS = dict(head=BLUE, mid=GREEN, tail=VERMILION)
 
 def plot_tails(
     reports,            # Result of `tail_report`, or a dict from name of a learner to its result
@@ -17,7 +14,7 @@ def plot_tails(
     title=None          # Above the picture
 )->Figure:
     "Training items per class as bars (log scale), and below the accuracy of each with its 95 % interval"
-    fig = Picture(figsize=figsize, layout='constrained')
+    fig = new_figure(figsize)
     draw_tails(fig, reports, title)
     return fig
 
@@ -55,17 +52,14 @@ def draw_tails(fig, reports, title=None):
     for j,(name,r) in enumerate(reports.items()):
         acc,at = r.table.accuracy.to_numpy(dtype=float),xs + (j-(len(reports)-1)/2)*step
         lo,hi = wilson_interval(acc, r.table.images)
-        colors = [_LEARNERS[j%6]]*c if many else [GROUP_COLORS[g] for g in t.group]
+        colors = [LEARNERS[j%6]]*c if many else [GROUP_COLORS[g] for g in t.group]
         ax.vlines(at, lo, hi, colors=colors, lw=1.3)
-        ax.scatter(at, acc, c=colors, marker=_MARKERS[j%6], s=34 if few else 12, label=name, zorder=3)
+        ax.scatter(at, acc, c=colors, marker=MARKERS[j%6], s=34 if few else 12, label=name, zorder=3)
     if few:
         long = max(map(len, names)) > 3
         ax.set_xticks(xs, names, fontsize=9, rotation=40*long, ha='right' if long else 'center', rotation_mode='anchor')
     ax.set(ylabel='accuracy, 95 % interval', xlim=(-.6, c-.4), ylim=(-.03, 1.03),
            xlabel=f"{'class' if few else 'rank of the class'}, most frequent in training first")
-    for a in (up, ax):
-        a.spines[['top', 'right']].set_visible(False)
-        a.grid(axis='y', alpha=.25), a.set_axisbelow(True)
-    if many: fig.legend(*ax.get_legend_handles_labels(), loc='outside lower center', ncols=min(len(reports), 4),
-                        frameon=False)
+    for a in (up, ax): tidy(a)
+    if many: figure_legend(fig, ax, ncols=min(len(reports), 4))
     return ax

@@ -6,6 +6,7 @@ from fastrobust.tails.charts import draw_tails
 from fastrobust.tails.accuracy import class_accuracy, class_means, group_accuracy
 from fastrobust.data.longtail import class_counts, head_mid_tail
 from fastrobust.reporting.report import Report
+from fastrobust.reporting.style import new_figure
 from fastrobust.inference.keys import Peek
 from fastrobust.inference.passes import wrong
 from fastrobust.inference.notes import noisy_labels_note, trained_note
@@ -78,8 +79,7 @@ class TailReport(Report):
         return t
 
 def _draw(rep, figsize=(9, 5.5), title=None):
-    import matplotlib.pyplot as plt
-    return draw_tails(plt.figure(figsize=figsize, layout='constrained'), getattr(rep, 'reports', rep), title)
+    return draw_tails(new_figure(figsize), getattr(rep, 'reports', rep), title)
 
 def _counts(learn, counts, c):
     "Training items per class, checked, and a note where the labels counted are noisy"
