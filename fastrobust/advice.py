@@ -8,7 +8,7 @@ from fastrobust.data.editing import given_labels
 from fastrobust.labels.reviewing import class_names
 from fastrobust.pixels import peek_images
 
-__all__ = ['advise', 'Advice']
+__all__ = ['advise']
 
 # Rules of thumb, ours: no paper stands behind these numbers.
 FEW = 10_000    # Training images below which a pretrained network is the first thing to try

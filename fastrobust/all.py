@@ -1,111 +1,109 @@
-"Everything public: `from fastrobust.all import *` after `from fastai.vision.all import *`"
-from fastrobust.basics import *
-from fastrobust.losses import *
-from fastrobust.images.ops import *
-from fastrobust.images.augmixing import *
-from fastrobust.images.corruptions.tables import *
-from fastrobust.images.corruptions.front import *
-from fastrobust.images.lpsets import *
-from fastrobust.images.lpballs import *
-from fastrobust.shift.metrics import *
-from fastrobust.training.surgery import *
-from fastrobust.nets import *
-from fastrobust.pixels import *
-from fastrobust.calibration.metrics import *
-from fastrobust.ood.metrics import *
-from fastrobust.ood.logitscores import *
-from fastrobust.ood.featurescores import *
-from fastrobust.ood.scores import *
-from fastrobust.ood.pytorchood import *
-from fastrobust.tails.accuracy import *
-from fastrobust.tails.charts import *
-from fastrobust.training.auxheads import *
-from fastrobust.labels.mixtures import *
-from fastrobust.labels.outofsample import *
-from fastrobust.labels.confident import *
-from fastrobust.labels.transition import *
-from fastrobust.labels.channel import *
-from fastrobust.labels.planting import *
-from fastrobust.training.recording import *
-from fastrobust.training.stages import *
-from fastrobust.training.objective import *
+"The one door: `from fastrobust.all import *` after `from fastai.vision.all import *`"
+# Each module's `__all__` is what it hands on here; the rest is imported from where it lives.
+
+# Learners, recipes, data that comes along
+from fastrobust.learner import *
+from fastrobust.recipes import *
 from fastrobust.stripping import *
-from fastrobust.data.arrays import *
+from fastrobust.advice import *
+from fastrobust.interpret import *
 from fastrobust.samples import *
-from fastrobust.noise.matrices import *
-from fastrobust.noise.instance import *
-from fastrobust.noise.human import *
-from fastrobust.data.longtail import *
-from fastrobust.noise.laws import *
-from fastrobust.noise.record import *
-from fastrobust.data.givenlists import *
-from fastrobust.data.reading import *
-from fastrobust.noise.show import *
-from fastrobust.noise.block import *
+from fastrobust.nets import *
+
+# Data
+from fastrobust.data.arrays import *
+from fastrobust.data.auxrows import *
 from fastrobust.data.editing import *
 from fastrobust.data.holdout import *
+from fastrobust.data.longtail import *
 from fastrobust.data.openset import *
-from fastrobust.data.auxrows import *
-from fastrobust.noise.imagenette import *
-from fastrobust.shift.publishedarrays import *
-from fastrobust.shift.publishedfolders import *
-from fastrobust.shift.separation import *
-from fastrobust.inference.passes import *
-from fastrobust.shift.cells import *
-from fastrobust.shift.result import *
-from fastrobust.inference.tap import *
-from fastrobust.inference.collect import *
-from fastrobust.calibration.temperature import *
-from fastrobust.calibration.charts import *
-from fastrobust.ood.charts import *
-from fastrobust.ood.result import *
-from fastrobust.techniques.bases.openset import *
-from fastrobust.ood.logitnorms import *
-from fastrobust.labels.outoffold import *
-from fastrobust.labels.crossval import *
-from fastrobust.labels.reviewing import *
 from fastrobust.data.weighting import *
-from fastrobust.labels.result import *
-from fastrobust.labels.history import *
-from fastrobust.techniques.bases.selection import *
-from fastrobust.techniques.bases.memory import *
-from fastrobust.techniques.logitclip import *
-from fastrobust.techniques.logitnorm import *
-from fastrobust.techniques.odnl import *
-from fastrobust.techniques.opensampling import *
-from fastrobust.techniques.logitadjust import *
-from fastrobust.techniques.augmix import *
+
+# Label noise to train on
+from fastrobust.noise.block import *
+from fastrobust.noise.human import *
+from fastrobust.noise.imagenette import *
+from fastrobust.noise.laws import *
+from fastrobust.noise.matrices import *
+from fastrobust.noise.record import *
+
+# Losses
+from fastrobust.losses import *
+
+# Techniques, and what they are made of
+from fastrobust.techniques.alasca import *
 from fastrobust.techniques.augloss import *
-from fastrobust.techniques.lpnoise import *
+from fastrobust.techniques.augmix import *
+from fastrobust.techniques.bases.selection import *
 from fastrobust.techniques.corruption import *
-from fastrobust.techniques.smallloss import *
-from fastrobust.techniques.jocor import *
 from fastrobust.techniques.coteaching import *
 from fastrobust.techniques.decoupling import *
-from fastrobust.techniques.sampleweights import *
-from fastrobust.techniques.alasca import *
 from fastrobust.techniques.elr import *
-from fastrobust.reporting.report import *
-from fastrobust.metrics import *
-from fastrobust.labels.metrics import *
+from fastrobust.techniques.jocor import *
+from fastrobust.techniques.logitadjust import *
+from fastrobust.techniques.logitclip import *
+from fastrobust.techniques.logitnorm import *
+from fastrobust.techniques.lpnoise import *
+from fastrobust.techniques.odnl import *
+from fastrobust.techniques.opensampling import *
+from fastrobust.techniques.sampleweights import *
+from fastrobust.techniques.smallloss import *
+from fastrobust.training.objective import *
+from fastrobust.training.stages import *
+
+# Images: corruptions, AugMix, Lp noise
+from fastrobust.images.augmixing import *
+from fastrobust.images.corruptions.front import *
+from fastrobust.images.corruptions.tables import *
+from fastrobust.images.lpballs import *
+from fastrobust.images.lpsets import *
+
+# Label noise: find it, mend it
+from fastrobust.labels.confident import *
+from fastrobust.labels.crossval import *
+from fastrobust.labels.fixing import *
+from fastrobust.labels.history import *
 from fastrobust.labels.memorisation import *
-from fastrobust.compare.result import *
-from fastrobust.compare.compare import *
+from fastrobust.labels.pictures import *
 from fastrobust.labels.report import *
+from fastrobust.labels.transition import *
+
+# Distribution shift
+from fastrobust.shift.augmixpicture import *
+from fastrobust.shift.charts import *
 from fastrobust.shift.corruptionreport import *
 from fastrobust.shift.lpreport import *
-from fastrobust.ood.report import *
-from fastrobust.calibration.report import *
-from fastrobust.tails.report import *
-from fastrobust.shift.augmixpicture import *
-from fastrobust.labels.pictures import *
-from fastrobust.shift.charts import *
+from fastrobust.shift.metrics import *
 from fastrobust.shift.pictures import *
+from fastrobust.shift.publishedarrays import *
+from fastrobust.shift.publishedfolders import *
+from fastrobust.shift.result import *
+from fastrobust.shift.separation import *
+
+# Unknown images
+from fastrobust.ood.charts import *
+from fastrobust.ood.featurescores import *
+from fastrobust.ood.logitnorms import *
+from fastrobust.ood.logitscores import *
+from fastrobust.ood.metrics import *
 from fastrobust.ood.pictures import *
-from fastrobust.interpret import *
-from fastrobust.recipes import *
-from fastrobust.labels.fixing import *
-from fastrobust.advice import *
+from fastrobust.ood.pytorchood import *
+from fastrobust.ood.report import *
+from fastrobust.ood.result import *
+
+# Confidence
+from fastrobust.calibration.charts import *
+from fastrobust.calibration.metrics import *
+from fastrobust.calibration.report import *
+from fastrobust.calibration.temperature import *
+
+# Rare classes
+from fastrobust.tails.charts import *
+from fastrobust.tails.report import *
+
+# Comparisons, reports, the audit
+from fastrobust.compare.compare import *
 from fastrobust.compare.tuning import *
-from fastrobust.learner import *
+from fastrobust.reporting.report import *
 from fastrobust.audit.command import *
+from fastrobust.basics import *

@@ -3,7 +3,7 @@ import difflib, warnings
 from numbers import Integral, Real
 import torch
 
-__all__ = ['RobustWarning', 'epoch_idxs', 'batch_idxs']
+__all__ = ['RobustWarning']
 
 class RobustWarning(UserWarning):
     "Something legal but odd: it runs, and the message says why you may not want it"
@@ -20,6 +20,25 @@ def need_number(name, v):
     "Refuse what is no number, before a comparison fails obscurely"
     if isinstance(v, bool) or not isinstance(v, Real):
         raise TypeError(f"`{name}` must be a number, got {v!r}. Give one such as 1.")
+
+def is_whole(v):
+    "A whole number of any kind, Python's or numpy's? True and False are none"
+    return isinstance(v, Integral) and not isinstance(v, bool)
+
+def need_whole(
+    name,       # Of the argument
+    v,          # What was given
+    lo=None,    # Smallest that is allowed; None: any, and what is no whole number is a TypeError
+    hi=None,    # Largest that is allowed; None: any
+    what='',    # What it counts, for the message, such as 'epochs'
+    fix=''      # What to do instead, a sentence
+):              # `v` as an int
+    "Refuse what is no whole number in its range"
+    if is_whole(v) and (lo is None or v >= lo) and (hi is None or v <= hi): return int(v)
+    span = '' if lo is None else f' from {lo} on' if hi is None else f' from {lo} to {hi}'
+    err = TypeError if lo is None else ValueError
+    if what: span += f' ({what})'
+    raise err(f"`{name}` must be a whole number{span}, got {v!r}. {fix or f'Give e.g. {lo or 0}.'}")
 
 def check_weight(name, v, off='leave the technique out'):
     "`v`, a positive number or a schedule of `pct_train`; a plain 0 would be a silent no-op and is refused"

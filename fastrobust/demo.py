@@ -73,7 +73,7 @@ def _memorisation(rep, names):
     fig = new_figure((6*len(names), 5.2))
     axs = fig.subplots(1, len(names), sharey=True, squeeze=False)
     for ax,o in zip(axs[0], names):
-        plot_memorisation(rep.curve(o, rep.runs.seed.iloc[0]), rep.metric, ax, title=o, legend=False)
+        plot_memorisation(rep.curve(o, rep.runs.seed.iloc[0]), metric=rep.metric, ax=ax, title=o, legend=False)
     for ax in axs[0, 1:]: ax.set_ylabel('')
     figure_legend(fig, axs[0, 0], ncols=3)
     return fig

@@ -1,5 +1,5 @@
 "What a trained Learner can tell about its labels, shift, unknowns and rare classes, as pictures beside fastai's own"
-from functools import partial
+from numbers import Number
 from fastai.interpret import ClassificationInterpretation
 from matplotlib.figure import Figure
 from fastrobust.calibration.charts import plot_reliability
@@ -13,13 +13,23 @@ from fastrobust.labels.history import SampleHistory
 from fastrobust.ood.logitnorms import LogitNorms
 from fastrobust.labels.memorisation import Memorisation, plot_memorisation
 from fastrobust.labels.pictures import plot_label_issues, plot_loss_split, plot_noise_matrices
+from fastrobust.inference.keys import activation_key, model_key
 from fastrobust.reporting.report import Report
 from fastrobust.shift.charts import plot_corruption_fan
 
 __all__ = ['RobustInterpretation']
 
+def _same(a, b):
+    "The same object, or equal values; images are never compared pixel by pixel"
+    if a is b: return True
+    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return isinstance(a, (str, Number)) and isinstance(b, (str, Number)) and a == b
+
 class RobustInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with pictures of noise, shift, confidence; `from_learner(learn)` makes it"
+    _made = ()      # (how, report) of the reports made so far: the images pass once for all their pictures
     def _find(self, cls, why):
         found = next((cb for cb in self.learn.cbs if isinstance(cb, cls)), None)
         if found is not None: return found
@@ -69,22 +79,30 @@ class RobustInterpretation(ClassificationInterpretation):
 
     def plot_corruptions(self,
         report=None,# Result of `corruption_report`; None: made now, of this interpretation's images
+        *,
         figsize=(9, 6), # Size in inches
         title=None, # Above the picture
         **kwargs    # More for `corruption_report` where it is made now, such as `names` or `resume`
     )->Figure:
         "Accuracy by severity under each corruption, as a fan"
-        return plot_corruption_fan(self._report(report, corruption_report, kwargs), figsize, title)
+        return plot_corruption_fan(self._report(report, corruption_report, kwargs), figsize=figsize, title=title)
 
     def _report(self, report, make, settings):
-        "`report`, or what `make` makes of this interpretation's learner and images"
-        if report is None: return make(self.learn, dl=self.dl, **settings)
-        if not settings: return report
-        raise TypeError(f"expected `report`, or settings of a new one, got both ({', '.join(settings)}). Leave one "
-                        "out.")
+        "`report`, or what `make` makes of this interpretation's learner and images; kept until the network changes"
+        if report is not None and settings:
+            raise TypeError(f"expected `report`, or settings of a new one, got both ({', '.join(settings)}). Leave one "
+                            "out.")
+        if report is not None: return report
+        now = [make, settings, self.learn.dls, model_key(self.learn), activation_key(self.learn)]
+        for then,made in self._made:
+            if _same(then, now): return made
+        made = make(self.learn, dl=self.dl, **settings)
+        self._made = [*self._made, (now, made)]
+        return made
 
     def plot_reliability(self,
         report=None,# Result of `calibration_report`; None: made now, of this interpretation's images
+        *,
         figsize=None, # Size in inches; None: by the number of panels
         title=None, # Above the picture
         **kwargs    # More for `calibration_report` where it is made now, such as `n_bins` or `fit_dl`
@@ -95,6 +113,7 @@ class RobustInterpretation(ClassificationInterpretation):
     def plot_ood(self,
         unknown,    # Unknown images, or a dict from name to them, as for `ood_report`; or its result
         score=None, # Score to show, a name or an `OODScore`; None: the report's first, of images MSP
+        *,
         figsize=None, # Size in inches; None: by the number of sets
         title=None, # Above the picture
         **kwargs    # More for `ood_report` where it is made now, such as `positive` or `near`
@@ -103,8 +122,9 @@ class RobustInterpretation(ClassificationInterpretation):
         made = isinstance(unknown, Report)
         if not made and 'scores' not in kwargs: kwargs['scores'] = ('msp' if score is None else score,)
         sets = unknown if made or isinstance(unknown, dict) else dict(unknown=unknown)
-        report = self._report(unknown if made else None, partial(ood_report, unknown=sets), kwargs)
-        return plot_ood(report, getattr(score, 'name', score), figsize, title)
+        if not made: kwargs['unknown'] = sets
+        report = self._report(unknown if made else None, ood_report, kwargs)
+        return plot_ood(report, getattr(score, 'name', score), figsize=figsize, title=title)
 
     def plot_logit_norms(self, **kwargs)->Figure:
         "How large the logits became through training, as `LogitNorms` recorded it; `kwargs` of `plot_logit_norms`"
@@ -112,9 +132,10 @@ class RobustInterpretation(ClassificationInterpretation):
 
     def plot_class_accuracy(self,
         report=None,# Result of `tail_report`, or a dict of several; None: made now, of this interpretation's images
+        *,
         figsize=(9, 5.5), # Size in inches
         title=None, # Above the picture
         **kwargs    # More for `tail_report` where it is made now, such as `groups`
     )->Figure:
         "Accuracy of each class below how many training items it has"
-        return plot_tails(self._report(report, tail_report, kwargs), figsize, title)
+        return plot_tails(self._report(report, tail_report, kwargs), figsize=figsize, title=title)

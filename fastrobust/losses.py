@@ -3,16 +3,14 @@
 # p: softmax probability of the labelled class; all in ln p and float32 at least: no clamp, no overflow, no NaN gradient
 import inspect, math
 from functools import partial
-from numbers import Integral
 import torch, torch.nn.functional as F
 from torch import nn
-from fastrobust.basics import robust_warn
+from fastrobust.basics import is_whole, robust_warn
 
-__all__ = ['soft_ce', 'mae_loss', 'gce', 'truncated_gce', 'rce', 'sce', 'nce', 'nce_rce', 'nce_mae', 'focal_ce', 'nfl',
-           'alpha_loss', 'taylor_ce', 'phuber_ce', 'agce', 'aul', 'ael', 'bootstrap_ce', 'jsd', 'RobustLoss', 'MAELoss',
-           'GCELoss', 'TruncatedGCELoss', 'RCELoss', 'SCELoss', 'NCELoss', 'NCEandRCE', 'NCEandMAE', 'FocalCELoss',
-           'NFLLoss', 'AlphaLoss', 'TaylorCELoss', 'PHuberCELoss', 'AGCELoss', 'AULLoss', 'AELLoss', 'BootstrapLoss',
-           'CrossEntropy', 'FuncLoss']
+__all__ = ['mae_loss', 'gce', 'rce', 'sce', 'nce', 'alpha_loss', 'taylor_ce', 'phuber_ce', 'jsd',
+           'MAELoss', 'GCELoss', 'TruncatedGCELoss', 'RCELoss', 'SCELoss', 'NCELoss', 'NCEandRCE',
+           'NCEandMAE', 'FocalCELoss', 'NFLLoss', 'AlphaLoss', 'TaylorCELoss', 'PHuberCELoss',
+           'AGCELoss', 'AULLoss', 'AELLoss', 'BootstrapLoss', 'CrossEntropy', 'FuncLoss']
 
 def _check(ok, want, got, fix, err=ValueError):
     if not ok: raise err(f"Expected {want}, got {got}. {fix}")
@@ -113,7 +111,7 @@ def alpha_loss(z, y, alpha:float=2.): # >0: below 1 convex, 1 CE, above 1 robust
     return soft_ce(z, y) if alpha==1 else _on_target(lambda lp: _lq(lp, 1-1/alpha), z, y)
 def taylor_ce(z, y, t:int=2): # Terms of the series, >=1: 1 is MAE, many are cross-entropy
     "sum_{i=1..t} (1-p)^i/i: Taylor series of CE (not of the softmax), https://www.ijcai.org/proceedings/2020/305"
-    _check(isinstance(t, Integral) and t>=1, "`t` a whole number, 1 or more", t, "Take 2 to 6.")
+    _check(is_whole(t) and t>=1, "`t` a whole number, 1 or more", t, "Take 2 to 6.")
     return _on_target(lambda lp: sum((-torch.expm1(lp))**i/i for i in range(1, t+1)), z, y)
 def phuber_ce(z, y, tau:float=10.): # Largest slope in p, >1: 2 on CIFAR-10, 10 and 50 on CIFAR-100
     "-ln p, below p=1/tau its tangent -tau*p+ln(tau)+1: partially Huberised, https://openreview.net/forum?id=rklB76EKPr"
@@ -210,7 +208,7 @@ class CrossEntropy(RobustLoss, bounded=False):
     "-ln p by torch itself, with torch's own means under class weights, ignored labels and smoothing"
     torch_mean,_names = True,('weight','ignore_index','label_smoothing','reduction')
     def __init__(self, weight=None, # Weight of each class (c,); the mean divides by those of the batch's int labels
-                 ignore_index:int=-100, # Samples with this int label count for nothing
+                 *, ignore_index:int=-100, # Samples with this int label count for nothing
                  label_smoothing:float=0., # In [0,1]: share of the label spread over all classes
                  reduction:str='mean'): # 'mean', 'sum' or 'none'
         nn.Module.__init__(self)

@@ -1,12 +1,12 @@
 "Measures that several problems share, as pure functions of arrays: gaps between confidence and accuracy, bin by bin"
 import numpy as np
+from fastrobust.basics import need_whole
 
 __all__ = []
 
 def need_bins(n_bins):
     "Refuse all but whole numbers from 2 on: a single bin compares the means of everything, and hides what it averages"
-    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
-        raise ValueError(f"`n_bins` must be a whole number from 2 on, got {n_bins!r}. 15 is usual.")
+    need_whole('n_bins', n_bins, 2, fix='15 is usual.')
 
 def width_bins(conf, n_bins):
     "Number of the equally wide bin (0,1/n], (1/n,2/n] .. of each confidence; 0 is in the first"

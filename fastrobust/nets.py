@@ -7,6 +7,7 @@ def small_cnn(
     n_out:int,          # Number of classes
     n_in:int=1,         # Channels of the images
     width:int=32,       # Channels of every convolution
+    *,
     norm:str|None='bn', # 'bn', 'gn' (GroupNorm, 8 groups) or None
     depth:int=4         # Convolutions; each of the first four halves the image
 ):

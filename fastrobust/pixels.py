@@ -3,7 +3,7 @@ import torch
 from fastrobust.basics import plain_dl
 from fastrobust.resting import keep_random
 
-__all__ = ['PixelSpace', 'pixel_space']
+__all__ = []
 
 def is_normalize(t): return hasattr(t, 'mean') and hasattr(t, 'std') and hasattr(t, 'axes')
 

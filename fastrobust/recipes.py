@@ -13,7 +13,7 @@ from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL
 from fastrobust.techniques.opensampling import OpenSampling
 
-__all__ = ['RECIPES', 'Recipe', 'get_recipe']
+__all__ = ['RECIPES']
 
 class Recipe:
     "What to do about a problem: a function of the data that gives a loss and techniques, and what is known about it"

@@ -258,7 +258,8 @@ def test_a_pretrained_body_from_a_table(tmp_path):
     rows = [(f.relative_to(tmp_path).as_posix(), f.parent.name) for f in fs]
     pd.DataFrame(rows, columns=['path', 'label']).to_csv(tmp_path/'t.csv', index=False)
     torch.save(tm.squeezenet1_1(weights=None).state_dict(), tmp_path/'w.pth')
-    rep = audit(tmp_path/'t.csv', tmp_path/'o', 'squeezenet1_1', tmp_path/'w.pth', size=32, epochs=1, folds=2)
+    rep = audit(tmp_path/'t.csv', tmp_path/'o', arch='squeezenet1_1', weights=tmp_path/'w.pth', size=32, epochs=1,
+                folds=2)
     assert sorted(rep.table.name) == [o[0] for o in rows] and 0 <= rep.lo <= rep.rate <= rep.hi <= 1
     html = (tmp_path/'o'/'report.html').read_text(encoding='utf-8')
     assert 'squeezenet1_1 with the weights of w.pth' in html
@@ -274,7 +275,7 @@ def test_paths_as_people_write_them(tmp_path, monkeypatch):
     torch.save(tm.squeezenet1_1(weights=None).state_dict(), tmp_path/'w.pth')
     monkeypatch.chdir(tmp_path/'t')
     for arch,w in (('squeezenet1_1', tmp_path/'w.pth'), ('small', None)):
-        rep = audit('t.csv', 'o', arch, w, size=32, epochs=1, folds=2)
+        rep = audit('t.csv', 'o', arch=arch, weights=w, size=32, epochs=1, folds=2)
         assert sorted(rep.table.name) == sorted(o[0] for o in rows)
         few_suspects(Path('o'))
         code = page_code(Path('o/report.html'))
@@ -333,7 +334,7 @@ def test_bad_arguments(args, match, capsys, tmp_path):
 
 def test_arguments_that_do_not_go_together(tmp_path):
     images(tmp_path)
-    with pytest.raises(ValueError, match='--arch small'): audit(tmp_path, tmp_path/'o', 'small', weights='w.pth')
+    with pytest.raises(ValueError, match='--arch small'): audit(tmp_path, tmp_path/'o', arch='small', weights='w.pth')
 
 def test_help_and_a_folder_one_cannot_write_to(capsys, tmp_path):
     with pytest.raises(SystemExit) as e: main(['audit', '--help'])

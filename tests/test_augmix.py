@@ -92,7 +92,7 @@ def test_large_images_equal_pillow():
 
 def test_augmix_is_draw_then_apply():
     x = noise(8, 3, 24, 40)
-    d = draw_augmix(8, 2, 4, -1, .7, True, gen(9), (24, 40))
+    d = draw_augmix(8, 2, 4, -1, .7, True, gen(9), size=(24, 40))
     assert torch.equal(augmix(x, 2, 4, -1, .7, True, gen(9)), apply_augmix(x, d))
     set_seed(4); a = augmix(x)
     set_seed(4); assert torch.equal(a, augmix(x)) and not torch.equal(a, augmix(x))     # None: torch's own generator

@@ -96,7 +96,7 @@ def test_heads_land_on_the_last_grid_in_both_directions():
     aux = AuxHeads(net, torch.rand(2, 1, 12, 20))
     f = torch.rand(2, 8, 12, 10)
     assert aux.heads[0][3].kernel_size == (2, 2) and aux.heads[0][:9](f).shape == (2, 24, 6, 5)
-    assert aux_head(8, 24, 2, (3, 1))[3].stride == (3, 1)
+    assert aux_head(8, 24, 2, k=(3, 1))[3].stride == (3, 1)
 
 @pytest.mark.parametrize('c,m', [(512, 128), (64, 16), (32, 16), (8, 8), (1, 1)])
 def test_the_bottleneck_is_a_quarter_but_not_tiny(c, m): assert aux_head(4, c, 10)[0].out_channels == m

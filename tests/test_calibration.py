@@ -64,7 +64,7 @@ def test_against_loops(n_bins):
     assert classwise_ece(p, y, n_bins) == pytest.approx(sum(by_class)/4, abs=1e-9)
     assert ece(p, y, n_bins) <= rms_calibration_error(p, y, n_bins)+1e-12
     for mass,f in ((False, ece), (True, ece_mass)):
-        b = reliability_bins(p, y, n_bins, mass)
+        b = reliability_bins(p, y, n_bins, mass=mass)
         b = b[b.n > 0]
         assert (b.n/150*(b.accuracy-b.confidence).abs()).sum() == pytest.approx(f(p, y, n_bins)) and b.n.sum() == 150
         assert ((b.lo <= b.confidence) & (b.confidence <= b.hi)).all()
@@ -174,9 +174,9 @@ def test_refused_probabilities(f):
     with pytest.raises(ValueError, match='sum to 1, got 1.6 in row 0.*sigmoid'): f(np.full((4, 2), .8), y)
     with pytest.raises(ValueError, match=r'labels in 0..1.*got 0 to 2. Compare vocab'): f(p, [0, 1, 2, 0])
     with pytest.raises(ValueError, match='got -1 to 0.*unknown class'): f(p, [0, -1, 0, 0])
-    with pytest.raises(ValueError, match='whole class numbers, got torch.float32. Soft'): f(p, torch.zeros(4))
-    with pytest.raises(TypeError, match='expected numbers, got <U1.*class numbers, not names'):
-        f(p, ['a', 'b', 'a', 'b'])
+    with pytest.raises(TypeError, match='whole class numbers 0..1, got float32.*Soft'): f(p, torch.zeros(4))
+    with pytest.raises(TypeError, match='whole class numbers 0..1, got <U1. Names'): f(p, ['a', 'b', 'a', 'b'])
+    with pytest.raises(ValueError, match='the other way round.*predictions first, as in the metrics of fastai'): f(y, p)
 
 @pytest.mark.parametrize('f', EVERY)
 @pytest.mark.parametrize('bad', [1, 0, -3, 2.5, True, '3', None])

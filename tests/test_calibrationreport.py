@@ -49,7 +49,7 @@ def numbers(p, z, y, n_bins, T):
 def test_table_against_the_functions(learn, dl, n_bins, n_folds, seed):
     rep = calibration_report(learn, dl, n_bins, n_folds=n_folds, seed=seed)
     z,y = shifted_preds(learn, dl)
-    T,p = cross_fit(z, y, n_folds, seed)
+    T,p = cross_fit(z, y, n_folds, seed=seed)
     assert list(rep.table.columns) == COLUMNS and list(rep.table.index) == ['as trained', 'temperature-scaled']
     z = z.double()
     assert rep.table.loc['as trained'].tolist() == pytest.approx(numbers(z.softmax(1), z, y, n_bins, 1.))

@@ -217,7 +217,7 @@ def test_a_model_built_once_is_refused():
         compare(lambda: Learner(dls, model, metrics=accuracy), {'a': None}, 1, seeds=2, **quiet)
 
 @pytest.mark.parametrize('rows,kw,typ,match', [
-    ({'a': None}, {}, ValueError, "row 'a': expected `epochs`"),
+    ({'a': None}, {}, ValueError, "`epochs` must be .*in the row 'a'"),
     ({'a': dict(epochs=0)}, dict(epochs=3), ValueError, 'got 0'),
     ({'a': 3}, dict(epochs=1), TypeError, "row 'a': expected None, a technique"),
     ([1], dict(epochs=1), TypeError, 'expected rows'),

@@ -5,11 +5,13 @@ import pytest
 import torch
 from PIL import Image
 from conftest import tiny_arrays, tiny_dls, tiny_learner
-from fastrobust.ood.scores import KNN, Energy, ReAct
+from fastrobust.ood.featurescores import KNN, ReAct
+from fastrobust.ood.logitscores import Energy
 from fastrobust.ood.pictures import show_unknowns
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import aux_images
 from fastrobust.calibration.report import calibration_report
+from fastrobust.calibration.temperature import temperature_scale
 from fastrobust.ood.report import ood_report
 from fastrobust.tails.report import tail_report
 from fastrobust.interpret import RobustInterpretation
@@ -167,3 +169,29 @@ def test_logit_norms_are_found_or_asked_for():
     assert ax.get_lines()[1].get_ydata().tolist() == t['median'].tolist()
     with pytest.raises(ValueError, match=r'after each epoch is not known.*cbs=LogitNorms\(\)'):
         interp(tiny_learner()).plot_logit_norms()
+
+def test_a_report_is_made_once_until_something_changes(monkeypatch):
+    import fastrobust.interpret as module
+    made = []
+    for k in ('ood_report', 'calibration_report', 'tail_report', 'corruption_report'):
+        def count(*args, make=getattr(module, k), k=k, **kw):
+            made.append(k)
+            return make(*args, **kw)
+        monkeypatch.setattr(module, k, count)
+    def news(): return made.copy(),made.clear()
+    learn = trained()
+    i,other = interp(learn),aux_images('gaussian', 20, 8, 1)
+    i.plot_ood(BLOBS), i.plot_ood(BLOBS, title='T'), i.plot_ood(dict(unknown=BLOBS), 'msp')
+    i.plot_reliability(), i.plot_reliability(figsize=(5, 5)), i.plot_class_accuracy(), i.plot_class_accuracy()
+    assert news()[0] == ['ood_report', 'calibration_report', 'tail_report']
+    i.plot_ood(other), i.plot_ood(BLOBS, 'energy'), i.plot_ood(BLOBS, near=['unknown']), i.plot_reliability(n_bins=9)
+    assert news()[0] == ['ood_report']*3 + ['calibration_report']
+    for again in ((1, 5), [1, 5]): i.plot_corruptions(names='fog', severities=again)
+    i.plot_corruptions(names='fog', severities=[1]), i.plot_reliability()
+    assert news()[0] == ['corruption_report']*2
+    temperature_scale(learn)
+    i.plot_reliability(), i.plot_reliability()
+    assert news()[0] == ['calibration_report']
+    with torch.no_grad(): next(learn.model.parameters()).add_(.1)
+    i.plot_reliability(), i.plot_class_accuracy(), i.plot_ood(BLOBS)
+    assert news()[0] == ['calibration_report', 'tail_report', 'ood_report']

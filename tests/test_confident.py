@@ -7,7 +7,8 @@ from hypothesis import given, settings, strategies as st
 from fastrobust.basics import RobustWarning
 from fastrobust.labels.confident import (calibrate_joint, confident_joint, confident_thresholds, find_label_issues,
                                   label_quality, rank_label_issues, suggest_labels)
-from fastrobust.labels.outofsample import need_probs, warn_in_sample
+from fastrobust.predictions import need_probs
+from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.transition import T_from_joint, estimate_T, noise_rate_from_joint, true_prior
 
 pytestmark = pytest.mark.filterwarnings('ignore::fastrobust.basics.RobustWarning', 'ignore:May not flag')
@@ -65,7 +66,7 @@ def slow_joint(y, p, collision):
 def test_joint_against_a_loop(collision, kind):
     for seed in range(4):
         y,p = data(seed, kind, n=150)
-        assert (confident_joint(y, p, collision, calibrate=False) == slow_joint(y, p, collision)).all()
+        assert (confident_joint(y, p, collision=collision, calibrate=False) == slow_joint(y, p, collision)).all()
 
 def test_joint_by_hand():
     y = np.array([0, 0, 0, 1, 1])
@@ -80,7 +81,7 @@ def test_collision_masked_stays_among_the_confident():
     y = np.array([0]*10 + [1]*10 + [2]*11)
     p = np.vstack([np.repeat([[.9, .05, .05], [.4, .3, .3], [.4, .3, .3]], 10, 0), [[.36, .33, .31]]])
     assert ((p[-1] >= confident_thresholds(y, p)) == [False, True, True]).all()
-    m,k = (confident_joint(y, p, o, calibrate=False) for o in ('masked', 'cleanlab'))
+    m,k = (confident_joint(y, p, collision=o, calibrate=False) for o in ('masked', 'cleanlab'))
     assert m[2].tolist() == [0, 11, 1] and k[2].tolist() == [1, 10, 1] and (m[:2] == k[:2]).all()
 
 def test_calibration_keeps_counts_and_total():
@@ -119,8 +120,9 @@ def test_masked_is_cleanlab_where_at_most_one_class_is_confident(seed):
     ok = (p >= confident_thresholds(y, p)-1e-6).sum(1) <= 1
     y,p = np.concatenate([y[ok], y[~ok]]),np.vstack([p[ok], np.eye(p.shape[1])[y[~ok]]])    # thresholds only rise
     assert ((p >= confident_thresholds(y, p)-1e-6).sum(1) <= 1).all()
-    assert (confident_joint(y, p) == confident_joint(y, p, 'cleanlab')).all()
-    for rule in RULES: assert (find_label_issues(y, p, rule) == find_label_issues(y, p, rule, 'cleanlab')).all()
+    assert (confident_joint(y, p) == confident_joint(y, p, collision='cleanlab')).all()
+    for rule in RULES:
+        assert (find_label_issues(y, p, rule) == find_label_issues(y, p, rule, collision='cleanlab')).all()
 
 @quick
 @given(st.integers(0, 10**6))
@@ -163,23 +165,23 @@ def test_equal_to_cleanlab(kind):
         y,p = data(seed+100, kind)
         np.testing.assert_allclose(confident_thresholds(y, p), get_confident_thresholds(y, p), atol=1e-6)
         for calibrate in (True, False):
-            Q = confident_joint(y, p, 'cleanlab', calibrate)
+            Q = confident_joint(y, p, collision='cleanlab', calibrate=calibrate)
             assert (Q == compute_confident_joint(y, p, calibrate=calibrate)).all()
         for ours,name in RULES.items():
-            mask = find_label_issues(y, p, ours, 'cleanlab')
+            mask = find_label_issues(y, p, ours, collision='cleanlab')
             flagged += mask.sum()
             assert mask.dtype == bool and (mask == theirs(y, p, filter_by=name, n_jobs=1)).all()
-            assert (mask == find_label_issues(y, p, name, 'cleanlab')).all()
+            assert (mask == find_label_issues(y, p, name, collision='cleanlab')).all()
         for m in ('self_confidence', 'normalized_margin', 'confidence_weighted_entropy'):
             np.testing.assert_allclose(label_quality(y, p, m), get_label_quality_scores(y, p, method=m), atol=2e-6)
             if m == 'confidence_weighted_entropy': continue
             np.testing.assert_allclose(label_quality(y, p, m, adjust=True), atol=2e-6,
                                        desired=get_label_quality_scores(y, p, method=m, adjust_pred_probs=True))
         if kind in ('plain', 'float32'):
-            noise = estimate_latent(confident_joint(y, p, 'cleanlab'), y)[1]        # columns = true
-            counts = confident_joint(y, p, 'cleanlab').sum(0) > 0
-            np.testing.assert_allclose(T_from_joint(confident_joint(y, p, 'cleanlab'))[counts], noise.T[counts],
-                                       atol=1e-4)
+            noise = estimate_latent(confident_joint(y, p, collision='cleanlab'), y)[1]        # columns = true
+            counts = confident_joint(y, p, collision='cleanlab').sum(0) > 0
+            got = T_from_joint(confident_joint(y, p, collision='cleanlab'))
+            np.testing.assert_allclose(got[counts], noise.T[counts], atol=1e-4)
     assert flagged
 
 def test_a_joint_of_ones_own_as_in_cleanlab():
@@ -201,14 +203,14 @@ def test_the_numbers_of_the_spec(collision):
     s,t,p = spec_data()
     wrong = s != t
     assert wrong.sum() == 593
-    Q = confident_joint(s, p, collision, calibrate=False)
+    Q = confident_joint(s, p, collision=collision, calibrate=False)
     assert Q.sum()-Q.trace() == 526
-    Q = confident_joint(s, p, collision)
+    Q = confident_joint(s, p, collision=collision)
     assert Q.sum()-Q.trace() == 608 and noise_rate_from_joint(Q) == pytest.approx(.304)
     for rule,n,prec,rec in (('pbnr', 582, .9639, .9460), ('pbc', 607, .944, .9663), ('both', 577, .9653, .9393),
                             ('confident_learning', 526, .9677, .8583), ('predicted_neq_given', 655, .8992, .9933),
                             ('low_self_confidence', 526, .9886, .8769)):
-        m = find_label_issues(s, p, rule, collision)
+        m = find_label_issues(s, p, rule, collision=collision)
         assert m.sum() == n
         assert wrong[m].mean() == pytest.approx(prec, abs=6e-5) and m[wrong].mean() == pytest.approx(rec, abs=6e-5)
 
@@ -272,12 +274,13 @@ Y,P = np.array([0, 1, 1]),np.array([[.9, .1], [.2, .8], [.6, .4]])
     (Y, np.where(P == .8, np.nan, P), ValueError, r'NaN or inf in 1 rows, first \[1\]'),
     (Y, np.where(P == .8, np.inf, P), ValueError, 'Did the training diverge'),
     (Y[:2], P, ValueError, 'as many labels as rows'), (np.eye(2)[Y], P, ValueError, r'argmax\(1\)'),
-    (Y+1, P, ValueError, r'labels in 0..1, one column of `probs` each, got 1 to 2'),
+    (Y+1, P, ValueError, r'labels in 0..1, one column of probabilities each, got 1 to 2'),
     (Y-1, P, ValueError, 'drop items without a label'), (Y.astype(float), P, TypeError, r'astype\(int\)'),
     (['a', 'b', 'b'], P, TypeError, 'dls.vocab'), (Y, P[:, :1], ValueError, 'two classes'),
     (Y, P[0], ValueError, r'probabilities \(n,c\)'), (Y[:0], P[:0], ValueError, 'at least one item'),
     (Y, (torch.tensor(P), torch.tensor(Y)), ValueError, 'Take the first'),
-    (Y, P.astype(str), ValueError, 'one row per item')])
+    (Y, P.astype(str), ValueError, 'one row per item'),
+    (P, Y, ValueError, 'the other way round: .*labels first, as in cleanlab')])
 def test_refusals(y, p, error, match):
     for f in (confident_joint, find_label_issues, label_quality, suggest_labels, confident_thresholds, estimate_T):
         with pytest.raises(error, match=match): f(y, p)
@@ -289,7 +292,8 @@ def test_a_learner_is_no_evidence():
 
 def test_unknown_names():
     with pytest.raises(ValueError, match="Did you mean 'pbnr'"): find_label_issues(Y, P, 'pbn')
-    with pytest.raises(ValueError, match="'masked' .* or 'cleanlab', got 'none'"): confident_joint(Y, P, 'none')
+    with pytest.raises(ValueError, match="'masked' .* or 'cleanlab', got 'none'"):
+        confident_joint(Y, P, collision='none')
 
 def test_kinds_of_arrays():
     want = find_label_issues(Y, P)

@@ -19,6 +19,9 @@ from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 import fastrobust.all as fr
 from conftest import CANCELS, MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
+from fastrobust.techniques.bases.memory import SampleMemory
+from fastrobust.techniques.bases.selection import Selection, TwoNetworks
+from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
 from fastrobust.training.objective import ObjectiveCallback, Technique
@@ -35,8 +38,8 @@ SETTINGS = {
                        colour=lambda: fr.ODNL(aux_images('blob', 40, 8, 3))),
     fr.OpenSampling: dict(make=lambda **kw: fr.OpenSampling(AUX, **kw), weight='lam',
                           colour=lambda: fr.OpenSampling(aux_images('blob', 40, 8, 3))),
-    fr.OpenSetRows:  dict(make=lambda **kw: fr.OpenSetRows(AUX, **kw), weight='lam',
-                          colour=lambda: fr.OpenSetRows(aux_images('blob', 40, 8, 3))),
+    OpenSetRows: dict(make=lambda **kw: OpenSetRows(AUX, **kw), weight='lam',
+                      colour=lambda: OpenSetRows(aux_images('blob', 40, 8, 3))),
     fr.LogitAdjust:  dict(make=lambda: fr.LogitAdjust(1.), deterministic=True),
     fr.AugMix:    dict(make=lambda **kw: fr.AugMix(**kw), weight='lam'),
     fr.AugLoss:   dict(make=lambda **kw: fr.AugLoss(GCELoss(), **kw), weight='lam'),
@@ -51,7 +54,7 @@ SETTINGS = {
     fr.ELR:    dict(make=lambda **kw: fr.ELR(**kw), weight='lam', deterministic=True),
 }
 
-BASES = {fr.Selection, fr.TwoNetworks, fr.SampleMemory}      # nothing to use by themselves
+BASES = {Selection, TwoNetworks, SampleMemory}      # nothing to use by themselves
 def subclasses(c): return {s for d in c.__subclasses__() for s in {d, *subclasses(d)}}
 ALL = sorted((t for t in subclasses(Technique)-BASES if t.__module__.split('.')[0] == 'fastrobust'),
              key=lambda t: t.__name__)
@@ -303,7 +306,7 @@ def test_on_fastais_own_loader(T):
     plain = DataLoaders(*(TfmdDL(dl.dataset, bs=16, shuffle=dl is base.train, after_item=[ToTensor()], num_workers=0,
                                  after_batch=list(base.train.after_batch.fs), device='cpu') for dl in base.loaders))
     set_seed(3)
-    learn = Learner(plain, fr.small_cnn(3, 1, 8, None, 2), loss_func=GCELoss(), cbs=make(T))
+    learn = Learner(plain, fr.small_cnn(3, 1, 8, norm=None, depth=2), loss_func=GCELoss(), cbs=make(T))
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert torch.isfinite(params(learn)).all()
 
@@ -312,8 +315,8 @@ def test_pairs_train_or_say_why(A, B, recwarn):
     warned = {frozenset((fr.LogitClip, fr.LogitNorm))}
     refused = {frozenset((fr.AugMix, fr.AugLoss)): 'both add the term `jsd`'}
     if A.surgery is B.surgery is not None: refused[frozenset((A, B))] = 'both wrap the network in Twin'
-    elif issubclass(A, fr.Selection) and issubclass(B, fr.Selection): refused[frozenset((A, B))] = 'both choose'
-    if issubclass(A, fr.OpenSetRows) and issubclass(B, fr.OpenSetRows):
+    elif issubclass(A, Selection) and issubclass(B, Selection): refused[frozenset((A, B))] = 'both choose'
+    if issubclass(A, OpenSetRows) and issubclass(B, OpenSetRows):
         refused[frozenset((A, B))] = 'both label open-set images'
     if frozenset((A, B)) in refused:
         with pytest.raises(ValueError, match=refused[frozenset((A, B))]): tiny_learner([make(A), make(B)]).fit(1)

@@ -438,7 +438,7 @@ def test_a_comparison_of_different_crops_says_so(quick):
 @pytest.mark.parametrize('kw,match', [
     (dict(names='gausian_noise'), "got 'gausian_noise'. Did you mean 'gaussian_noise'"),
     (dict(names=()), 'at least one corruption in `names`, got none'),
-    (dict(severities=0), '`severities` must be of 1, 2, 3, 4, 5, got 0'), (dict(severities=[1, 6]), 'got 6'),
+    (dict(severities=0), '`severities` must be a whole number from 1 to 5, got 0'), (dict(severities=[1, 6]), 'got 6'),
     (dict(severities=2.5), 'got 2.5'), (dict(severities=[True]), 'got True'), (dict(severities=[]), 'got none'),
     (dict(table='cifr'), "severity table, got 'cifr'. Did you mean 'cifar'")])
 def test_settings_that_are_refused(quick, kw, match):

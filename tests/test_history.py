@@ -261,7 +261,7 @@ def test_what_has_no_single_label_is_refused_at_the_first_batch():
 def test_other_errors():
     with pytest.raises(ValueError, match="'train' .free. or 'eval'"): SampleHistory('valid')
     for bad in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match='whole number of epochs'): SampleHistory(every=bad)
+        with pytest.raises(ValueError, match=r'a whole number from 1 on .epochs.'): SampleHistory(every=bad)
     learn,h,_ = lookup(noisy_dls())
     learn.fit(1)
     learn.dls = noisy_dls(n=80)

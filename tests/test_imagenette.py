@@ -85,7 +85,7 @@ def test_batches_are_images_of_the_size(nette):
 
 def test_the_truth_is_used_downstream(nette, tmp_path):
     dls = load(nette)
-    learn = Learner(dls, small_cnn(3, 3, 8, None, 3), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+    learn = Learner(dls, small_cnn(3, 3, 8, norm=None, depth=3), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
                     cbs=SmallLoss(.5, 0), path=tmp_path)
     learn.remove_cb(learn.progress)
     learn.logger = lambda *a: None

@@ -43,7 +43,7 @@ from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL
 
-def net(): return small_cnn(3, 1, 8, 'bn', 2)
+def net(): return small_cnn(3, 1, 8, norm='bn', depth=2)
 def names(learn): return sorted(t.name for t in learn.cbs if isinstance(t, Technique))
 def quiet(learn, n=1):
     with learn.no_bar(), learn.no_logging(): learn.fit(n)
@@ -246,7 +246,7 @@ def check_split(dls, pct, seed, n, given=None):
     "Disjoint, complete, labels as given, the original untouched"
     before = pixels(dls.train_ds),labels(dls.train_ds),len(dls.valid_ds)
     state = random.getstate(),np.random.get_state()[1].copy(),torch.get_rng_state()
-    new = hold_out(dls, pct, seed)
+    new = hold_out(dls, pct, seed=seed)
     assert random.getstate() == state[0] and (np.random.get_state()[1] == state[1]).all()
     assert torch.equal(torch.get_rng_state(), state[2])
     a,b = pixels(new.train_ds),pixels(new.valid_ds)
@@ -262,7 +262,7 @@ def test_arrays():
     dls = tiny_dls()
     new = check_split(dls, .25, 0, 12)
     assert type(new.train) is type(dls.train) and type(new.valid) is type(dls.valid)
-    same = lambda o: pixels(hold_out(dls, .25, o).valid_ds)
+    same = lambda o: pixels(hold_out(dls, .25, seed=o).valid_ds)
     assert same(0) == same(0) != same(1)
     quiet(Learner(new, net(), loss_func=CrossEntropyLossFlat()))
 
@@ -341,7 +341,8 @@ def test_the_recipe_takes_a_rate():
     from functools import partial
     from fastrobust.recipes import noisy_labels
     from fastrobust.techniques.jocor import JoCoR
-    learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, None, 2), recipe=partial(noisy_labels, tau=(.3, .2, .4)))
+    learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, norm=None, depth=2),
+                           recipe=partial(noisy_labels, tau=(.3, .2, .4)))
     assert isinstance(learn.jocor, JoCoR) and learn.jocor.tau == .3 and len(learn.model.nets) == 2
     assert isinstance(learn.loss_func.base, type(learn.dls.train_ds.loss_func))
 
@@ -364,7 +365,8 @@ def test_recipes_against_the_shift_take_the_papers_severity_for_the_size(size, c
 
 def test_the_recipe_of_both_trains_on_gce_and_validates_on_the_plain_loss():
     dls = shaped_dls(16)
-    learn = robust_learner(dls, small_cnn(3, 1, 8, None, 2), recipe='noisy_labels+corruption', metrics=accuracy)
+    learn = robust_learner(dls, small_cnn(3, 1, 8, norm=None, depth=2), recipe='noisy_labels+corruption',
+                           metrics=accuracy)
     assert set(RECIPES) >= {'noisy_labels', 'corruption', 'noisy_labels+corruption'}
     quiet(learn)
     assert 'jsd' in learn.recorder.metric_names and isinstance(learn.augloss.base_loss, GCELoss)

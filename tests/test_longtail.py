@@ -129,7 +129,7 @@ def test_splitter_by_hand():
     assert np.bincount([i % 3 for i in train]).tolist() == [15, 6, 3]
     back = pickle.loads(pickle.dumps(s))
     assert back(names()) == (train, valid) and back.seed == 4
-    step = LongTailSplitter(letter, .2, 'step', quarter)(names())[0]
+    step = LongTailSplitter(letter, .2, 'step', splitter=quarter)(names())[0]
     assert np.bincount([i % 3 for i in step]).tolist() == [15, 3, 3]
 
 def test_splitter_by_itself():
@@ -165,10 +165,10 @@ def test_splitter_on_a_table():
 
 @pytest.mark.parametrize('args,err,match', [
     ((3,), TypeError, '`get_y` must be a function, got 3'),
-    ((letter, .1, 'exp', 4), TypeError, '`splitter` must be a function'),
     ((letter, 0), ValueError, r'`imb` must lie in \(0,1\]'), ((letter, .1, 'expo'), ValueError, "got 'expo'")])
 def test_splitters_that_are_refused(args, err, match):
     with pytest.raises(err, match=match): LongTailSplitter(*args)
+    with pytest.raises(TypeError, match='`splitter` must be a function'): LongTailSplitter(letter, .1, splitter=4)
 
 # --- the complementary prior -----------------------------------------------------------------------------------------
 def close(a, b): assert np.allclose(a, b, atol=6e-7), np.abs(np.asarray(a)-b).max()

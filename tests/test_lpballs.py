@@ -240,7 +240,7 @@ def test_presets_of_the_paper():
     assert all(list(v) == sorted(v) for t in LP_EPS.values() for v in t.values())
     tiny = lp_sets('C1', (3, 64, 64))
     assert len(tiny) == 89 and LpSet(1., 1500., 'ball') in tiny and LpSet(.5, 1.2e7, 'ball') in tiny
-    assert tiny == lp_sets('C1', (3, 64, 64), 'tiny', None) and lp_sets('C1', (3, 64, 48)) != tiny
+    assert tiny == lp_sets('C1', (3, 64, 64), table='tiny', scale=None) and lp_sets('C1', (3, 64, 48)) != tiny
 
 def test_scaled_sets_have_the_same_noise_per_value():
     for s,o in zip(lp_sets('C1', (1, 28, 28)), lp_sets('C1')):

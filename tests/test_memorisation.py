@@ -245,7 +245,7 @@ def draw(rep, **kw):
     return ax
 
 def test_report_saves_tables_and_picture(tmp_path):
-    r = Report(frame(), dict(n=2), draw, 'A <title>', ['a note'], 'mine')
+    r = Report(frame(), dict(n=2), draw, title='A <title>', notes=['a note'], name='mine')
     out = r.save(tmp_path/'new'/'dir')
     assert [o.name for o in out] == ['mine.csv', 'mine_summary.csv', 'mine.png'] and all(o.stat().st_size for o in out)
     assert pd.read_csv(out[0], index_col=0).equals(frame()) and out[2].read_bytes()[:4] == b'\x89PNG'

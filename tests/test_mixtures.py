@@ -46,7 +46,7 @@ def test_against_an_em_of_its_own(seed):
     r = np.random.RandomState(seed)
     x = np.concatenate([r.beta(2, 20, 700), r.normal(.6, .15, 300)])
     rm,rs,rw,_ = em(x, 2000)
-    m,s,w = gaussian_mixture(x, 2000, 1e-9)
+    m,s,w = gaussian_mixture(x, max_iter=2000, tol=1e-9)
     assert m == pytest.approx(rm, abs=1e-4) and w == pytest.approx(rw, abs=1e-4) and s == pytest.approx(rs, abs=1e-4)
     xn = np.clip((x-x.min())/(np.quantile(x, .999)-x.min()), 0, 1)
     split = small_loss_split(x, warn=False, max_iter=2000, tol=1e-9)

@@ -27,7 +27,8 @@ import fastai.vision.learner                                         # noqa: F40
 
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.data.arrays import array_dls
-from fastrobust.noise.laws import CLASS_MAPS, NOISE_KINDS, NoisyLabels, noise_matrix
+from fastrobust.noise.matrices import CLASS_MAPS, noise_matrix
+from fastrobust.noise.laws import NOISE_KINDS, NoisyLabels
 from fastrobust.noise.record import NoiseRecord, TrueAccuracy
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.noise.show import WrongCategory
@@ -220,7 +221,7 @@ def test_bad_noise(kw, err, msg):
     (dict(kind='symmetric', rate=.4), np.array([], dtype=int), 3, ValueError, 'non-empty'),
     (dict(kind='symmetric', rate=.4), [0,0], 1, ValueError, 'at least 2 classes'),
     (dict(kind='pair', rate=.4), [0,0], 1, ValueError, 'at least 2 classes'),
-    (dict(kind='pair', rate=.4), [0,0], 0, ValueError, 'positive int'),
+    (dict(kind='pair', rate=.4), [0,0], 0, ValueError, '`n_classes` must be a whole number from 1 on, got 0'),
     (dict(kind='matrix', T=T2), [0,1,2], 3, ValueError, r'must be \(3,3\)'),
     (dict(kind='asymmetric', rate=.4), [0,1,2], 3, ValueError, 'for 10 classes, got 3'),
     (dict(kind='asymmetric', rate=.4, mapping='cifar'), [0,1,2], 3, ValueError, "Did you mean 'cifar10'"),

@@ -118,7 +118,7 @@ def test_matrix_from_two_label_vectors():
 @given(st.integers(2, 6), st.floats(0, 1), st.floats(.05, 5), st.integers(0, 999))
 def test_learnable_is_cleanlabs(c, r, conc, seed):
     valid = pytest.importorskip('cleanlab.benchmarking.noise_generation').noise_matrix_is_valid
-    T,py = T_dirichlet(c, r, conc, seed),np.random.default_rng(seed).dirichlet(np.ones(c))
+    T,py = T_dirichlet(c, r, conc, seed=seed),np.random.default_rng(seed).dirichlet(np.ones(c))
     if abs((py[:,None]*T).sum(0)*py - py*np.diag(T)).min() < 1e-9: return
     assert learnable(T, py) == bool(valid(T.T, py))
 
@@ -589,7 +589,7 @@ def test_every_kind_keeps_the_common_contract():
     (dict(kind='pair', rate=.3, probs=np.eye(2)), ValueError, "`probs` expects kind='model'"),
     (dict(kind='pair', rate=.3, source='a.csv'), ValueError, "`source` expects kind='human'"),
     (dict(kind='model', rate=.3), ValueError, 'needs `probs`'),
-    (dict(kind='model', rate=.3, probs=np.ones((4,2))), ValueError, 'rows that sum to 1'),
+    (dict(kind='model', rate=.3, probs=np.ones((4,2))), ValueError, 'that sum to 1, got 2 in row 0'),
     (dict(kind='model', rate=.3, probs=np.eye(2), sampling='bernoulli'), ValueError, 'hardest'),
     (dict(kind='model', rate=.3, probs=np.eye(2), noisy_valid=True), ValueError, 'noisy_valid=False'),
     (dict(kind='open', rate=.3), ValueError, 'needs `images`'),

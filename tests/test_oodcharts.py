@@ -66,7 +66,7 @@ def test_one_outline_per_set_in_its_colour_and_lines_at_the_thresholds(sets, pos
     r = fake_report(sets, positive)
     S = dict(r.scores['msp'])
     a = S.pop('id')
-    ax = plot_score_hist(a, S, positive).axes[0]
+    ax = plot_score_hist(a, S, positive=positive).axes[0]
     drawn = steps(ax)
     assert len(ax.patches) == sets+2                                # the known are filled and outlined
     assert [to_hex(drawn[k].get_edgecolor()) for k in drawn][1:] == [o.lower() for o in _SETS[:sets]]
@@ -150,7 +150,7 @@ def test_curve_point_by_point():
 def test_roc_has_its_auroc_in_the_legend_and_a_dot_at_fpr95(positive):
     S = dict(fake_report(4).scores['energy'])
     a = S.pop('id')
-    ax = plot_roc(a, S, positive, near=['set 0']).axes[0]
+    ax = plot_roc(a, S, positive=positive, near=['set 0']).axes[0]
     assert legend(ax) == [f"{k}{' (near)'*(k == 'set 0')}: AUROC {auroc(a, v):.3f}" for k,v in S.items()] + \
         ['chance: AUROC 0.500; dots: FPR95']
     curves = [ln for ln in ax.get_lines() if len(ln.get_xdata()) > 10]

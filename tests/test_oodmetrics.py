@@ -27,7 +27,7 @@ def test_example_of_the_specification():
     assert aupr(ID, OOD) == pytest.approx(.8693495, abs=5e-8)
     assert aupr(ID, OOD, 'ood') == pytest.approx(.7622806, abs=5e-8)
     assert ood_metrics(ID, OOD) == dict(fpr95=.5, auroc=auroc(ID, OOD), aupr=aupr(ID, OOD))
-    assert ood_metrics(ID, OOD, 'ood') == dict(fpr95=.9, auroc=auroc(ID, OOD), aupr=aupr(ID, OOD, 'ood'))
+    assert ood_metrics(ID, OOD, positive='ood') == dict(fpr95=.9, auroc=auroc(ID, OOD), aupr=aupr(ID, OOD, 'ood'))
 
 def test_the_lower_of_thresholds_with_the_same_recall():
     "Of 4 known two are above 2.5: thresholds 3, 2.5 and 2 keep half of them, and 2 costs most"
@@ -115,7 +115,8 @@ def test_tensors_arrays_lists_and_half_precision():
     for t in (torch.bfloat16, torch.float16):
         half = torch.tensor(ID, dtype=t),torch.tensor(OOD, dtype=t)
         assert ood_metrics(*half) == ood_metrics(*(o.double().tolist() for o in half))
-    assert ood_metrics(np.array([3, 2], dtype=np.uint8), np.array([1, 2], dtype=np.uint8), 'ood')['auroc'] == .875
+    a,b = np.array([3, 2], dtype=np.uint8),np.array([1, 2], dtype=np.uint8)
+    assert ood_metrics(a, b, positive='ood')['auroc'] == .875
     assert set(ood_metrics(ID, OOD, tpr=.8)) == {'fpr80', 'auroc', 'aupr'}
 
 # --- refused ---------------------------------------------------------------------------------------------------------

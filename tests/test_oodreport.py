@@ -18,7 +18,9 @@ from fastrobust.basics import RobustWarning
 from fastrobust.inference.collect import collect
 from fastrobust.ood.result import OODReport, compare_ood
 from fastrobust.inference.tap import Outputs
-from fastrobust.ood.scores import ODIN, OOD_SCORES, Energy, KNN, OODScore, energy_score, msp_score
+from fastrobust.ood.logitscores import ODIN, Energy, OODScore, energy_score, msp_score
+from fastrobust.ood.scores import OOD_SCORES
+from fastrobust.ood.featurescores import KNN
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.arrays import array_dls
 from fastrobust.data.auxrows import OpenSet

@@ -8,9 +8,11 @@ from fastrobust.basics import RobustWarning
 from fastrobust.ood.featurescores import _principal
 from fastrobust.ood.metrics import auroc
 from fastrobust.inference.tap import LinearHead, Outputs
-from fastrobust.ood.scores import (GEN, KNN, MSP, ODIN, OOD_SCORES, Energy, Mahalanobis, MaxLogit, OODScore,
-                                          ReAct, ViM, energy_score, from_pytorch_ood, gen_score, get_score,
-                                          maxlogit_score, msp_score, odin_score)
+from fastrobust.ood.logitscores import (GEN, MSP, ODIN, Energy, MaxLogit, OODScore, energy_score,
+                                        gen_score, maxlogit_score, msp_score, odin_score)
+from fastrobust.ood.featurescores import KNN, Mahalanobis, ReAct, ViM
+from fastrobust.ood.scores import OOD_SCORES, get_score
+from fastrobust.ood.pytorchood import from_pytorch_ood
 
 LOGITS = {'msp': msp_score, 'maxlogit': maxlogit_score, 'energy': energy_score, 'odin': odin_score, 'gen': gen_score}
 FEATURES = ['mahalanobis', 'knn', 'vim', 'react']

@@ -284,7 +284,7 @@ def test_the_term_is_on_raw_logits(joint):
 
 def test_the_general_form_takes_any_prior():
     p,w = [.5, .3, .2],[1., 2., 3.]
-    t = OpenSetRows(AUX, .5, p, w)
+    t = OpenSetRows(AUX, .5, labels=p, class_weight=w)
     learn = tiny_learner(t)
     learn.fit(1)
     q = np.array(p)*w/np.dot(p, w)

@@ -88,7 +88,7 @@ def test_a_network_knows_that_it_was_trained():
     assert not looks_trained(net)
     net(torch.randn(4, 1, 8, 8))
     assert looks_trained(net)
-    gn = small_cnn(3, 1, 8, 'gn')
+    gn = small_cnn(3, 1, 8, norm='gn')
     gn(torch.randn(4, 1, 8, 8))
     assert not looks_trained(gn)
     with torch.no_grad(): gn[1].weight[0] += .1
@@ -134,7 +134,7 @@ def test_a_pretrained_shaped_body_is_shared_and_its_head_is_not():
 
 def test_a_second_network_of_your_own():
     set_seed(5)
-    other = small_cnn(3, 1, 16, None, 2)
+    other = small_cnn(3, 1, 16, norm=None, depth=2)
     learn = tiny_learner(CoTeaching(.3, 1, second=lambda: other))
     assert learn.model.nets[1] is other
     learn.fit(1)
@@ -220,7 +220,7 @@ def test_the_ramp_goes_on_over_fits_and_stops_for_nothing_else(tmp_path):
     assert t.epochs == 6
 
 def test_warnings_where_nothing_would_happen(recwarn):
-    learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, None, 2), [SmallLoss(.3)])
+    learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, norm=None, depth=2), [SmallLoss(.3)])
     learn.validate()
     assert not [w for w in recwarn if issubclass(w.category, RobustWarning)]     # no fit, no warning
     with pytest.warns(RobustWarning, match='inside the 10 epochs of `gradual`'): tiny_learner(SmallLoss(.3)).fit(2)

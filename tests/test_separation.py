@@ -38,7 +38,7 @@ def test_against_loops(p, channels, bs):
 def test_two_sets_and_names_as_labels(p):
     (X,y),(X2,y2) = tiny_arrays(30, 3, 4),tiny_arrays(20, 3, 4, seed=1)
     names = np.array(['cat', 'dog', 'owl'])
-    s = class_separation(X, names[y], p, X2, names[y2])
+    s = class_separation(X, names[y], p, X2=X2, y2=names[y2])
     r,at = slow(X, y, p, X2, y2)
     assert np.allclose(s.r, r, rtol=1e-6) and len(s.r) == 30 and s.nearest.max() < 20
     assert s.pair == (r.argmin(), s.nearest[r.argmin()])
@@ -63,7 +63,8 @@ def test_equal_images_of_different_classes_are_named(p, as_float):
     X = X.astype(np.float32)/255 if as_float else X
     with pytest.warns(RobustWarning, match=r'1 pair.* of equal images .* at \(4, 11\)'): s = class_separation(X, y, p)
     assert s.min == s.eps_min == 0 and s.duplicates == [(4, 11)] and set(s.pair) == {4, 11} and s.mean > 0
-    with pytest.warns(RobustWarning, match='different labels'): s = class_separation(X[:10], y[:10], p, X[10:], y[10:])
+    with pytest.warns(RobustWarning, match='different labels'):
+        s = class_separation(X[:10], y[:10], p, X2=X[10:], y2=y[10:])
     assert s.duplicates == [(4, 1)]
 
 def test_a_loader_of_arrays():
@@ -85,10 +86,11 @@ def U(n): return np.zeros((n, 2), np.uint8)
     ((U(3).astype(int), [0, 1, 0]), TypeError, 'uint8'), ((np.full((2, 2), 3.), [0, 1]), ValueError, r'\[0,1\]'),
     ((U(3), [1, 1, 1]), ValueError, 'at least two classes'), ((U(0), []), ValueError, 'at least two'),
     ((U(2), [0, 1], -1), ValueError, '`p` must'), ((U(2), [0, 1], 'inf'), TypeError, '`p` must be a number'),
-    ((U(2), [0, 1], 2, np.zeros((2, 3), np.uint8), [0, 1]), ValueError, 'one size'),
-    ((U(2), [0, 1], 2, U(2)/255, [0, 1]), ValueError, 'convert both')])
+    ((U(2), [0, 1], 2, dict(X2=np.zeros((2, 3), np.uint8), y2=[0, 1])), ValueError, 'one size'),
+    ((U(2), [0, 1], 2, dict(X2=U(2)/255, y2=[0, 1])), ValueError, 'convert both')])
 def test_bad_input(args, err, match):
-    with pytest.raises(err, match=match): class_separation(*args)
+    *args,kw = args if isinstance(args[-1], dict) else (*args, {})
+    with pytest.raises(err, match=match): class_separation(*args, **kw)
 
 def test_bad_block():
     with pytest.raises(ValueError, match='`bs`'): class_separation(np.zeros((2, 2), np.uint8), [0, 1], bs=0)

@@ -165,6 +165,7 @@ def _pictures(rep, names, tmp):
 def audit(
     source,             # Folder of class folders (also inside train/ and valid/), or a CSV of paths and labels
     out='./fastrobust-audit', # Folder for report.html, issues.csv, fixed.csv, figures; till then finished folds
+    *,
     arch:str=None,      # 'small', a torchvision or timm name; None: pretrained resnet18, 'small' where none can be had
     weights=None,       # File with a state dict for `arch`, for machines without network
     size:int=None,      # Pixels; None: 128, for 'small' the images' own up to 64

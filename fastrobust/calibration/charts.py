@@ -35,6 +35,7 @@ def plot_reliability(
     probs_or_report,# Result of `calibration_report`; or probabilities (n,c); or a dict from name to such probabilities
     y=None,         # True labels (n,), with probabilities
     n_bins:int=15,  # Equally wide bins of confidence, 2 or more; a report has its own
+    *,
     figsize=None,   # Size in inches; None: by the number of panels
     title=None      # Above the picture
 )->Figure:

@@ -14,7 +14,7 @@ from fastrobust.reporting.report import Report
 from fastrobust.reporting.style import new_figure
 from fastrobust.inference.notes import noisy_labels_note, trained_note
 
-__all__ = ['CalibrationReport', 'calibration_report']
+__all__ = ['calibration_report']
 
 _ME,_RAW,_SCALED,_INSTALLED = 'calibration_report','as trained','temperature-scaled','installed T'
 _DRAWS = 400    # Of the bootstrap and of the chance level of ECE
@@ -81,6 +81,7 @@ def calibration_report(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too
     dl=None,        # Loader with labels, of images not trained on; None: the validation set
     n_bins:int=15,  # Bins of confidence, 2 or more; 15 is usual
+    *,
     fit_dl=None,    # Loader to fit T on, of other images; None: cross-fitting inside `dl`
     n_folds:int=2,  # Of the cross-fitting: each part is scored with the T of the others
     seed:int=0      # Of folds and bootstrap
@@ -113,6 +114,6 @@ def calibration_report(
     title = (f"Calibration: ECE {s.ece:.4f} ± {s.ece_se:.4f} as trained, {s.ece_scaled:.4f} ± {s.ece_scaled_se:.4f} "
              f"with T = {s.temperature:.3g}")
     notes = [f"T: {how}; T = {s.T_folds}.", *_notes(s, n_bins, T, stale), *notes]
-    rep = CalibrationReport(table, s, _draw, title, notes, 'calibration')
+    rep = CalibrationReport(table, s, _draw, title=title, notes=notes, name='calibration')
     rep.bins = pd.concat({k: bins_table(r.conf, r.right, n_bins) for k,r in rows.items()}, names=['predictions'])
     return rep

@@ -9,7 +9,7 @@ import torch
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Learner
 from fastrobust.basics import plain_dl, robust_warn
-from fastrobust.calibration.metrics import logits_and_labels
+from fastrobust.predictions import need_logits
 from fastrobust.data.editing import stratified_folds
 from fastrobust.data.openset import share_items
 from fastrobust.inference.keys import net_mark
@@ -18,7 +18,7 @@ from fastrobust.losses import FuncLoss
 from fastrobust.training.objective import set_loss
 from fastrobust.training.stages import inner_loss
 
-__all__ = ['fit_temperature', 'cross_fit', 'Tempered', 'temperature_scale', 'temper', 'untemper', 'temperature_of']
+__all__ = ['temperature_scale', 'untemper']
 
 # --- the fit ---------------------------------------------------------------------------------------------------------
 _ROWS = 2**22       # Numbers held in float64 at once
@@ -58,7 +58,7 @@ def fit_temperature(
     y       # True labels int (n,)
 )->float:   # Above 0; with a warning where there is no minimum, or none from 1/1000 to 1000 times the logits' range
     "The T that minimises the negative log-likelihood of softmax(z/T), in float64; convex in 1/T, so surely found"
-    z,y = logits_and_labels(z, y)
+    z,y = need_logits(z, y)
     d,spread = z - z.gather(1, y[:, None]),(z.amax(1)-z.amin(1)).pow(2).mean().sqrt().item()
     if spread == 0:
         robust_warn("the logits of each item are all the same, so no temperature changes anything: T = 1.")
@@ -78,7 +78,7 @@ def fit_temperature(
 
 def cross_fit_logits(z, y, n_folds=2, seed=0):
     "(T by which each fold is divided (n_folds,), z/T float64 (n,c)), T of a fold fitted on the other folds"
-    z,y = logits_and_labels(z, y)
+    z,y = need_logits(z, y)
     fold = stratified_folds(y.numpy(), n_folds, seed)
     T = np.array([fit_temperature(z[fold != k], y[fold != k]) for k in range(n_folds)])
     return T,z/torch.from_numpy(T[fold])[:, None]
@@ -87,6 +87,7 @@ def cross_fit(
     z,              # Raw logits (n,c)
     y,              # True labels int (n,)
     n_folds:int=2,  # Parts, 2 to n, stratified by label
+    *,
     seed:int=0      # Of the parts; a generator of its own
 )->tuple:           # (T of each fold (n_folds,), probabilities float64 (n,c))
     "Calibrated probabilities of every item, with a T that was fitted without it: on the other folds"

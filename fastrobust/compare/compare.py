@@ -1,7 +1,6 @@
 "Several ways to train, side by side: the same seeds, the last epoch as well as the best, and paired differences"
 import copy, gc, inspect, os, random, sys, time
 from functools import partial
-from numbers import Integral
 import pandas as pd
 import torch
 from torch import nn
@@ -13,7 +12,7 @@ from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_c
 from fastai.learner import Learner, Recorder
 from fastai.losses import BaseLoss
 from fastai.torch_core import set_seed
-from fastrobust.basics import nearest, robust_warn
+from fastrobust.basics import nearest, need_whole, robust_warn
 from fastrobust.compare.result import Comparison
 from fastrobust.noise.record import TrueAccuracy
 from fastrobust.labels.memorisation import Memorisation, main_metric, measure_memorisation
@@ -71,9 +70,7 @@ def _check(make_learner, rows, epochs):
     for name,what in rows.items():
         kw,_,run = _row(name, what)
         n = run.get('epochs', epochs)
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"row {name!r}: expected `epochs` as an int >= 1, got {n!r}. Say compare(.., epochs=5) "
-                             "or, in the row, dict(epochs=5).")
+        need_whole('epochs', n, 1, fix=f'Say compare(.., epochs=5) or, in the row {name!r}, dict(epochs=5).')
         if params is None or any(p.kind is p.VAR_KEYWORD for p in params): continue
         if missing := set(kw) - {p.name for p in params}:
             raise TypeError(f"row {name!r}: expected `make_learner` to take {', '.join(sorted(missing))}, got a "
@@ -172,6 +169,7 @@ def compare(
                      # (techniques, loss_func, recipe, cbs, epochs, fit ..), or a function that makes one of these
     epochs:int=None, # Epochs of every row that does not say `epochs` itself
     seeds=3,         # How many (0,1,..), or a list of them; all rows share initialisation and batch order of each seed
+    *,
     metrics=None,    # In place of the learners' own; the first one is compared (`acc_true` where that is recorded)
     baseline:str=None, # Row to take differences to; the first one
     fit=None,        # Function (learn, epochs) that trains; `learn.fit_one_cycle(epochs)` with the learner's lr
@@ -215,6 +213,6 @@ def compare(
         raise RuntimeError("expected at least one row to train, got none. The first to fail was "
                            f"{next(iter(failed))!r}, with the error above: mend that one and run again.") from cause
     notes = [f"Row {o!r} failed ({why}); finished seeds are kept." for o,why in failed.items()]
-    res = Comparison(runs, curves, baseline, last_k, notes + ([stop] if stop else []))
+    res = Comparison(runs, curves, baseline, last_k=last_k, notes=notes + ([stop] if stop else []))
     res.stopped = stop
     return res

@@ -7,7 +7,7 @@ from fastrobust.reporting.report import Report
 from fastrobust.reporting.style import (BLUE, DASHES, GREEN, INK, OLIVE, ORANGE, PURPLE, SKY, VERMILION, new_figure,
                                         tidy, whole_numbers)
 
-__all__ = ['Comparison']
+__all__ = []
 
 def _mean_se(v):
     "Mean and standard error; NaN where there is too little"
@@ -27,6 +27,7 @@ class Comparison(Report):
         runs,         # List of dicts, one per finished run: row, seed, metric, given, seconds, peak_MB, acts ..
         curves,       # List of DataFrames, one per finished run: epoch, row, seed and what the Recorder recorded
         baseline,     # Name of the row the others are compared to
+        *,
         last_k=None,  # Epochs in `late_mean`; None: a quarter of the row's, at most 10
         notes=()      # More sentences for the reader
     ):
@@ -42,7 +43,8 @@ class Comparison(Report):
                      best_last=table['last'].idxmin() if self.low else table['last'].idxmax())
         facts.update({k: self.runs[k].mean() for k in ('nominal_rate', 'realised_rate') if k in self.runs})
         title = f'{self.metric} of {len(table)} ways to train'
-        super().__init__(table, facts, _draw, title, [*self._explain(), *notes], 'compare')
+        super().__init__(table, facts, _draw, title=title, notes=[*self._explain(), *notes],
+                         name='compare')
 
     def curve(self, row, seed):
         "Per-epoch numbers of one run"

@@ -16,7 +16,7 @@ from fastrobust.training.objective import Technique
 from fastrobust.training.stages import inner_loss
 from fastrobust.techniques.logitclip import LogitClip
 
-__all__ = ['find_tau', 'FoundTau', 'plot_tau']
+__all__ = ['find_tau']
 
 GRID = tuple(1/t for t in (.1, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))   # 1/tau as the paper tunes it
 
@@ -68,6 +68,7 @@ def find_tau(
                     # Trials have its network, loss, optimizer and other techniques, not its other callbacks: see `fit`
     grid=None,      # Values of tau to try; None: the paper's grid, 1/tau in 0.1, 0.5, 1, 1.5, .. 5
     epochs=None,    # Epochs for each value; None: 10
+    *,
     pct:float=.1,   # Share of the training items held out with their given labels, as in the paper
     seed:int=0,     # Of the split and of every trial
     fit=None,       # Function (learner, epochs) that trains a trial; None: `fit_one_cycle` at the learner's `lr`
@@ -92,7 +93,7 @@ def find_tau(
     fit = fit or (lambda o, n: o.fit_one_cycle(n, o.lr))
     rows = []
     with keep_random():
-        dls = hold_out(learn.dls, pct, seed)
+        dls = hold_out(learn.dls, pct, seed=seed)
         for tau in grid:
             set_seed(seed)
             for dl in dls.loaders: dl.rng = random.Random(seed)     # fastai's loaders shuffle by a stream of their own

@@ -11,9 +11,9 @@ from fastai.data.transforms import Categorize, IntToFloatTensor, ItemGetter, Nor
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, default_device
 from fastai.vision.core import PILImage, PILImageBW
 from fastcore.foundation import L
-from fastrobust.basics import robust_warn
+from fastrobust.basics import need_whole, robust_warn
 
-__all__ = ['ArrayItems', 'ArrayDL', 'array_dls']
+__all__ = ['ArrayDL', 'array_dls']
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 def _grey_levels(a, what):
@@ -137,6 +137,7 @@ class ArrayDL(TfmdDL):
         dataset=None,   # `Datasets` over `ArrayItems`; one over new arrays or Pillow images is converted
         bs=64,          # Batch size, fastai's default
         num_workers=0,  # Processes; they only cost time unless the items are files
+        *,
         im_shape=None,  # (c,h,w) that new images should have; None: as in `dataset`
         **kwargs        # Anything `TfmdDL` takes
     ):
@@ -212,7 +213,7 @@ def array_dls(
     **kwargs        # More for `ArrayDL`
 ) -> DataLoaders:
     "fastai loaders over images in memory, tens of times faster than over files; grey images keep their one channel"
-    if not isinstance(bs, int) or bs < 1: raise ValueError(f"expected a whole number `bs` >= 1, got {bs!r}. Try 64.")
+    need_whole('bs', bs, 1, fix='Try 64.')
     if isinstance(valid, Number): valid,valid_pct = None,valid
     if valid is not None and valid_pct is not None:
         raise ValueError(f"expected `valid` or `valid_pct`, got both (valid_pct={valid_pct}). Leave one out.")

@@ -8,10 +8,11 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.torch_core import rank_distrib
 from fastai.vision.core import TensorImage
+from fastai.data.transforms import IntToFloatTensor
 from fastrobust.basics import plain_dl
 from fastrobust.resting import keep_random
 
-__all__ = ['OpenSet', 'AuxRows']
+__all__ = ['OpenSet']
 
 # --- any source as images --------------------------------------------------------------------------------------------
 def as_uint8(x):
@@ -163,7 +164,7 @@ def through_pipeline(imgs, dl, device):
     "uint8 images through the batch transforms of the training loader `dl`, once, as its own images are"
     after = getattr(plain_dl(dl), 'after_batch', None)  # a torch DataLoader has none
     fs = getattr(after, 'fs', None) or []
-    if not any(type(t).__name__ == 'IntToFloatTensor' for t in fs): imgs = imgs.float()/255
+    if not any(isinstance(t, IntToFloatTensor) for t in fs): imgs = imgs.float()/255
     if after is None: return imgs.to(device)
     x = after((TensorImage(imgs.to(device)),))
     return x[0] if isinstance(x, (list, tuple)) else x

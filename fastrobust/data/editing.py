@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 from fastai.data.core import DataLoaders, Datasets
 from fastai.tabular.core import Tabular
-from fastrobust.basics import n_classes
+from fastrobust.basics import n_classes, need_whole
 from fastrobust.data.copying import loader_like, relabelled
 from fastrobust.data.givenlists import NoisyDatasets
 from fastrobust.data.reading import codes, int_labels
 from fastrobust.resting import keep_random
 
-__all__ = ['given_labels', 'with_labels', 'take_items', 'split_items', 'stratified_folds']
+__all__ = ['given_labels', 'with_labels', 'take_items', 'split_items']
 
 # --- one dataset -----------------------------------------------------------------------------------------------------
 def check_dls(dls):
@@ -118,8 +118,7 @@ def stratified_folds(
 )->np.ndarray: # Fold of each item, (n,)
     "Deal the items to folds class by class: sizes differ by at most 1, over all items and within each class"
     y = np.asarray(y)
-    if isinstance(n_folds, bool) or not isinstance(n_folds, (int, np.integer)) or not 2 <= n_folds <= len(y):
-        raise ValueError(f"`n_folds` must be an int from 2 to the number of items, {len(y)}, got {n_folds!r}. Try 5.")
+    need_whole('n_folds', n_folds, 2, len(y), fix='There cannot be more folds than items. Try 5.')
     rng,folds = np.random.default_rng(seed),np.empty(len(y), np.int64)
     order = np.lexsort((rng.random(len(y)), y))
     folds[order] = rng.permutation(n_folds)[np.arange(len(y))%n_folds]

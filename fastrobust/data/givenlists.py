@@ -10,7 +10,7 @@ from fastai.data.core import Datasets, TfmdLists
 from fastai.torch_core import TensorCategory
 from fastai.vision.core import PILBase
 
-__all__ = ['NoisyDatasets', 'GivenLabels', 'OpenInputs']
+__all__ = []
 
 class GivenItems(L):
     "Training items that carry what was given for them: `test_dl(items, with_labels=True)` and Interpretation show that"

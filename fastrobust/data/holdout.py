@@ -8,6 +8,7 @@ __all__ = ['hold_out']
 def hold_out(
     dls,            # DataLoaders over fastai `Datasets` or a table; they stay as they are
     pct:float=.1,   # Share of the training items to hold out, in (0,1); LogitClip's paper held out 5,000 of 50,000
+    *,
     seed:int=0      # Of the random split; the global streams are left alone
 ) -> DataLoaders:
     "New dls that train on the rest of the training set and validate on `pct` of it, given (noisy) labels and all"

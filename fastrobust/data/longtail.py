@@ -71,6 +71,7 @@ class LongTailSplitter:
         get_y,          # Function giving the label of an item, as for DataBlock; sorted labels: the first stays largest
         imb:float=.01,  # Smallest over largest class, in (0,1]
         kind:str='exp', # 'exp' or 'step', as in `long_tail`
+        *,
         splitter=None,  # Splits the items first; None: fastai's RandomSplitter, 20 %, by `seed`
         seed:int=0      # Of the choice within each class
     ):

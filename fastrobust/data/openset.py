@@ -12,7 +12,7 @@ from fastrobust.data.arrays import ArrayItems, as_labels, as_vocab, codes_in
 from fastrobust.data.auxrows import AuxRows, OpenSet, arrays_and_loaders, image_hashes
 from fastrobust.data.reading import codes, label_vocab
 
-__all__ = ['aux_images', 'aux_file', 'open_set', 'shared_with']
+__all__ = ['aux_images', 'aux_file', 'open_set']
 
 # --- made ------------------------------------------------------------------------------------------------------------
 AUX_KINDS = ('gaussian', 'rademacher', 'blob', 'textures')

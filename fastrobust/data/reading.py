@@ -11,7 +11,7 @@ from fastai.torch_core import no_random
 from fastrobust.data.arrays import ArrayItems
 from fastrobust.data.givenlists import NoisyDatasets
 
-__all__ = ['int_labels']
+__all__ = []
 
 def int_labels(y, n=None):
     "A fresh int64 copy of class indices `y`, checked to lie in [0,n)"

@@ -8,7 +8,7 @@ from fastrobust.data.arrays import ArrayDL
 from fastrobust.data.editing import given_labels
 from fastrobust.resting import keep_random
 
-__all__ = ['weighted_dls', 'item_weights', 'draw_by_weight', 'DrawDL', 'DrawArrayDL', 'DrawTabDL']
+__all__ = ['weighted_dls']
 
 # --- the weights -----------------------------------------------------------------------------------------------------
 def _as_weights(w):

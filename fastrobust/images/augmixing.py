@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from fastrobust.basics import need_number
 from fastrobust.images.ops import check_images, run_ops
 
-__all__ = ['AugMixDraw', 'draw_augmix', 'apply_augmix', 'augmix']
+__all__ = ['augmix']
 
 class AugMixDraw(NamedTuple):
     "All that is random about one AugMix view of `b` images, `k` chains of at most `d` operations each; kept on the CPU"
@@ -47,6 +47,7 @@ def draw_augmix(
     alpha:float=1.,    # Weights ~ Dirichlet(`alpha`), share of the mix ~ Beta(`alpha`,`alpha`); 1 in the paper
     all_ops:bool=False,# Also colour, contrast, brightness, sharpness: not for CIFAR-C/ImageNet-C, which test just these
     generator:Generator=None, # On the CPU; None: torch's own
+    *,
     size:tuple=(32,32) # Height, width: translations reach a third of the side they move along at level 10
 )->AugMixDraw:
     "Draw operations, parameters, weights: as many numbers for every image, so splitting a batch changes nothing"
@@ -104,4 +105,5 @@ def augmix(
 )->Tensor:             # Pixels in [0,1], float32, (b,c,h,w)
     "One AugMix view of every image, each with its own operations and weights (algorithm 1)"
     x = check_images(x_u8, 'x_u8')
-    return apply_augmix(x, draw_augmix(len(x), severity, width, depth, alpha, all_ops, generator, tuple(x.shape[-2:])))
+    draws = draw_augmix(len(x), severity, width, depth, alpha, all_ops, generator, size=tuple(x.shape[-2:]))
+    return apply_augmix(x, draws)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from fastrobust.basics import as_f32, nearest, need_number, robust_warn
 
-__all__ = ['lp_noise', 'lp_delta', 'lp_std']
+__all__ = ['lp_noise']
 
 _inf = math.inf
 

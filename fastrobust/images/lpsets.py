@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastrobust.basics import nearest
 from fastrobust.images.lpballs import check_eps, check_kind, check_p
 
-__all__ = ['LpSet', 'LP_EPS', 'lp_sets']
+__all__ = ['lp_sets']
 
 _inf = math.inf
 
@@ -62,6 +62,7 @@ def _entries(preset, table):
 def lp_sets(
     preset:str='C1',    # 'C1': 9 norms x 10 sizes; 'C2': L0, L2, Linf; 'C3': the 5 smallest of each; 'modern': 3 large
     size:tuple=(3,32,32), # (c,h,w) of the images
+    *,
     table:str='auto',   # 'cifar' (made for 32 px), 'tiny' (64 px), or 'auto': 'tiny' from 64 px on
     scale:str|None='dim' # 'dim': sizes times (d/d0)^(1/p), the same noise per value as at d0=3*32*32 or 3*64*64; None
 )->list:                # Of `LpSet`

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from fastrobust.images import kernels as pixelkernels
 
-__all__ = ['AUGMIX_OPS', 'apply_ops']
+__all__ = []
 
 # The first 9 are AugMix's default set; the last 4 resemble corruptions of ImageNet-C
 AUGMIX_OPS = ('autocontrast', 'equalize', 'posterize', 'rotate', 'solarize', 'shear_x', 'shear_y', 'translate_x',

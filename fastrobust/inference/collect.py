@@ -9,7 +9,7 @@ from fastrobust.inference.loaders import (check_norms, loaders_of, need_image, n
 from fastrobust.inference.passes import AtRest
 from fastrobust.inference.tap import Outputs, first_images
 
-__all__ = ['collect']
+__all__ = []
 
 # --- what the images are ---------------------------------------------------------------------------------------------
 def _check_images(x, like, who):
@@ -70,6 +70,7 @@ def collect(
     data,               # fastai loader, read as in validation; or images (n,h,w[,c]) or (n,c,h,w), uint8 or float in
                         # [0,1], that go through the pipeline of `learn.dls.valid`; or an `OpenSet`
     who='collect',      # Who asks, for error messages
+    *,
     tap=None,           # `feature_tap(learn)` for features too; None: logits alone
     input_step=None,    # Function (model, x) -> x that changes a normalised batch first, such as ODIN's
     labels=False        # True: labels too, or an error; None: if there are any

@@ -11,7 +11,7 @@ from fastrobust.inference.notes import warn_callbacks
 from fastrobust.pixels import PixelSpace
 from fastrobust.resting import at_rest
 
-__all__ = ['AtRest', 'shifted_preds']
+__all__ = []
 
 def autocast(learn):
     "The precision in which `learn.get_preds` runs the model"

@@ -8,7 +8,7 @@ from fastrobust.inference.loaders import need_image, need_loader
 from fastrobust.inference.passes import AtRest, autocast
 from fastrobust.training.surgery import Surgery
 
-__all__ = ['FeatureTap', 'feature_tap', 'Outputs', 'LinearHead']
+__all__ = []
 
 class Outputs(NamedTuple):
     "Of n images, on the CPU"

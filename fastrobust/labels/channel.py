@@ -5,9 +5,9 @@
 # is the noise adaptation layer of Goldberger & Ben-Reuven (2017), fitted after training; the temperature is ours.
 from typing import NamedTuple
 import numpy as np
-from fastrobust.labels.outofsample import need_probs
+from fastrobust.predictions import need_probs
 
-__all__ = ['LabelChannel', 'label_channel', 'wrong_if_given']
+__all__ = []
 
 _FLOOR = 1e-9       # no network is surer than this
 _PRIOR = .1         # pseudo-items per item, spread as symmetric noise: without them model errors pass for noise
@@ -29,6 +29,7 @@ def _symmetric(r, c): return (1-r)*np.eye(c) + r/(c-1)*(1-np.eye(c))
 def label_channel(
     y,              # Given labels (n,), columns of `probs`
     probs,          # Out-of-sample probabilities (n,c)
+    *,
     max_iter=500,   # Steps of EM at most
     tol=1e-5        # Stop when rate and log-temperature move less
 )->LabelChannel:

@@ -5,10 +5,10 @@
 # has rows = true label and rows that sum to 1: the transpose of cleanlab's.
 import numpy as np
 from fastrobust.basics import nearest, robust_warn
-from fastrobust.labels.outofsample import as_array, need_probs, warn_in_sample
+from fastrobust.predictions import as_array, need_probs
+from fastrobust.labels.outofsample import warn_in_sample
 
-__all__ = ['confident_thresholds', 'confident_joint', 'calibrate_joint', 'find_label_issues', 'label_quality',
-           'suggest_labels', 'rank_label_issues']
+__all__ = ['confident_joint', 'find_label_issues']
 
 _EPS = 1e-6     # probabilities nearer than this count as equal
 _RULES = {'pbnr': 'pbnr', 'prune_by_noise_rate': 'pbnr', 'pbc': 'pbc', 'prune_by_class': 'pbc', 'both': 'both',
@@ -93,6 +93,7 @@ def _joint(y, p, guess, calibrate=True):
 def confident_joint(
     y,                      # Given labels (n,), columns of `probs`
     probs,                  # Out-of-sample probabilities (n,c)
+    *,
     collision:str='masked', # Several classes above their threshold: 'masked' takes the most probable of those (the
                             # paper), 'cleanlab' the most probable of all, even one below its threshold
     calibrate:bool=True     # Scale to all items? Else the count of confident items
@@ -124,6 +125,7 @@ def label_quality(
     y,                  # Given labels (n,), columns of `probs`
     probs,              # Out-of-sample probabilities (n,c)
     method:str='margin', # 'margin', best for confused classes; 'self_confidence', for odd images; 'entropy'
+    *,
     adjust:bool=False   # Take each class's threshold off first, for imbalanced data
 )->np.ndarray: # (n,) in [0,1], low = doubtful
     "How well each label fits: normalised margin (p_y - max of the others + 1)/2, p_y, or entropy weighted by p_y"
@@ -167,6 +169,7 @@ def find_label_issues(
     probs,                  # Out-of-sample probabilities (n,c), as of `cross_val_preds`
     rule:str='pbnr',        # 'pbnr', 'pbc', 'both', 'confident_learning', 'predicted_neq_given', 'low_self_confidence',
                             # 'low_normalized_margin', or cleanlab's longer names; its default too is pbnr
+    *,
     collision:str='masked', # As in `confident_joint`; 'cleanlab' for its very numbers
     joint=None              # A calibrated joint (c,c) in place of the confident joint, for pbnr, pbc and both
 )->np.ndarray: # bool (n,), True = doubtful
@@ -196,6 +199,7 @@ def suggest_labels(
     y,              # Given labels (n,), columns of `probs`
     probs,          # Out-of-sample probabilities (n,c)
     issues=None,    # Mask (n,) of items whose given label is ruled out, e.g. of `find_label_issues`
+    *,
     collision:str='masked' # As in `confident_joint`
 ): # (codes (n,), their probability (n,))
     "The confident class of every item, else its most probable one; where `issues`, the best but the given one"
@@ -214,6 +218,7 @@ def rank_label_issues(
     y,              # Given labels (n,), columns of `probs`
     probs,          # Out-of-sample probabilities (n,c)
     issues=None,    # Mask (n,) of the items to rank; None: all
+    *,
     method:str='margin' # As in `label_quality`
 )->np.ndarray: # Positions, most doubtful first
     "Items in the order a reviewer should look at them"

@@ -7,13 +7,13 @@ import torch
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fine_tune and fit_one_cycle)
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
-from fastrobust.basics import robust_warn, target_vocab
+from fastrobust.basics import need_whole, robust_warn, target_vocab
 from fastrobust.data.editing import given_labels, split_items, stratified_folds
 from fastrobust.inference.passes import by_position
 from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
 from fastrobust.resting import keep_random
 
-__all__ = ['cross_val_preds', 'need_maker']
+__all__ = ['cross_val_preds']
 
 _EXAMPLE = 'lambda dls: vision_learner(dls, resnet18)'
 
@@ -94,6 +94,7 @@ def cross_val_preds(
     dls,            # DataLoaders with one single-label target; they stay as they are, validation set included
     n_folds:int=5,  # Each item is predicted by the one of so many networks that did not train on it
     seed:int=0,     # Of folds, initialisation and batches; the global streams are put back afterwards
+    *,
     epochs:int=None, # Epochs per fold, of `fine_tune` where the body is frozen, else `fit_one_cycle`; None: 8
     lr:float=None,  # Its learning rate; None: fastai's default, or the learner's own `lr`
     fit=None,       # In place of epochs and lr: function (learn) that trains, e.g. `lambda learn: learn.fine_tune(3)`
@@ -107,8 +108,7 @@ def cross_val_preds(
         raise ValueError(f"expected either `fit` or `epochs` and `lr`, got both (epochs={epochs}, lr={lr}). Say them "
                          "inside `fit`.")
     epochs = 8 if epochs is None else epochs
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"`epochs` must be an int >= 1, got {epochs!r}.")
+    need_whole('epochs', epochs, 1)
     train = fit or partial(_train, epochs=epochs, lr=lr)
     y,vocab = given_labels(dls),target_vocab(dls)
     folds = stratified_folds(y, n_folds, seed)

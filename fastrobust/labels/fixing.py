@@ -9,7 +9,7 @@ from fastrobust.data.weighting import weighted_dls
 from fastrobust.reporting.report import saving
 from fastrobust.labels.reviewing import by_position, class_names, need_columns, read_review
 
-__all__ = ['fix_labels', 'Fixes', 'to_cleaner']
+__all__ = ['fix_labels']
 
 _HOW = ['drop', 'relabel', 'weight']
 

@@ -7,7 +7,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Recorder
-from fastrobust.basics import as_f32, batch_idxs, epoch_idxs, robust_warn
+from fastrobust.basics import as_f32, batch_idxs, epoch_idxs, need_whole, robust_warn
 from fastrobust.inference.passes import training_pass
 from fastrobust.labels.metrics import Memorised, label_margin, memorisation
 from fastrobust.labels.mixtures import small_loss_split
@@ -31,12 +31,12 @@ class SampleHistory(QuickEvents, Callback):
     def __init__(self,
         source:str='train', # 'train': from training batches as they go by (augmented, weights on the move), free;
                             # 'eval': one more pass each time, validation transforms, evaluation mode
+        *,
         every:int=1         # Record each so many epochs
     ):
         if source not in ('train', 'eval'):
             raise ValueError(f"`source` must be 'train' (free) or 'eval' (one more pass an epoch), got {source!r}.")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be a whole number of epochs >= 1, got {every!r}. 1 records each.")
+        need_whole('every', every, 1, what='epochs', fix='1 records each.')
         super().__init__()
         self.source,self.every = source,every
         self.reset()
@@ -167,6 +167,7 @@ class SampleHistory(QuickEvents, Callback):
 
     def split(self,
         last=None,      # Use the mean loss of so many last epochs (DivideMix: 1, at 90 % noise 5); None: of all
+        *,
         per_class=False,# Split each class by itself?
         **kwargs        # More for `small_loss_split`
     ):

@@ -12,7 +12,7 @@ from fastrobust.labels.metrics import memorisation_counts, memorised_shares
 from fastrobust.reporting.style import GREEN, RIGHT, WRONG, axes_on, legend_below, tidy
 from fastrobust.training.recording import ColumnsCallback, fit_starts
 
-__all__ = ['Memorisation', 'measure_memorisation', 'plot_memorisation']
+__all__ = ['Memorisation', 'plot_memorisation']
 
 def main_metric(learn):
     "Name of the Recorder column to judge `learn` by: 'acc_true' if recorded, else its first metric, else 'valid_loss'"
@@ -134,13 +134,14 @@ class Memorisation(ColumnsCallback):
 
     def plot(self,
         ax=None,           # Axes to draw on
+        *,
         figsize=(8, 4.5),  # Size in inches
         title=None         # Above the picture
     )->Figure:
         "The curves beside validation accuracy, the best epoch (known to an oracle only) and the last one marked"
         if not self.history:
             raise ValueError("expected at least one finished epoch to plot, got none. First `learn.fit_one_cycle(5)`.")
-        return plot_memorisation(self.table, self.metric, ax, figsize, title)
+        return plot_memorisation(self.table, metric=self.metric, ax=ax, figsize=figsize, title=title)
 
 # --- the picture -----------------------------------------------------------------------------------------------------
 _LINES = [('clean_fit', 'right labels fitted', RIGHT, '--'),
@@ -149,6 +150,7 @@ _LINES = [('clean_fit', 'right labels fitted', RIGHT, '--'),
 
 def plot_memorisation(
     table,               # DataFrame, one row per epoch: clean_fit, memorised, recovered and the `metric`
+    *,
     metric='accuracy',   # Validation column to show beside them
     ax=None,             # Axes to draw on
     figsize=(8, 4.5),    # Size in inches

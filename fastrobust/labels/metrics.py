@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ['Memorised', 'memorisation', 'memorisation_counts', 'memorised_shares', 'SelectionQuality',
-           'label_margin', 'label_precision_recall', 'precision_at']
+__all__ = []
 
 # --- memorisation: what became of the wrong labels -------------------------------------------------------------------
 class Memorised(NamedTuple):

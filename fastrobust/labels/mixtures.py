@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from fastrobust.basics import robust_warn
 
-__all__ = ['gaussian_mixture', 'SmallLossSplit', 'small_loss_split']
+__all__ = []
 
 _MIN_ITEMS = 20     # a class with fewer is judged by the fit to all classes
 
@@ -23,6 +23,7 @@ def _two_means(x):
 
 def gaussian_mixture(
     x,              # Values (n,), not all equal
+    *,
     max_iter=1000,  # Steps of EM at most; scikit-learn has 100, DivideMix 10, too few where the groups overlap
     tol=1e-6,       # Stop when the mean log-likelihood gains less; scikit-learn has 1e-3, DivideMix 1e-2
     reg=5e-4        # Added to the variances; DivideMix's, for values in [0,1]
@@ -107,6 +108,7 @@ def _fit(l, p, **kw):
 def small_loss_split(
     losses,         # Loss of each item (n,); NaN: not measured
     labels=None,    # Given labels (n,): split each class by itself (imbalance, easy and hard classes); None: all as one
+    *,
     p:float=.5,     # Items with a larger chance count as clean; DivideMix .5, .6 at 90 % noise
     warn:bool=True, # Warn where there are no two groups?
     **kwargs        # `max_iter`, `tol`, `reg` of `gaussian_mixture`

@@ -8,7 +8,7 @@ from fastcore.foundation import L
 from fastrobust.basics import robust_warn
 from fastrobust.reporting.report import saving
 
-__all__ = ['OutOfFold', 'to_cleanlab', 'cleanlab_issues']
+__all__ = []
 
 # --- the result ------------------------------------------------------------------------------------------------------
 class OutOfFold:

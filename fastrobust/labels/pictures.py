@@ -9,11 +9,12 @@ from fastrobust.labels.mixtures import SmallLossSplit, small_loss_split
 from fastrobust.reporting.style import (GREEN, GREY, INK, PURPLE, RIGHT, WRONG, axes_on, bare, legend_below, new_figure,
                                         tidy, whole_numbers)
 
-__all__ = ['plot_loss_split', 'plot_selection', 'plot_disagreement', 'plot_noise_matrices', 'plot_label_issues']
+__all__ = ['plot_loss_split', 'plot_selection', 'plot_noise_matrices', 'plot_label_issues']
 
 def plot_loss_split(
     losses,         # `SampleHistory` (its mean losses), or the loss of each item (n,)
     is_noisy=None,  # Which labels are wrong (n,), where that is known
+    *,
     split=None,     # `SmallLossSplit` of these losses; None: made here
     ax=None,        # Axes to draw on
     figsize=(8, 4.5), # Size in inches
@@ -73,6 +74,7 @@ def _curves(obj, keys, what):
 def plot_selection(
     selected,       # A technique that selects, a table of its history, or masks (epochs,n) of what was selected
     is_noisy=None,  # Which labels are wrong (n,), for masks only
+    *,
     ax=None,        # Axes to draw on
     figsize=(8, 4.5), # Size in inches
     title=None      # Above the picture
@@ -103,6 +105,7 @@ def plot_selection(
 
 def plot_disagreement(
     values,         # Share of items on which two networks disagree (E,), or the technique; a dict: one line each
+    *,
     ax=None,        # Axes to draw on
     figsize=(8, 4.2), # Size in inches
     title=None      # Above the picture
@@ -129,6 +132,7 @@ def plot_disagreement(
 def plot_noise_matrices(
     matrices,       # Name -> T (c,c), rows = true class, rows sum to 1 (NaN: no item of that class)
     vocab=None,     # Class names
+    *,
     figsize=None,   # Size in inches; None: grows with classes and matrices
     title=None      # Above all of them
 )->Figure:
@@ -168,6 +172,7 @@ def plot_label_issues(
     table,          # DataFrame, most suspicious first: `item`, `given`, `suggested` (of `noise_report` or `.table()`)
     dls,            # The DataLoaders it was made of; where their `noise` is known, the true label is written too
     n:int=12,       # How many
+    *,
     ncols:int=6,    # Pictures in a row
     figsize=None,   # Size in inches; None: grows with `n`
     title=None      # Above all of them

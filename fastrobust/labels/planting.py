@@ -6,13 +6,12 @@
 # *every* other label of *every* item would have looked like, had it been planted, is known from the same probabilities:
 # n(c-1) plants in place of a few hundred. The labels really planted check that this holds (`plant_check`).
 from typing import NamedTuple
-from numbers import Integral
 import numpy as np
-from fastrobust.basics import need_number
+from fastrobust.basics import need_number, need_whole
 from fastrobust.labels.channel import LabelChannel, label_channel
-from fastrobust.labels.outofsample import need_probs
+from fastrobust.predictions import need_probs
 
-__all__ = ['plant_labels', 'rival_margins', 'planted_tail', 'plant_check', 'NoiseRate', 'noise_rate']
+__all__ = []
 
 KINDS = ('symmetric', 'confusion')
 
@@ -27,6 +26,7 @@ def plant_labels(
     n_classes:int,          # c
     share:float=.05,        # Share of the labels to change, in (0,.5]; the audit's 5 % costs the network little
     seed:int=0,             # Of an own random stream
+    *,
     kind:str='symmetric',   # New label: 'symmetric', any other alike; 'confusion', by `probs` of the others
     probs=None              # confusion: probabilities (n,c)
 ): # (labels with the planted ones (n,) int64, mask of the planted (n,) bool)
@@ -41,8 +41,7 @@ def plant_labels(
     if not 0 < share <= .5 or k < 1:
         raise ValueError(f"`share` must be in (0,.5] and change at least one of the {len(y)} labels, got {share}. "
                          "Try .05.")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"`seed` must be an int >= 0, got {seed!r}. Pass e.g. seed=0.")
+    need_whole('seed', seed, 0)
     if (kind == 'confusion') != (probs is not None):
         raise ValueError(f"expected `probs` with kind='confusion' and only there, got kind={kind!r}. Give "
                          "out-of-sample probabilities, or leave both out.")
@@ -98,6 +97,7 @@ def planted_tail(
     y,                  # Given labels (n,)
     probs,              # Out-of-sample probabilities (n,c)
     q:float=.4,         # The tail holds this share of plants: less misses confusable errors, more meets model errors
+    *,
     kind:str='symmetric', # Plants as in `plant_labels`
     use=None            # Mask (n,) of given labels to judge; the plants are of all items
 )->Tail:
@@ -161,6 +161,7 @@ def noise_rate(
     y,          # Given labels (n,)
     probs,      # Out-of-sample probabilities (n,c)
     use=None,   # Mask (n,) of labels to judge; the audit leaves out those it planted over
+    *,
     q:float=.4, # As in `planted_tail`
     far:float=.1 # Share of plants in the shorter tail
 )->NoiseRate:

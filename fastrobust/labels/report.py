@@ -8,7 +8,8 @@ from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.labels.result import NoiseReport, Tau
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.labels.outofsample import need_probs, warn_in_sample
+from fastrobust.predictions import need_probs
+from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.planting import KINDS, plant_labels
 from fastrobust.labels.reviewing import item_names
 from fastrobust.resting import keep_random
@@ -37,7 +38,7 @@ def _planted_preds(make_learner, dls, y, c, n_folds, share, seed, kind, kwargs):
                                             path=None if path is None else Path(path)/what, **kwargs)
     if not share: return run(dls, 'given'),None
     first = dict(probs=run(dls, 'given')) if kind == 'confusion' else {}
-    new,mask = plant_labels(y, c, share, seed, kind, **first)
+    new,mask = plant_labels(y, c, share, seed, kind=kind, **first)
     return run(with_labels(dls, new), 'planted'),(new, mask)
 
 def _need_either(make_learner, dls, probs):
@@ -69,6 +70,7 @@ def noise_report(
     probs=None,         # Out-of-sample probabilities (n,c) in the order of the training set: nothing is trained
     n_folds:int=3,      # Networks to train, each on the other folds
     plant:float=.05,    # Share of labels made wrong before training, in [0,.5]; 0: none, no check on the audit itself
+    *,
     seed:int=0,         # Of the planting, folds and networks; the global streams are put back
     plant_kind:str='symmetric', # 'symmetric', or 'confusion': as a first round of folds confuses them (twice the time)
     history=None,       # A fitted `SampleHistory`, or AUM values (n,) by position: column `aum` of the table
@@ -89,7 +91,8 @@ def noise_report(
         need_maker(make_learner)
         res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed, plant_kind, kwargs)
         p,folds,notes = res.probs,res.folds,[]
-    return NoiseReport(y, p, vocab, item_names(dls.train_ds), folds, planted, plant_kind, notes, aum)
+    return NoiseReport(y, p, vocab, names=item_names(dls.train_ds), folds=folds, planted=planted, kind=plant_kind,
+                       notes=notes, aum=aum)
 
 # --- the rate alone --------------------------------------------------------------------------------------------------
 def _warmed_up(make_learner, dls, epochs):
@@ -111,6 +114,7 @@ def estimate_tau(
     make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`
     dls=None,           # DataLoaders with one single-label target; they stay as they are
     probs=None,         # Out-of-sample probabilities (n,c): nothing is trained
+    *,
     method:str='planted', # 'planted' (`noise_report`), or 'gmm': small-loss mixture after a warm-up, one short training
     warmup:int=3,       # gmm: epochs of the warm-up; more lets the network learn the wrong labels too
     verbose:bool=True,  # Print it

@@ -5,13 +5,14 @@ import pandas as pd
 from fastrobust.labels.channel import wrong_if_given
 from fastrobust.labels.confident import confident_joint, find_label_issues
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.labels.outofsample import need_probs, warn_in_sample
+from fastrobust.predictions import need_probs
+from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.planting import noise_rate, plant_check, rival_margins
 from fastrobust.reporting.report import Report
 from fastrobust.reporting.style import BLUE, VERMILION, new_figure
 from fastrobust.labels.transition import noise_rate_from_joint
 
-__all__ = ['NoiseReport', 'Tau']
+__all__ = []
 
 WEAK = .45      # Agreement with the given labels below which a network says little about them
 ERRS = .2       # Share of the labels contradicted beyond the estimated rate: the network's own errors
@@ -70,6 +71,7 @@ class NoiseReport(Report):
         y,              # Given labels (n,)
         probs,          # Out-of-sample probabilities (n,c)
         vocab,          # Names of the classes
+        *,
         names=None,     # Names of the items; None: their positions
         folds=None,     # Fold of each item (n,)
         planted=None,   # (labels with the planted ones (n,), mask (n,)) that the networks were trained on
@@ -91,7 +93,8 @@ class NoiseReport(Report):
         self._flag(planted)
         self.check = None if planted is None else plant_check(y, p, *planted, kind)
         notes = [*self._say(), *notes]
-        super().__init__(self._items(names, aum), self._summary(), _draw, self._title(), notes, 'noise')
+        super().__init__(self._items(names, aum), self._summary(), _draw, title=self._title(),
+                         notes=notes, name='noise')
 
     def _flag(self, planted):
         "Which labels are called wrong: probably so, but no more than the rate; and how many of the planted are"

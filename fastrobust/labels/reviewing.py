@@ -7,7 +7,7 @@ from fastai.data.core import Datasets
 from fastai.data.transforms import ColReader
 from fastrobust.basics import nearest, robust_warn, target_vocab
 
-__all__ = ['read_review', 'item_names', 'class_names']
+__all__ = []
 
 _WORDS = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False, '': False}
 

@@ -4,9 +4,9 @@
 import numpy as np
 from fastrobust.basics import need_number, robust_warn
 from fastrobust.labels.confident import confident_joint
-from fastrobust.labels.outofsample import need_probs
+from fastrobust.predictions import need_probs
 
-__all__ = ['estimate_T', 'T_from_joint', 'noise_rate_from_joint', 'true_prior']
+__all__ = ['estimate_T']
 
 def _need_joint(joint):
     Q = np.asarray(joint, dtype=np.float64)
@@ -51,6 +51,7 @@ def estimate_T(
     y,                      # Given labels (n,), columns of `probs`
     probs,                  # Out-of-sample probabilities (n,c) of the *given* label, as a net trained on those learns
     how:str='joint',        # 'joint' (confident joint), 'anchor' (Patrini et al.), 'dual' (Yao et al.)
+    *,
     q:float=1.,             # Quantile of P(class) at which its anchor stands, in (0,1]; 1 is the maximum, Patrini's;
                             # below, outliers are passed over, but 1-q must stay far below a class's share
     collision:str='masked'  # As in `confident_joint`, for 'joint'
@@ -59,7 +60,7 @@ def estimate_T(
     y,p = need_probs(y, probs)
     need_number('q', q)
     if not 0 < q <= 1: raise ValueError(f"`q` must be a quantile in (0,1], got {q}. 1 takes the most probable item.")
-    if how == 'joint': return T_from_joint(confident_joint(y, p, collision))
+    if how == 'joint': return T_from_joint(confident_joint(y, p, collision=collision))
     if how not in ('anchor', 'dual'):
         raise ValueError(f"`how` must be 'joint', 'anchor' or 'dual', got {how!r}.")
     if 1-q >= 1/p.shape[1]:

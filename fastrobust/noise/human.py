@@ -11,7 +11,7 @@ from fastrobust.noise.matrices import CIFAR100_COARSE
 from fastrobust.noise.record import NoiseRecord
 from fastrobust.data.reading import int_labels
 
-__all__ = ['cifar_n', 'load_labels']
+__all__ = ['cifar_n']
 
 _KEYS = {'aggre': 'aggre_label', 'worse': 'worse_label', 'random1': 'random_label1', 'random2': 'random_label2',
          'random3': 'random_label3', 'noisy100': 'noisy_label', 'coarse': 'noisy_coarse_label'}
@@ -159,6 +159,7 @@ def load_labels(
     path,       # `NoiseRecord.save`'s CSV; a CSV with label,label_noisy and perhaps item; a JSON list of given labels
                 # (LogitClip, DivideMix) or of pairs [position, foreign image], LogitClip's open-set form
     y=None,     # True labels (n,) to check those of the file against item by item; needed for JSON
+    *,
     items=None, # Names of the items (n,): rows with an `item` are put in their order; None: the file's own order
     vocab=None  # Class names, for labels by name
 ) -> NoiseRecord:

@@ -64,6 +64,7 @@ def noisy_imagenette(
     pct:int=50,         # Per cent of wrong training labels: 1, 5, 25 or 50 (leaderboards: 5 and 50), 0 for none
     size:int=128,       # Pixels of training and validation images; 128, 192 or 256 on the leaderboard
     bs:int=64,          # Batch size; 64 in fastai's baseline
+    *,
     item_tfms=None,     # None: the baseline's, a random crop of 35 to 100 % of the area and a flip
     batch_tfms=None,    # None: Normalize by ImageNet's statistics
     csv=None,           # The CSV, if it is not in `path`
@@ -83,7 +84,7 @@ def noisy_imagenette(
     names = {w: _NAMES.get(w, w) for w in t.noisy_labels_0.unique()}
     vocab = sorted(names.values())
     true,given = (np.array([vocab.index(names[w]) for w in t[k][~t.is_valid]]) for k in ('noisy_labels_0', col))
-    rec = NoiseRecord(true, given, 'symmetric', pct/100, noise_matrix('symmetric', len(vocab), pct/100), vocab=vocab,
+    rec = NoiseRecord(true, given, 'symmetric', pct/100, T=noise_matrix('symmetric', len(vocab), pct/100), vocab=vocab,
                       sampling=col)
     if item_tfms is None:  item_tfms = [RandomResizedCrop(size, min_scale=.35), FlipItem(.5)]
     if batch_tfms is None: batch_tfms = [Normalize.from_stats(*imagenet_stats)]

@@ -7,10 +7,11 @@ import torch
 from fastai.callback.core import Callback
 from fastrobust.noise.matrices import check_rate
 from fastrobust.data.reading import int_labels
+from fastrobust.predictions import as_array, need_distributions
 from fastrobust.inference.passes import training_probs
 from fastrobust.training.recording import fit_starts
 
-__all__ = ['pmd_rows', 'mean_probs', 'AverageProbs']
+__all__ = []
 
 FEATURES = ('unit', 'norm', 'raw')
 
@@ -93,6 +94,7 @@ def pmd_rows(
     X,                  # Images or features (n,..): arrays (n,h,w[,c]) or (n,d), tensors (n,c,h,w)
     n_classes:int,      # c
     rate:float,         # Mean share of wrong labels, in [0,1]
+    *,
     seed:int=0,         # Of the projections and the rates
     features:str='unit', # 'unit', 'norm' or 'raw', as in `NoisyLabels`
     shared:bool=False,  # One projection for all classes, as in the code of ALASCA and CIFAR-10N? Else one each
@@ -184,8 +186,9 @@ def mean_probs(
         cb = next((o for o in source.cbs if isinstance(o, AverageProbs) and getattr(o, 'n', 0)), None)
         return training_probs(source, 'model noise') if cb is None else cb.probs.copy()
     ps = source if isinstance(source, (list, tuple)) and np.ndim(source[0]) == 2 else [source]
-    p = np.mean([np.asarray(o.detach().cpu() if hasattr(o, 'detach') else o, dtype=np.float64) for o in ps], axis=0)
-    if p.ndim != 2 or not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(1)-1).max() > 1e-3:
-        raise ValueError(f"expected probabilities (n,c) >= 0 with rows that sum to 1, got shape {p.shape}. Pass the "
-                         "softmax of the logits, or the Learner itself.")
+    p = np.mean([as_array(o).astype(np.float64) for o in ps], axis=0)
+    if p.ndim != 2 or not p.size:
+        raise ValueError(f"expected probabilities (n,c), one row per item, got shape {p.shape}. Pass the softmax of "
+                         "the logits, or the Learner itself.")
+    need_distributions(p)
     return p

@@ -2,18 +2,17 @@
 # Symmetric and pair: Co-teaching, https://arxiv.org/abs/1804.06872
 # Asymmetric maps: F-correction, https://arxiv.org/abs/1609.03683
 import copy
-from numbers import Integral
 import numpy as np
-from fastrobust.basics import nearest, robust_warn
+from fastrobust.basics import nearest, need_whole, robust_warn
 from fastrobust.noise import instance
 from fastrobust.noise.human import match_record, read_labels
-from fastrobust.noise.matrices import (CLASS_MAPS, MATRIX_KINDS, check_n, check_rate, check_T,
-                                       learnable, noise_matrix, switch)
+from fastrobust.noise.matrices import (MATRIX_KINDS, check_n, check_rate, check_T, learnable,
+                                       noise_matrix, switch)
 from fastrobust.noise.record import NoiseRecord
 from fastrobust.data.reading import int_labels
 from fastrobust.data.auxrows import as_uint8
 
-__all__ = ['noise_matrix', 'NoisyLabels', 'NOISE_KINDS', 'CLASS_MAPS']
+__all__ = ['NoisyLabels']
 
 _SAMPLING = ('exact', 'bernoulli', 'per_class')
 
@@ -30,7 +29,7 @@ def _apportion(n, p):
 
 def _switching(noise, y, c, X, rng, vocab):
     "Choose samples, then switch their labels by W"
-    T = noise_matrix(noise.kind, c, noise.rate, noise.inclusive, noise.mapping, vocab)
+    T = noise_matrix(noise.kind, c, noise.rate, inclusive=noise.inclusive, mapping=noise.mapping, vocab=vocab)
     if noise.sampling == 'bernoulli': return _bernoulli(y, T, rng), T
     W = switch(noise.kind, c, noise.inclusive, noise.mapping, None if noise.mapping is None else vocab)
     out,chosen = y.copy(),instance.choose(noise, y, c, rng)
@@ -92,6 +91,7 @@ class NoisyLabels:
         features:str='unit',    # instance, dependent: 'unit': images standardised by channel, then of length 1 (graded
                                 # noise); 'norm': standardised; 'raw': as stored (the codes; brightness then decides)
         noisy_valid=False,      # False: validation stays clean; True: same law, another stream; 'both': and acc_true
+        *,
         mapping=None,           # asymmetric: 'cifar10' (default; 10 classes), 'mnist', or a dict of indices or names;
                                 # superclass: 'cifar100_superclass' (default; the true grouping), 'cifar100_block5'
                                 # (that of JoCoR's code), 'next_class', or a dict class -> superclass
@@ -106,8 +106,7 @@ class NoisyLabels:
         if sampling not in _SAMPLING: raise ValueError(f"unknown sampling {sampling!r}. {nearest(sampling, _SAMPLING)}")
         if noisy_valid not in (False, True, 'both'):
             raise ValueError(f"`noisy_valid` must be False, True or 'both', got {noisy_valid!r}. False: clean ones.")
-        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
-            raise ValueError(f"`seed` must be an int in [0, 2**32), got {seed!r}. Pass e.g. seed=0.")
+        need_whole('seed', seed, 0, 2**32-1)
         by_image = 'instance', 'dependent'
         for nm,given,of in (('T', T is not None, ['matrix']), ('inclusive', inclusive, ['symmetric']),
                             ('mapping', mapping is not None, ['asymmetric', 'superclass']),
@@ -160,6 +159,7 @@ class NoisyLabels:
         y,              # Clean labels (n,): ints in [0,n_classes); never written to
         n_classes=None, # c; None: the size of `T` or of `vocab`, else max(y)+1
         X=None,         # instance, dependent: images, array (n,h,w[,c]) or (n,d), or tensor (n,c,h,w)
+        *,
         vocab=None,     # Class names, for a mapping by name and for plots
         stream:int=0,   # 0: training; 1: validation (same law, independent draws)
         rows=None       # human: positions of the items in the labels' file (n,); None: all of them in its order

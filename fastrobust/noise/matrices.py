@@ -2,13 +2,12 @@
 # Symmetric and pair: Co-teaching, https://arxiv.org/abs/1804.06872
 # Asymmetric maps: F-correction, https://arxiv.org/abs/1609.03683
 # Learnability and trace: Confident Learning, https://arxiv.org/abs/1911.00068
-from numbers import Integral, Real
+from numbers import Real
 import numpy as np
-from fastrobust.basics import nearest, robust_warn
+from fastrobust.basics import is_whole, nearest, need_whole, robust_warn
 from fastrobust.data.reading import int_labels
 
-__all__ = ['noise_matrix', 'T_dirichlet', 'T_trace', 'T_from_confusion', 'learnable', 'CLASS_MAPS', 'SUPERCLASS_MAPS',
-           'CIFAR100_COARSE']
+__all__ = ['noise_matrix']
 
 CLASS_MAPS = dict(                                  # by index
     cifar10={9:1, 2:0, 4:7, 3:5, 5:3},              # truck->automobile, bird->airplane, deer->horse, cat<->dog
@@ -33,8 +32,7 @@ def check_rate(kind, rate):
     return float(rate)
 
 def check_n(n):
-    if n is not None and (isinstance(n, bool) or not isinstance(n, Integral) or n < 1):
-        raise ValueError(f"`n_classes` must be a positive int, got {n!r}. Pass the size of the vocab.")
+    if n is not None: need_whole('n_classes', n, 1, fix='Pass the size of the vocab.')
 
 def check_T(T, n=None):
     "A row-stochastic float64 copy of `T`"
@@ -78,7 +76,7 @@ def _warn_T(T, kind):
 def _lookup(n, vocab):
     o2i = {} if vocab is None else {str(v): i for i,v in enumerate(vocab)}
     def idx(o):
-        if isinstance(o, Integral) and not isinstance(o, bool) and 0 <= o < n: return int(o)
+        if is_whole(o) and 0 <= o < n: return int(o)
         if isinstance(o, str) and o in o2i: return o2i[o]
         hint = nearest(o, o2i) if o2i else f"Pass indices in [0,{n}); names need the `vocab`."
         raise ValueError(f"`mapping` expected classes among the {n} known ones, got {o!r}. {hint}")
@@ -142,6 +140,7 @@ def noise_matrix(
     kind:str,               # 'symmetric', 'asymmetric', 'pair', 'superclass' or 'matrix'
     n_classes:int=None,     # c; None: the size of `T`
     rate:float=None,        # Share of samples chosen, in [0,1]; not for 'matrix'
+    *,
     inclusive:bool=False,   # symmetric: may a chosen sample draw its own class again (DivideMix)? No: JoCoR, LogitClip
     mapping=None,           # asymmetric: 'cifar10' (default; 10 classes), 'mnist', or a dict of indices or names;
                             # superclass: 'cifar100_superclass' (default; the true grouping), 'cifar100_block5' (that of
@@ -176,6 +175,7 @@ def T_dirichlet(
     c:int,          # Number of classes
     rate,           # Share of wrong labels in [0,1], or one for each class (c,)
     conc:float=1.,  # > 0; large: towards symmetric noise, near 0: one random target for each class
+    *,
     seed:int=0      # Of the draw
 ) -> np.ndarray: # T (c,c) for `NoisyLabels('matrix', T=..)`
     "Class-dependent noise of random direction: row i is (1-rate) e_i + rate Dirichlet(conc) over the other classes"

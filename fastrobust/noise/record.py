@@ -10,7 +10,7 @@ from fastrobust.noise.show import attach
 from fastrobust.reporting.style import axes_on
 from fastrobust.training.recording import ColumnsCallback, fit_starts
 
-__all__ = ['NoiseRecord', 'TrueAccuracy']
+__all__ = ['NoiseRecord']
 
 class NoiseRecord:
     "True and given labels by position, the law that was asked for, and the rates: nominal and realised"
@@ -19,6 +19,7 @@ class NoiseRecord:
         y_noisy,            # Given labels (n,)
         kind:str,           # Name of the law
         nominal_rate:float, # The rate asked for; for a matrix the one expected on these labels
+        *,
         T=None,             # Intended T (c,c), rows = true class (cleanlab: the transpose); None: no such law
         seed=0,             # Seed of the draw; a list where noise was laid on noise
         is_open=None,       # (n,) bool: the image was replaced by one of no known class; None: none was
@@ -79,8 +80,9 @@ class NoiseRecord:
         T = None if self.T is None or new.T is None else self.T @ new.T
         if T is None: rate = 1 - (1-self.nominal_rate)*(1-new.nominal_rate)
         else: rate = float(1 - np.diag(T)[self.y_clean].mean())
-        res = NoiseRecord(self.y_clean, new.y_noisy, f'{self.kind}+{new.kind}', rate, T, [self.seed, new.seed],
-                          self.is_open | new.is_open, self.vocab or new.vocab, f'{self.sampling}+{new.sampling}',
+        res = NoiseRecord(self.y_clean, new.y_noisy, f'{self.kind}+{new.kind}', rate, T=T, seed=[self.seed, new.seed],
+                          is_open=self.is_open | new.is_open, vocab=self.vocab or new.vocab,
+                          sampling=f'{self.sampling}+{new.sampling}',
                           open_from=np.maximum(self.open_from, new.open_from))
         res.images = self.images if new.images is None else new.images
         return res
@@ -144,6 +146,7 @@ class NoiseRecord:
 
     def plot(self,
         ax=None,        # Axes to draw on
+        *,
         figsize=None    # Size in inches; None: grows with the number of classes
     )->Figure:
         "Realised noise matrix, with counts where there is room"

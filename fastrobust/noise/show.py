@@ -7,7 +7,7 @@ from fastai.data.transforms import Category
 from fastai.torch_core import TensorImageBase
 from fastrobust.basics import batch_idxs
 
-__all__ = ['WrongCategory']
+__all__ = []
 
 class WrongCategory(Category):
     "A given label that is not the true one, or one of an image of no known class"

@@ -9,7 +9,7 @@ from fastrobust.basics import nearest
 from fastrobust.ood.metrics import auroc, fpr_at_tpr, threshold_at_tpr
 from fastrobust.reporting.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, axes_on, new_figure, tidy
 
-__all__ = ['plot_score_hist', 'plot_roc', 'plot_ood', 'plot_ood_heatmap']
+__all__ = ['plot_ood', 'plot_ood_heatmap']
 
 KNOWN = INK
 _SETS = [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, '#8B6B00', '#777777']
@@ -107,6 +107,7 @@ def draw_hist(ax, id_scores, ood_scores, positive='id', tpr=.95, name='score', n
 def plot_score_hist(
     id_scores,      # Scores of known images (n,), higher for what looks more in-distribution
     ood_scores,     # Those of unknown images (m,), or a dict from name to them
+    *,
     positive='id',  # Which side FPR and TPR call positive: the known ('id') or the unknown ('ood')
     tpr:float=.95,  # Share of the positive side above (or below) the line, in (0,1]
     name='score',   # What it is, under the axis
@@ -151,6 +152,7 @@ def draw_roc(ax, id_scores, ood_scores, positive='id', tpr=.95, near=()):
 def plot_roc(
     id_scores,      # Scores of known images (n,), higher for what looks more in-distribution
     ood_scores,     # Those of unknown images (m,), or a dict from name to them
+    *,
     positive='id',  # Which side is found (TPR): the known ('id') or the unknown ('ood')
     tpr:float=.95,  # Where the dots are, in (0,1]
     near=(),        # Names of sets near to the known, for the legend
@@ -177,6 +179,7 @@ def draw_ood(fig, report, score=None, title=None):
 def plot_ood(
     report,         # Result of `ood_report`
     score=None,     # Name of one of its scores; None: the first
+    *,
     figsize=None,   # Size in inches; None: a notebook's width, higher for more sets
     title=None      # Above the picture
 )->Figure:
@@ -205,6 +208,7 @@ def metric_blocks(report, metric='AUROC'):
 def plot_ood_heatmap(
     report,         # Result of `ood_report`
     metric='AUROC', # 'AUROC', 'FPR95' or 'AUPR'
+    *,
     figsize=None,   # Size in inches; None: by the number of scores and sets
     title=None      # Above the picture
 )->Figure:

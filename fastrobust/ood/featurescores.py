@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from torch.nn.functional import normalize
-from fastrobust.basics import need_number, robust_warn
-from fastrobust.ood.logitscores import OODScore, _whole, energy_score
+from fastrobust.basics import need_number, need_whole, robust_warn
+from fastrobust.ood.logitscores import OODScore, energy_score
 
 __all__ = ['Mahalanobis', 'KNN', 'ViM', 'ReAct']
 
@@ -93,7 +93,7 @@ class KNN(_FeatureScore):
     name = 'knn'
     def __init__(self,
         k:int=50 # Which neighbour; the paper's for CIFAR-10, more for more classes
-    ): self.k = _whole('k', k, 'the k-th neighbour')
+    ): self.k = need_whole('k', k, 1, what='neighbours')
 
     def _learn(self, f, train, head):
         if self.k > len(f):
@@ -123,7 +123,7 @@ class ViM(_FeatureScore):
     name = 'vim'
     def __init__(self,
         dim:int=None # Of the principal space; None: 1000 if d >= 2048 else 512 (the authors' code), half of fewer
-    ): self.dim = None if dim is None else _whole('dim', dim, 'of the principal space')
+    ): self.dim = None if dim is None else need_whole('dim', dim, 1, what='dimensions')
 
     def _learn(self, f, train, head):
         W,b = self._head(head, f.shape[1])

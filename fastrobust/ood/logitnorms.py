@@ -4,13 +4,13 @@ import copy, math
 import numpy as np, pandas as pd
 import torch
 from matplotlib.figure import Figure
-from fastrobust.basics import robust_warn
+from fastrobust.basics import need_whole, robust_warn
 from fastrobust.inference.collect import collect
 from fastrobust.ood.charts import KNOWN, set_look
 from fastrobust.training.recording import ColumnsCallback, fit_starts
 from fastrobust.reporting.style import axes_on, legend_below, tidy, whole_numbers
 
-__all__ = ['LogitNorms', 'logit_norm_quantiles', 'plot_logit_norms']
+__all__ = ['LogitNorms']
 
 _QUANTILES = dict(q5=.05, q25=.25, median=.5, q75=.75, q95=.95)
 
@@ -29,10 +29,10 @@ class LogitNorms(ColumnsCallback):
     active,row = False,None     # of the fit under way
     def __init__(self,
         unknown=None,   # Images of no class: array (n,h,w[,c]), fastai DataLoader, or a dict from name to them
+        *,
         every:int=1     # Record each so many epochs
     ):
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be a whole number of epochs >= 1, got {every!r}. 1 records each.")
+        need_whole('every', every, 1, what='epochs', fix='1 records each.')
         sets = {} if unknown is None else dict(unknown) if isinstance(unknown, dict) else {'unknown': unknown}
         bad = [k for k in sets if not isinstance(k, str) or not k or k == 'known']
         if bad:
@@ -102,6 +102,7 @@ class LogitNorms(ColumnsCallback):
 
 def plot_logit_norms(
     table,            # `LogitNorms`, or its `table`
+    *,
     ax=None,          # Axes to draw on
     figsize=(8, 4.8), # Size in inches
     log=None,         # Logarithmic axis; None: where the norms differ by a factor of 30 or more

@@ -1,14 +1,12 @@
 "Scores of logits alone, higher for what looks more in-distribution, and what every score has in common"
 # z: raw logits (n,c), never those a training loss normalised. All is computed in float64, for a float32 softmax of
 # large logits returns exactly 1.0 again and again, and the ties cost AUROC.
-from numbers import Integral
 import torch
 from torch import Tensor
-from fastrobust.basics import need_number
+from fastrobust.basics import need_number, need_whole
 from fastrobust.resting import at_rest
 
-__all__ = ['msp_score', 'maxlogit_score', 'energy_score', 'odin_score', 'gen_score', 'OODScore', 'MSP', 'MaxLogit',
-           'Energy', 'ODIN', 'GEN']
+__all__ = ['OODScore', 'MSP', 'MaxLogit', 'Energy', 'ODIN', 'GEN']
 
 # --- the equations ---------------------------------------------------------------------------------------------------
 def _positive(name, v):
@@ -16,11 +14,6 @@ def _positive(name, v):
     if not 0 < v < float('inf'):
         raise ValueError(f"`{name}` must be positive and finite, got {v}. The default is the paper's.")
     return float(v)
-
-def _whole(name, v, what):
-    if isinstance(v, bool) or not isinstance(v, Integral) or v < 1:
-        raise ValueError(f"`{name}` must be a whole number from 1 on ({what}), got {v!r}. Left out it has a default.")
-    return int(v)
 
 def _by_rows(score, z):
     "`score` of the rows of `z` in float64, some at a time: no second copy of a large `z`"
@@ -85,7 +78,7 @@ def gen_score(
 )->Tensor:          # float64 (n,), in [-M,0]
     """Negative generalised entropy, -sum p^gamma (1-p)^gamma over the M largest p
     (Liu, Lochman & Zach, CVPR 2023, https://github.com/XixiLiu95/GEN)"""
-    gamma,M = _positive('gamma', gamma),100 if M is None else _whole('M', M, 'largest probabilities')
+    gamma,M = _positive('gamma', gamma),100 if M is None else need_whole('M', M, 1, what='largest probabilities')
     return _by_rows(lambda z: _gen(z, gamma, M), z)
 
 # --- scores as objects -----------------------------------------------------------------------------------------------
@@ -166,6 +159,8 @@ class GEN(OODScore):
     def __init__(self,
         gamma:float=.1, # Power; the paper's
         M:int=None      # How many of the largest probabilities count; None: 100, or all of fewer
-    ): self.gamma,self.M = _positive('gamma', gamma),None if M is None else _whole('M', M, 'largest probabilities')
+    ):
+        self.gamma = _positive('gamma', gamma)
+        self.M = None if M is None else need_whole('M', M, 1, what='largest probabilities')
 
     def __call__(self, out): return gen_score(out.z, self.gamma, self.M)

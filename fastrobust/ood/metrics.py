@@ -5,7 +5,7 @@ import numpy as np
 from torch import Tensor
 from fastrobust.basics import nearest, need_number
 
-__all__ = ['fpr_at_tpr', 'threshold_at_tpr', 'auroc', 'aupr', 'ood_metrics']
+__all__ = ['fpr_at_tpr', 'auroc', 'aupr']
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 def _scores(v, name, whose, nan='refuse'):
@@ -84,6 +84,7 @@ def aupr(
     id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
     ood_scores,         # Scores of unknown images (m,)
     positive:str='id',  # Side called positive: 'id' or 'ood'
+    *,
     nan='refuse'        # As in `auroc`
 )->float:               # In (0,1]; guessing gets the share of positives
     "Average precision of finding the positive side, tied scores taken together"
@@ -94,6 +95,7 @@ def aupr(
 def ood_metrics(
     id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
     ood_scores,         # Scores of unknown images (m,)
+    *,
     positive:str='id',  # Side called positive: 'id' or 'ood'
     tpr:float=.95       # Share of positives to be kept, in (0,1]
 )->dict:                # Names to fractions: fpr95 (named after `tpr`), auroc, aupr

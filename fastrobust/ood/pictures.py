@@ -1,10 +1,9 @@
 "Pictures of what a network does not know: unknown images it is sure about, known ones it doubts"
 import math
-from numbers import Integral
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from fastrobust.basics import target_vocab
+from fastrobust.basics import need_whole, target_vocab
 from fastrobust.inference.collect import collect
 from fastrobust.inference.loaders import loaders_of, need_image
 from fastrobust.inference.passes import AtRest
@@ -54,14 +53,14 @@ def show_unknowns(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too
     unknown,        # Images of no class: array (n,h,w[,c]), fastai DataLoader or `OpenSet`
     score='msp',    # Name in `OOD_SCORES`, or an `OODScore`
+    *,
     n:int=8,        # Images on each side
     dl=None,        # Known images, a loader or as `unknown`; None: the validation set
     figsize=None,   # Size in inches; None: by `n`
     title=None      # Above the picture
 )->Figure:
     "The unknown images that score highest, with the class they are taken for, beside the known ones that score lowest"
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"`n` must be a whole number of images from 1 on, got {n!r}. 8 fill a notebook's width.")
+    need_whole('n', n, 1, what='images', fix="8 fill a notebook's width.")
     if isinstance(unknown, dict):
         raise TypeError(f"{_ME} expected one set of unknown images, got a dict of {len(unknown)}. Give one of them.")
     report,vocab = ood_report(learn, {'unknown': unknown}, scores=(score,), dl=dl),target_vocab(learn.dls)

@@ -9,7 +9,8 @@ from fastrobust.inference.keys import Seen
 from fastrobust.inference.loaders import check_form, loaders_of, own_loader
 from fastrobust.inference.notes import Bar, warn_callbacks
 from fastrobust.ood.result import OODReport
-from fastrobust.ood.scores import OODScore, get_score
+from fastrobust.ood.logitscores import OODScore
+from fastrobust.ood.scores import get_score
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import (array_of, names_shown, parts_of, seen_before, shared_with,
@@ -193,6 +194,7 @@ def ood_report(
                         # pipeline, or an `OpenSet`
     scores=_NINE,       # Names, or OODScore objects with settings; left out, those that the network allows
     positive:str='id',  # Side that FPR95 and AUPR call positive: 'id' (LogitNorm's tables) or 'ood' (ODNL's)
+    *,
     dl=None,            # Known images, in the same forms; None: `learn.dls.valid`
     fit_dl=None,        # Known images that scores of features are fitted on; None: the training set, not augmented
     near=()             # Names of the sets near to the known classes, whose means stand apart

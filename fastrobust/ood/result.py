@@ -4,7 +4,7 @@ from fastrobust.basics import nearest
 from fastrobust.ood.metrics import ood_metrics
 from fastrobust.reporting.report import Report
 
-__all__ = ['OODReport', 'compare_ood']
+__all__ = ['compare_ood']
 
 _METRICS = ('AUROC', 'FPR95', 'AUPR')
 _SIDES = dict(id=('known', 'unknown images taken for known', 'the known are recognised'),
@@ -27,7 +27,7 @@ class OODReport(Report):
         self.sets = [k for k in next(iter(scores.values())) if k != 'id']
         self.near = tuple(k for k in self.sets if k in near)
         title = f"Known ({facts['known'][0]:,} images) or unknown? Positive: the {_SIDES[positive][0]} ({positive!r})"
-        super().__init__(pd.DataFrame(list(self._rows())), self._facts(), _picture, title, [], 'ood')
+        super().__init__(pd.DataFrame(list(self._rows())), self._facts(), _picture, title=title, name='ood')
         self.notes = [*self._explain(), *notes]
 
     @property
@@ -40,7 +40,7 @@ class OODReport(Report):
         for name,s in self.scores.items():
             rows = {}
             for k in self.sets:
-                m = ood_metrics(s['id'], s[k], self.positive)
+                m = ood_metrics(s['id'], s[k], positive=self.positive)
                 rows[k] = dict(score=name, set=k, group='near' if k in self.near else 'far', FPR95=m['fpr95'],
                                AUROC=m['auroc'], AUPR=m['aupr'], n_id=len(s['id']), n_ood=len(s[k]))
             for g,ks in self.groups.items():
@@ -126,7 +126,8 @@ def compare_ood(
                  "other seeds before you prefer one.")
     acc = {n: r.facts['accuracy'] for n,r in reports.items() if r.facts['accuracy'] is not None}
     if acc: notes.append('Accuracy on the known: ' + ', '.join(f'{n} {v:.3f}' for n,v in acc.items()) + '.')
-    rep = _Compared(t, dict(a.summary.drop(['accuracy'], errors='ignore'), learners=', '.join(map(str, reports))), None,
-                    f"Known or unknown? Positive: the {_SIDES[a.positive][0]} ({a.positive!r})", notes, 'ood_compare')
+    facts = dict(a.summary.drop(['accuracy'], errors='ignore'), learners=', '.join(map(str, reports)))
+    title = f"Known or unknown? Positive: the {_SIDES[a.positive][0]} ({a.positive!r})"
+    rep = _Compared(t, facts, title=title, notes=notes, name='ood_compare')
     rep.reports = dict(reports)
     return rep

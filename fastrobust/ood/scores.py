@@ -3,13 +3,9 @@
 import copy
 from fastrobust.basics import nearest
 from fastrobust.ood.featurescores import KNN, Mahalanobis, ReAct, ViM
-from fastrobust.ood.logitscores import (GEN, MSP, ODIN, Energy, MaxLogit, OODScore, energy_score, gen_score,
-                                               maxlogit_score, msp_score, odin_score)
-from fastrobust.ood.pytorchood import from_pytorch_ood
+from fastrobust.ood.logitscores import (GEN, MSP, ODIN, Energy, MaxLogit, OODScore)
 
-__all__ = ['OOD_SCORES', 'get_score', 'OODScore', 'MSP', 'MaxLogit', 'Energy', 'ODIN', 'Mahalanobis', 'KNN', 'ViM',
-           'ReAct', 'GEN', 'msp_score', 'maxlogit_score', 'energy_score', 'odin_score', 'gen_score',
-           'from_pytorch_ood']
+__all__ = []
 
 OOD_SCORES = {o.name: o for o in (MSP, MaxLogit, Energy, ODIN, Mahalanobis, KNN, ViM, ReAct, GEN)}
 

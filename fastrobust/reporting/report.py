@@ -22,6 +22,7 @@ class Report:
         table,        # DataFrame, one row per thing compared
         summary=None, # Series of single numbers and facts
         draw=None,    # Function (report, **kwargs) that makes the picture: -> a figure, or axes of one
+        *,
         title='',     # One line above the table
         notes=(),     # Sentences a reader of the table must know
         name='report' # Stem of the files `save` writes

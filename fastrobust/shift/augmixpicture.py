@@ -51,7 +51,7 @@ def show_augmix(
 )->Figure:
     "What AugMix does to one image: every chain step by step, the chains' weights, their mix, and the view"
     x = one_image(img)
-    d = draw_augmix(1, severity, width, depth, alpha, all_ops, generator, tuple(x.shape[-2:]))
+    d = draw_augmix(1, severity, width, depth, alpha, all_ops, generator, size=tuple(x.shape[-2:]))
     k,n = d.op.shape[1:]
     fig = new_figure((1.8*(n+4), 1.85*k + .2))
     fig.get_layout_engine().set(wspace=.12, hspace=.06)

@@ -9,7 +9,7 @@ from fastrobust.inference.passes import wrong
 from fastrobust.metrics import binned_gap
 from fastrobust.reporting.report import saving
 
-__all__ = ['ShiftCell']
+__all__ = []
 
 class ShiftCell(NamedTuple):
     "What a learner got wrong among the images of one cell, and how well it knew"

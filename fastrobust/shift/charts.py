@@ -42,6 +42,7 @@ def _apart(ys, gap):
 
 def plot_corruption_fan(
     report,         # Result of `corruption_report`
+    *,
     figsize=(9, 6), # Size in inches
     title=None      # Above the picture
 )->Figure:
@@ -81,6 +82,7 @@ def draw_fan(fig, report, title=None):
 
 def plot_corruption_bars(
     reports,            # dict from name of a learner to its `corruption_report`; or one report
+    *,
     figsize=(10, 4.6),  # Size in inches
     title=None          # Above the picture
 )->Figure:
@@ -154,6 +156,7 @@ def _label(o):
 def plot_shift_heatmap(
     table,              # DataFrame of numbers: rows such as noise rates or methods, columns such as corruptions; or a
                         # dict from name to such tables, all with the same rows and columns: one panel each
+    *,
     fmt:str='.2f',      # Format of the numbers
     what:str='error',   # What the numbers are, under the colours
     best=None,          # 'min' or 'max': in bold, the best of each column; of each cell where there are several tables

@@ -2,9 +2,8 @@
 # Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261. The corruptions are computed in memory, just
 # before Normalize; the numbers of CIFAR-10-C or ImageNet-C come from the published files alone (`source`).
 import inspect
-from numbers import Integral
 import numpy as np
-from fastrobust.basics import nearest, plain_dl, robust_warn
+from fastrobust.basics import nearest, need_whole, plain_dl, robust_warn
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
 from fastrobust.shift.cells import CellFile, ShiftCell, keeper
@@ -31,11 +30,8 @@ def _names(names, source):
 
 def _severities(severities):
     s = [severities] if isinstance(severities, (int, float)) else list(severities)
-    for v in s:
-        if isinstance(v, bool) or not isinstance(v, Integral) or not 1 <= v <= 5:
-            raise ValueError(f"`severities` must be of 1, 2, 3, 4, 5, got {v!r}. Clean images are measured anyway.")
     if not s: raise ValueError("`severities` must be of 1, 2, 3, 4, 5, got none. Leave it out for all five.")
-    return sorted({int(v) for v in s})
+    return sorted({need_whole('severities', v, 1, 5, fix='Clean images are measured anyway.') for v in s})
 
 def _table(table):
     known = ['auto', 'cifar', 'imagenet']
@@ -109,6 +105,7 @@ def corruption_report(
                         # None: the validation set
     names=CORRUPTIONS,  # Corruptions: the benchmark's 15; `CORRUPTIONS + EXTRA_CORRUPTIONS` for all 19
     severities=range(1, 6), # 1 to 5
+    *,
     table:str='auto',   # Severities made for 32 px ('cifar') or 224 px ('imagenet'); 'auto': by a shorter side of 64
     seed:int=0,         # Of the corruptions: the same images for every learner
     resume=None,        # Folder in which finished cells are kept, so that a report that was stopped goes on
@@ -116,8 +113,7 @@ def corruption_report(
 )->CorruptionReport:
     "Errors under common corruptions, applied just before Normalize: by severity, by group, and how well calibrated"
     names,severities,table = _names(names, source),_severities(severities),_table(table)
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"`seed` must be a whole number, got {seed!r}. Give e.g. 0.")
+    need_whole('seed', seed)
     file,keep,peek,count = CellFile(resume),keeper(learn),Peek(),[]
     (rows,),y = passes(learn, dl, [peek], _ME, lambda: count.append(1), keep)
     overlap,notes = _overlap(learn, names)
@@ -147,4 +143,4 @@ def corruption_report(
                  classes=getattr(learn.dls, 'c', None), labels=labels, pixels=peek.key, source=where,
                  alexnet=table == 'imagenet' or (source is not None and min(size) > 64))
     cells = {(k, s): cells[k, s] for k in names for s in severities}
-    return CorruptionReport(ShiftCell.of(rows), cells, facts, notes, paired)
+    return CorruptionReport(ShiftCell.of(rows), cells, facts, notes=notes, paired=paired)

@@ -2,10 +2,10 @@
 # Siedel et al., VISAPP 2024, https://arxiv.org/abs/2305.05400: mCE_Lp is the mean error over a set of such noise, iCE
 # the relative rise of the error under six barely visible kinds. Noise comes before Normalize, sizes are in pixels.
 import hashlib, math
-from numbers import Integral
 import pandas as pd
 import torch
-from fastrobust.basics import plain_dl
+from fastrobust.techniques.lpnoise import LpNoise
+from fastrobust.basics import need_whole, plain_dl
 from fastrobust.images.lpballs import perturbed
 from fastrobust.images.lpsets import as_lp_set, lp_sets, norm_name
 from fastrobust.reporting.report import Report
@@ -15,7 +15,7 @@ from fastrobust.inference.passes import wrong
 from fastrobust.inference.notes import Bar, noisy_labels_note
 from fastrobust.inference.passes import passes
 
-__all__ = ['lp_report', 'lp_change']
+__all__ = ['lp_report']
 
 _BLOCK = 64     # Images that share a generator: whole blocks are drawn however the set is cut into batches
 _ROOM = 2**26   # Logits kept at once, 256 MB
@@ -25,12 +25,12 @@ def lp_change(
     p,          # Which norm: in (0,inf], or 0 for L0
     eps,        # Bound on the norm in pixels; L0: fraction of the values
     kind='ball',# 'ball' or 'sphere', as in `lp_noise`
+    *,
     seed=0      # Of the noise
 ):
     "Function (x, ids) -> x for `shifted_preds`: image `id` gets the same noise whatever the batch size and device"
     s = as_lp_set((p, eps, kind))
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"`seed` must be a whole number, got {seed!r}. 0 will do.")
+    need_whole('seed', seed)
     def generator(block):
         key = hashlib.blake2b(repr((int(seed), s.p, float(s.eps), s.kind, block)).encode(), digest_size=7).digest()
         return torch.Generator().manual_seed(int.from_bytes(key, 'big'))
@@ -51,7 +51,7 @@ def lp_change(
 def _sets(preset, sets, size, table, scale):
     "Pairs of a set as it is named and as it is applied"
     if sets is not None: named = used = [as_lp_set(o) for o in sets]
-    else: named,used = (lp_sets(preset, size, table, o) for o in (None, scale))
+    else: named,used = (lp_sets(preset, size, table=table, scale=o) for o in (None, scale))
     moving = [s for s in used if isinstance(s.eps, tuple)]
     if moving or not used:
         raise ValueError(f"expected sets of fixed sizes, got {moving[:2] or 'none'}. Give a preset 'C1', 'C2', 'C3' or "
@@ -69,7 +69,7 @@ def _wrong(learn, dl, sets, seed, n, tick):
     "Whether the learner errs, per set and image (s,n); so many sets at a time that what is kept fills no memory"
     out,k = [],max(1, _ROOM//n)
     for i in range(0, len(sets), k):
-        rows,_ = passes(learn, dl, [lp_change(*s, seed) for s in sets[i:i+k]], 'lp_report', tick, wrong)
+        rows,_ = passes(learn, dl, [lp_change(*s, seed=seed) for s in sets[i:i+k]], 'lp_report', tick, wrong)
         out += rows
     return torch.stack(out).double()
 
@@ -91,7 +91,7 @@ def _notes(learn, s, scaled, seed):
         notes.append("iCE is within 2 standard errors of 0: chance of this sample of images, not a finding.")
     if scaled: notes.append("Sizes adapted to the images: `applied` = (d/d0)^(1/p) `eps`, the same noise per value.")
     fs = getattr(getattr(plain_dl(learn.dls.train), 'after_batch', None), 'fs', [])
-    seen = [o for f in fs if type(f).__name__ == 'LpNoise' for o in f.norms]
+    seen = [o for f in fs if isinstance(f, LpNoise) for o in f.norms]
     if seen: notes.append(f"Trained with noise of {', '.join(dict.fromkeys(seen))}: these norms are not unseen.")
     return notes
 
@@ -121,6 +121,7 @@ def lp_report(
     learn,              # A Learner that classifies images; stays as it is
     dl=None,            # Loader with labels; None: the validation loader
     preset='C1',        # 'C1', 'C2' or 'C3' of the paper; 'C1' has all 9 norms x 10 sizes
+    *,
     sets=None,          # Instead: a list of (p, eps) or (p, eps, kind), never scaled
     table='auto',       # Sizes of a preset: 'cifar' (for 32 px), 'tiny' (64 px), 'auto': by the size of the images
     scale='dim',        # Adapt a preset to images of d values: sizes times (d/d0)^(1/p); None: the numbers as they are
@@ -131,11 +132,12 @@ def lp_report(
     def look(x, ids):
         size.append(tuple(x.shape[1:]))
         return x
-    for _,o in _sets(preset, sets, (3, 32, 32), table, scale): lp_change(*o, seed)      # refuse before the first pass
+    for _,o in _sets(preset, sets, (3, 32, 32), table, scale):
+        lp_change(*o, seed=seed)      # refuse before the first pass
     (clean,),y = passes(learn, dl, [look], 'lp_report', None, wrong)
     pairs = _sets(preset, sets, size[0], table, scale)
     used = [s for _,s in pairs]
-    six = lp_sets('imperceptible', size[0], table, scale)
+    six = lp_sets('imperceptible', size[0], table=table, scale=scale)
     todo = used + [s for s in six if s not in used]
     bar = Bar(learn, len(todo)*len(size))
     clean,errs = clean.double(),_wrong(learn, dl, todo, seed, len(y), bar.tick)
@@ -144,6 +146,6 @@ def lp_report(
     rows = [(f'{norm_name(a.p)} {a.eps:g}' + ('' if usual(a) else f' {a.kind}'), norm_name(a.p), a.eps, b.eps, b.kind,
              w.mean().item(), _se(w)) for (a,b),w in zip(pairs, errs)]
     t = pd.DataFrame(rows, columns=['noise', 'norm', 'eps', 'applied', 'kind', 'error', 'se']).set_index('noise')
-    return Report(t, s, _draw, f'Error under random Lp noise, {len(y):,} images',
-                  _notes(learn, s, (t.eps != t.applied).any(), seed) + noisy_labels_note(learn, dl, 'lp_report'),
-                  'lp_report')
+    return Report(t, s, _draw, title=f'Error under random Lp noise, {len(y):,} images',
+                  notes=_notes(learn, s, (t.eps != t.applied).any(), seed) + noisy_labels_note(learn, dl, 'lp_report'),
+                  name='lp_report')

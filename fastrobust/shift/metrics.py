@@ -5,7 +5,7 @@ import numpy as np
 from fastrobust.basics import need_number
 from fastrobust.images.corruptions.tables import CORRUPTIONS
 
-__all__ = ['ALEXNET', 'ALEXNET_CLEAN', 'mean_corruption_error', 'mce_alexnet', 'relative_mce', 'ice']
+__all__ = ['mean_corruption_error', 'mce_alexnet', 'relative_mce', 'ice']
 
 # Errors of AlexNet on ImageNet-C, the mean over five severities: the denominators of mCE
 # Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261

@@ -14,7 +14,7 @@ from fastrobust.shift.augmixpicture import one_image
 from fastrobust.reporting.style import bare, new_figure
 from fastrobust.shift.charts import GROUP_COLORS, GROUP_OF, spoken
 
-__all__ = ['show_corruptions', 'equal_strength_eps', 'show_lp_balls']
+__all__ = ['show_corruptions', 'show_lp_balls']
 
 def _uint8(img, who):
     "One image as uint8 (1,c,h,w)"
@@ -29,6 +29,7 @@ def show_corruptions(
     img,                # One image: PIL, array (h,w[,c]) or tensor (c,h,w); uint8, or float in [0,1]
     names=None,         # Corruptions, one row each; None: all 19
     severities=range(1, 6), # 1 to 5, one column each
+    *,
     table:str='auto',   # Severities of 'cifar' (32 px) or 'imagenet' (224 px); 'auto': by the size of the image
     seed:int=0,         # Of the random corruptions
     figsize=None        # Size in inches; None: a notebook's width
@@ -107,6 +108,7 @@ def _norm(p): return 'L∞' if p == math.inf else f'L{p:g}'
 def show_lp_balls(
     img,                # One image: PIL, array (h,w[,c]) or tensor (c,h,w); uint8, or float in [0,1]
     ps=(0, .5, 1, 2, 5, math.inf), # Norms; 0: values replaced by black or white
+    *,
     strength:float=.05, # What a value changes on average, in every picture the same, pixels in [0,1]
     seed:int=0,         # Of the noise
     figsize=None        # Size in inches; None: a notebook's width

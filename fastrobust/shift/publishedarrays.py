@@ -1,11 +1,10 @@
 "Published corrupted test sets in arrays (CIFAR-10-C, CIFAR-100-C, their C-bar), as they lie on the disk"
 # Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261: files only, nothing is computed here. A number is
 # one "on CIFAR-10-C" only if it comes from these files; the corruptions of this package are like them, not the same.
-from numbers import Integral
 from pathlib import Path
 import numpy as np
 import torch
-from fastrobust.basics import nearest, target_vocab
+from fastrobust.basics import nearest, need_whole, target_vocab
 from fastrobust.images.corruptions.tables import GROUPS
 from fastrobust.data.arrays import ArrayDL, ArrayItems, as_pixels, codes_in
 from fastrobust.inference.loaders import learners_loader
@@ -39,10 +38,8 @@ def grouped(names):
 def need_cell(names, name, severity):
     if name not in names:
         raise ValueError(f"expected a corruption of this folder, got {name!r}. {nearest(name, names)}")
-    if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in SEVERITIES:
-        raise ValueError(f"expected `severity` as a whole number from 1 to 5, got {severity!r}. Clean images are not "
-                         "among these files: take your own test set.")
-    return int(severity)
+    fix = 'Clean images are not among these files: take your own test set.'
+    return need_whole('severity', severity, 1, 5, fix=fix)
 
 # --- CIFAR-C: one array per corruption -------------------------------------------------------------------------------
 class CorruptedArrays:
@@ -50,6 +47,7 @@ class CorruptedArrays:
     def __init__(self,
         folder,     # Unpacked folder with the .npy files; the images stay on the disk until they are asked for
         names=None, # Which corruptions; None: every .npy file but the labels
+        *,
         vocab=None  # Class name of each label 0,1,..; None: labels are positions in the learner's vocab, or its classes
     ):
         self.folder,self.vocab = need_folder(folder, '<name>.npy files'),vocab

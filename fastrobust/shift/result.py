@@ -7,7 +7,7 @@ from fastrobust.reporting.style import new_figure
 from fastrobust.shift.charts import GROUP_COLORS, GROUP_OF, draw_bars, draw_fan
 from fastrobust.shift.metrics import mce_alexnet, mean_corruption_error, relative_mce
 
-__all__ = ['CorruptionReport', 'compare_reports']
+__all__ = ['compare_reports']
 
 def _se(v):
     "Standard error of the mean of one value per image"
@@ -19,6 +19,7 @@ class CorruptionReport(Report):
         clean,      # `ShiftCell` of the clean images
         cells,      # (name, severity) -> `ShiftCell` of the same n images
         facts,      # Dict: what was measured on what: title, table, seed, size, classes, overlap, keys of the images
+        *,
         notes=(),   # Sentences a reader must know
         paired=True # Whether the clean images are those of the cells, in the same order
     ):
@@ -36,7 +37,7 @@ class CorruptionReport(Report):
         table['mean'],table['se'] = mean('error'),[_se(self.per_image[k]) for k in self.names]
         table['ece'],table['rms_ce'] = mean('ece'),mean('rms')
         self.core = [k for k in self.names if k in CORRUPTIONS] or self.names
-        super().__init__(table, self._facts(table, clean, paired), _fan, '', [], 'corruption')
+        super().__init__(table, self._facts(table, clean, paired), _fan, name='corruption')
         s = self.summary
         self.title = (f"{facts['title']}: mean corruption error {s.mean_corruption_error:.3f} ± "
                       f"{s.mean_corruption_error_se:.3f}, clean {self.clean:.3f}")
@@ -138,6 +139,6 @@ def compare_reports(
     if len({r.facts['pixels'] for r in reports.values()}) > 1:
         notes.append("The learners see the images in different sizes or crops: paired by position, corrupted apart.")
     rep = Report(t, dict(baseline=baseline, images=len(a.wrong), mean_of=a.summary.mean_of), _bars,
-                 'Error under corruption', notes, 'corruption_compare')
+                 title='Error under corruption', notes=notes, name='corruption_compare')
     rep.reports,rep.learners = dict(reports),list(reports)
     return rep

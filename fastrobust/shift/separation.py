@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from fastrobust.basics import need_number, robust_warn
+from fastrobust.basics import need_number, need_whole, robust_warn
 
-__all__ = ['class_separation', 'Separation']
+__all__ = ['class_separation']
 
 class Separation(NamedTuple):
     "Distances between images of different classes, in pixels of [0,1]"
@@ -58,6 +58,7 @@ def class_separation(
     X,              # Images (n,...), uint8 or float in [0,1], array or tensor; or a loader of array_dls: `dls.train`
     y=None,         # Labels (n,), ints or strings; of a loader its own
     p:float=math.inf, # Which norm: 1, 2 and inf are fast; others in (0,inf) too; 0: fraction of values that differ
+    *,
     X2=None,        # Other images or loader to find the neighbours in, such as the test set; None: `X` itself
     y2=None,        # Their labels
     bs:int=1024,    # Images of a block of distances
@@ -66,7 +67,7 @@ def class_separation(
     "Distance of every image to the nearest one of another class; half the smallest is noise that can flip no label"
     need_number('p', p)
     if not p >= 0: raise ValueError(f"`p` must be in (0,inf], or 0 for L0, got {p}. Usual: 1, 2 or float('inf').")
-    if isinstance(bs, bool) or not isinstance(bs, int) or bs < 1: raise ValueError(f"`bs` must be >= 1, got {bs!r}.")
+    need_whole('bs', bs, 1, fix='1024 is quick.')
     x,unit,y = _images(X, y, 'X')
     x2,unit2,y2 = (x, unit, y) if X2 is None else _images(X2, y2, 'X2')
     if x.shape[1] != x2.shape[1] or unit != unit2:

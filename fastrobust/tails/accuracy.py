@@ -4,7 +4,7 @@ import torch
 from fastai.learner import Metric
 from fastrobust.data.longtail import class_counts, head_mid_tail
 
-__all__ = ['class_accuracy', 'group_accuracy', 'TailAccuracy', 'tail_accuracy']
+__all__ = []
 
 def _pair(pred, y, c):
     "Predicted and true classes as int64 arrays, checked"

@@ -10,6 +10,7 @@ GROUP_COLORS = dict(head=BLUE, mid=GREEN, tail=VERMILION)
 
 def plot_tails(
     reports,            # Result of `tail_report`, or a dict from name of a learner to its result
+    *,
     figsize=(9, 5.5),   # Size in inches
     title=None          # Above the picture
 )->Figure:

@@ -12,7 +12,7 @@ from fastrobust.inference.passes import wrong
 from fastrobust.inference.notes import noisy_labels_note, trained_note
 from fastrobust.inference.passes import passes
 
-__all__ = ['TailReport', 'tail_report', 'compare_tails']
+__all__ = ['tail_report', 'compare_tails']
 
 _ME = 'tail_report'
 
@@ -28,6 +28,7 @@ class TailReport(Report):
         counts,     # Training items per class int64 (c,)
         groups,     # 'head', 'mid', 'tail' -> positions of classes
         vocab,      # Names of the classes (c,)
+        *,
         pixels='',  # Digest of the images
         notes=()    # Sentences a reader must know
     ):
@@ -38,7 +39,7 @@ class TailReport(Report):
         table = pd.DataFrame(dict(training=counts, group='', images=n, accuracy=acc, se=se, share=n/len(y),
                                   predicted=np.bincount(pred, minlength=c)/len(y)), pd.Index(vocab, name='class'))
         for k,o in groups.items(): table.iloc[o, 1] = k
-        super().__init__(table.iloc[ids], None, _draw, '', [], 'tail')
+        super().__init__(table.iloc[ids], None, _draw, name='tail')
         self.summary = s = pd.Series(self._facts(acc, se, counts), dtype=object)
         self.title = (f"Class accuracy by frequency: {self._said()}; balanced {s.balanced_accuracy:.3f} ± "
                       f"{s.balanced_accuracy_se:.3f}, plain {s.accuracy:.3f} ± {s.accuracy_se:.3f}")
@@ -100,6 +101,7 @@ def tail_report(
     learn,          # A Learner that classifies images; it stays as it is, its recorder and random streams too
     dl=None,        # Loader of images with labels, such as `learn.dls.test_dl(items, with_labels=True)`; None: the
                     # validation set
+    *,
     groups='thirds', # Head, mid and tail as in `head_mid_tail`: 'thirds', or sizes such as (100, 20)
     counts=None     # Training items per class (c,); None: of `learn.dls`, by given labels
 )->TailReport:
@@ -113,7 +115,7 @@ def tail_report(
     (pred,),y = passes(learn, dl, [peek], _ME, keep=keep)
     notes = noisy_labels_note(learn, dl, _ME) + trained_note(learn, dl, _ME) + notes
     counts,vocab = counts.astype(np.int64),target_vocab(learn.dls)
-    return TailReport(pred.numpy(), y.numpy(), counts, groups, vocab, peek.key, notes)
+    return TailReport(pred.numpy(), y.numpy(), counts, groups, vocab, pixels=peek.key, notes=notes)
 
 # --- several learners ------------------------------------------------------------------------------------------------
 def _groups(rep): return {k: o.tolist() for k,o in rep.groups.items()}
@@ -157,6 +159,6 @@ def compare_tails(
              "above 0 is better. Another training of the same kind would differ too: repeat with other seeds.",
              'head, mid, tail and balanced are means over classes, plain is over images.']
     facts = dict(baseline=baseline, images=len(a.y))
-    rep = Report(t, facts, _draw, 'Accuracy of head, mid and tail', notes, 'tail_compare')
+    rep = Report(t, facts, _draw, title='Accuracy of head, mid and tail', notes=notes, name='tail_compare')
     rep.reports = dict(reports)
     return rep

@@ -6,7 +6,7 @@ from fastrobust.training.auxheads import AuxHeads, add_aux_heads
 from fastrobust.basics import as_f32, check_length, check_weight, need_number, progress, warn_unfinished
 from fastrobust.techniques.bases.memory import SampleMemory
 
-__all__ = ['label_trust', 'smooth_targets', 'ALASCA']
+__all__ = ['ALASCA']
 
 def label_trust(
     z,          # Logits (bs,c), or their moving average
@@ -43,6 +43,7 @@ class ALASCA(SampleMemory):
         t:float=1/3,            # Temperature that sharpens them, > 0
         warmup=30,              # Smoothing grows until then: int epochs of the technique's life, float share of a fit
         predict='main+aux',     # In evaluation: 'main+aux', mean of main and last auxiliary logits, or 'main'
+        *,
         memory='logits',        # 'logits' (n,c); 'label', one number an item; None, this step's alone: for huge data
         spread='others'         # Smoothing gives to the 'others' than the given label, or to 'all'
     ):
@@ -54,7 +55,7 @@ class ALASCA(SampleMemory):
         self.memory = _one_of('memory', memory, ('logits', 'label', None))
         self.spread = _one_of('spread', spread, ('others', 'all'))
 
-    def prepare(self, learn): learn.model = add_aux_heads(learn.model, learn.dls, self.predict)
+    def prepare(self, learn): learn.model = add_aux_heads(learn.model, learn.dls, predict=self.predict)
 
     # --- the equations -----------------------------------------------------------------------------------------------
     @property

@@ -20,6 +20,7 @@ class CorruptionTransform(DisplayedTransform):
     def __init__(self,
         names,             # A corruption or a list of them, from `CORRUPTIONS` and `EXTRA_CORRUPTIONS`
         severity=3,        # 1 to 5, or a list or range of them: one is drawn per image
+        *,
         table:str='auto',  # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by image size
         p:float=1.         # Share of images that are corrupted, in (0,1]
     ):
@@ -47,5 +48,5 @@ class CorruptionTransform(DisplayedTransform):
         for k in kind[hit].unique().tolist():
             i = (hit & (kind == k)).nonzero()[:, 0]
             on = i.to(u8.device)
-            out[on] = corrupt(u8[on], self.names[k//m], self.severity[k%m], self.table, seed, i)
+            out[on] = corrupt(u8[on], self.names[k//m], self.severity[k%m], self.table, seed, ids=i)
         return TensorImage(torch.where(hit.view(-1, 1, 1, 1).to(x.device), out.to(x.dtype)/255, x.as_subclass(Tensor)))

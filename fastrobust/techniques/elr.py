@@ -5,7 +5,7 @@ import torch
 from fastrobust.basics import as_f32, check_weight, need_number
 from fastrobust.techniques.bases.memory import SampleMemory
 
-__all__ = ['elr_targets', 'elr_loss', 'ELR']
+__all__ = ['ELR']
 
 def _p(z): return as_f32(z).softmax(1).clamp(1e-4, 1-1e-4)     # the logarithm below stays finite
 

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from fastrobust.basics import need_number
 from fastrobust.techniques.bases.selection import TwoNetworks, n_keep, small_loss
 
-__all__ = ['symmetric_kl', 'JoCoR']
+__all__ = ['JoCoR']
 
 def symmetric_kl(
     z1, # Logits (bs,c) of one network

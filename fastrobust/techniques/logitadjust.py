@@ -8,7 +8,7 @@ from fastrobust.basics import as_f32, need_number, robust_warn
 from fastrobust.data.longtail import class_counts
 from fastrobust.training.objective import Technique
 
-__all__ = ['adjust_logits', 'LogitAdjust']
+__all__ = ['LogitAdjust']
 
 def adjust_logits(
     z,              # Logits (bs,c)

@@ -6,7 +6,7 @@ import torch
 from fastrobust.basics import as_f32, n_classes, need_number, robust_warn
 from fastrobust.training.objective import Technique
 
-__all__ = ['normalize_logits', 'norm_floor', 'LogitNorm']
+__all__ = ['normalize_logits', 'LogitNorm']
 
 def _check(tau):
     need_number('tau', tau)
@@ -16,6 +16,7 @@ def normalize_logits(
     z,              # Logits (bs,c)
     tau:float,      # Temperature, > 0: the logits get norm 1/tau
     eps:float=1e-7, # Added to the norm, as in the paper's code
+    *,
     min_norm:float=0.   # Rows of a smaller norm are divided by this one; then no gradient passes 1.42/(tau min_norm)
 ):
     "z / (tau (||z||_2 + eps)) (arXiv 2205.09310)"
@@ -35,6 +36,7 @@ class LogitNorm(Technique):
     direction_only = True
     def __init__(self,
         tau:float=.04,      # Temperature; OpenOOD's default for CIFAR-10, smaller for more classes (.0085 for 100)
+        *,
         min_norm:float=.1   # Rows of a smaller norm are divided by this one, so that a head of zeros can start; >= 0
     ):
         _check(tau)

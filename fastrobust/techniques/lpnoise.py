@@ -43,6 +43,7 @@ class LpNoise(DisplayedTransform):
     def __init__(self,
         sets=None,          # List of (p, eps), (p, (lo, hi)) or (p, eps, kind), never scaled; or the name of a preset
         preset:str=None,    # 'C1', 'C2', 'C3' or the default 'modern': Linf .3, L2 10, L0 .24, each times U(0,1)
+        *,
         table:str='auto',   # Sizes of a preset: 'cifar' (for 32 px), 'tiny' (64 px), 'auto': by the size of the images
         scale:str|None='dim', # Adapt a preset to images of d values: sizes times (d/d0)^(1/p), noise per value as at d0
         patch:tuple=None    # (lo, hi): noise in a random rectangle with that share of the image; theirs (.2,.7)
@@ -67,7 +68,8 @@ class LpNoise(DisplayedTransform):
 
     def sets_for(self, size):
         "The sets of noise for images of `size` (c,h,w)"
-        return self.sets if self.preset is None else lp_sets(self.preset, tuple(size), self.table, self.scale)
+        if self.preset is None: return self.sets
+        return lp_sets(self.preset, tuple(size), table=self.table, scale=self.scale)
 
     @property
     def norms(self):

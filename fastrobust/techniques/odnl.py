@@ -14,6 +14,7 @@ class ODNL(OpenSetRows):
                             # float in [0,1]
         eta:float=2.5,      # Weight > 0, or a schedule of pct_train; tuned in .1 .. 5, 2.5 for CIFAR-10 at 20 and 50 %
         bs:int=None,        # Open-set images a step; None: the batch's own size, as in the paper
+        *,
         dynamic:bool=True,  # Fresh labels at every step. False, for teaching: an image keeps one
         joint_bn:bool=True  # One forward pass with the batch, common BatchNorm statistics, as in the paper's code
     ):

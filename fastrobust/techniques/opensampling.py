@@ -20,6 +20,7 @@ class OpenSampling(OpenSetRows):
         alpha=None,         # Gamma_j = (alpha-beta_j)/(K alpha-1), beta the class frequencies. None: max+min, as in the
                             # code; 'minimal': max; 'balanced': all labels of an epoch together level; a number >= max
         bs:int=None,        # Open-set images a step; None: the batch's own size. The authors ran 512 beside 128
+        *,
         weighted:bool=True, # Class weights K Gamma_j in torch's weighted mean, as in the authors' code
         dynamic:bool=True,  # Fresh labels at every step. False, for teaching: an image keeps one
         joint_bn:bool=True  # One forward pass with the batch, common BatchNorm statistics, as in the authors' code

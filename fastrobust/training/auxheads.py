@@ -8,7 +8,7 @@ from fastrobust.pixels import peek
 from fastrobust.resting import at_rest, keep_random
 from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
 
-__all__ = ['GridStage', 'find_stages', 'aux_head', 'AuxHeads', 'add_aux_heads']
+__all__ = []
 
 class GridStage(NamedTuple):
     "Where a network has its last features of one grid: the output of a module"
@@ -80,6 +80,7 @@ def aux_head(
     c_in:int,       # Channels of the features it reads
     c_out:int,      # Channels of the network's last stage
     n_out:int,      # Number of classes
+    *,
     k=2,            # Grid of the features over that of the last stage: int or (height, width)
     norm=nn.BatchNorm2d # Makes a normalisation layer from a number of channels
 ):
@@ -111,7 +112,7 @@ class AuxHeads(Surgery):
         has_bn = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
         norm = nn.BatchNorm2d if has_bn else partial(nn.GroupNorm, 1)   # who does without batch statistics still does
         ks = [tuple(max(1, a//b) for a,b in zip(s.grid, last.grid)) for s in inner]
-        heads = [aux_head(s.channels, last.channels, z.shape[1], k, norm) for s,k in zip(inner, ks)]
+        heads = [aux_head(s.channels, last.channels, z.shape[1], k=k, norm=norm) for s,k in zip(inner, ks)]
         self.net,self.heads,self.predict = net,nn.ModuleList(heads).to(z.device),predict
         self.taps = [(s.name, s.call) for s in inner]
 
@@ -155,6 +156,7 @@ def _two_rows(dls):
 def add_aux_heads(
     model,              # A network, or two of them (`nets`), which get their own heads each
     dls,                # The DataLoaders it is for: one batch of them shows the grids
+    *,
     predict='main+aux', # As in `AuxHeads`
     n_heads=3           # As in `AuxHeads`
 ):

@@ -14,7 +14,7 @@ from fastrobust.training.recording import QuickEvents, fit_starts
 from fastrobust.training.stages import (Batch, Objective, Stages, TechniqueColumns, has_penalty, head_of,
                                         inner_loss, main_logits, mean_of, own, sum_of, take_rows)
 
-__all__ = ['Objective', 'ObjectiveCallback', 'Technique', 'ensure_objective', 'set_loss']
+__all__ = ['ObjectiveCallback', 'Technique', 'ensure_objective']
 
 def _loss_name(loss): return type(loss).__name__ if isinstance(loss, BaseLoss) else repr(loss)
 

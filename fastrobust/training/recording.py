@@ -3,7 +3,7 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
-__all__ = ['ColumnsCallback', 'QuickEvents', 'fit_starts']
+__all__ = []
 
 def fit_starts(learn):
     "Whether this `before_fit` opens a fit: `validate` and `get_preds` fire it too, but hold `learn.lock`"

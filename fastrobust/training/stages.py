@@ -8,7 +8,7 @@ from fastrobust.losses import FuncLoss
 from fastrobust.training.surgery import AuxOut
 from fastrobust.training.recording import ColumnsCallback
 
-__all__ = ['Stages', 'Objective', 'Batch', 'HeadLogits']
+__all__ = ['Objective']
 
 class Stages:
     "What a technique can do to a training batch; it overrides only what its paper needs"

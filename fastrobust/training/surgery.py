@@ -4,7 +4,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-__all__ = ['Surgery', 'AuxOut', 'Twin', 'SurgeonSplit', 'unwrap', 'wrap_each', 'has_surgery', 'fresh_copy']
+__all__ = []
 
 class AuxOut(NamedTuple):
     "What a network with auxiliary heads returns in training: main logits (bs,c) and the list of auxiliary ones"

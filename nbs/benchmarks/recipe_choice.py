@@ -36,7 +36,7 @@ def candidates():
 def data(kind, rate, seed):
     "Loaders that validate on a fifth of the noisy training items; and the true labels of those they train on"
     dls = sample_dls(NoisyLabels(kind, rate, seed=100+seed)) if rate else sample_dls()
-    held = hold_out(dls, .2, seed)
+    held = hold_out(dls, .2, seed=seed)
     rows = held.train_ds.items.rows
     return held,torch.as_tensor(dls.noise.y_clean)[rows] if rate else None
 

@@ -17,7 +17,8 @@ from fastai.vision.core import TensorImage
 from fasttransform import Transform
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.all import (AugLoss, AugMix, AugMixTransform, GCELoss, NoiseRecord, NoisyLabels,   # noqa: E402
-                            add_label_noise, array_dls, pixel_space, robust_learner, sample_data, small_cnn)
+                            add_label_noise, array_dls, robust_learner, sample_data, small_cnn)
+from fastrobust.pixels import pixel_space                                                                     # noqa: E402
 from fastrobust.images.corruptions.front import corrupt                                                    # noqa: E402
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS                    # noqa: E402
 

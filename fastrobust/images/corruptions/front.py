@@ -2,11 +2,10 @@
 # Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C and ImageNet-C. What lies less than a
 # thousandth of a level below a whole level counts as that level, so that rounding errors of float32 decide nothing.
 # These are the benchmark's corruptions recomputed, not its files: results on them are not results on CIFAR-10-C.
-from numbers import Integral
 import torch
 from torch import Tensor
 from fastrobust.pixels import PixelSpace
-from fastrobust.basics import nearest
+from fastrobust.basics import nearest, need_whole
 from fastrobust.images.ops import check_images
 from fastrobust.images.corruptions.blur import BLURS
 from fastrobust.images.corruptions.colour import COLOURS
@@ -24,8 +23,7 @@ def check_corruption(name, severity, table):
     "Refuse unknown names and tables, and severities other than 1, 2, 3, 4, 5"
     names = CORRUPTIONS + EXTRA_CORRUPTIONS
     if name not in names: raise ValueError(f"expected the name of a corruption, got {name!r}. {nearest(name, names)}")
-    if isinstance(severity, bool) or not isinstance(severity, Integral) or not 1 <= severity <= 5:
-        raise ValueError(f"`severity` must be 1, 2, 3, 4 or 5, got {severity!r}. Clean images: leave `corrupt` out.")
+    need_whole('severity', severity, 1, 5, fix='Clean images: leave `corrupt` out.')
     if table not in ('auto', *PARAMS):
         raise ValueError(f"expected the name of a severity table, got {table!r}. {nearest(table, ['auto', *PARAMS])}")
 
@@ -42,6 +40,7 @@ def corrupt(
     severity:int=3,   # 1 to 5
     table:str='auto', # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by a shorter side of 64
     seed:int=None,    # Of all that is random; None: 0. The global streams are neither read nor moved
+    *,
     ids:Tensor=None   # Positions of the images in their set (b,), on which their randomness depends, so that batches do
                       # not matter; None: 0 to b-1, so that every batch repeats the same draws
 )->Tensor:            # Images of the same shape, device and dtype; floats hold k/255
@@ -49,7 +48,7 @@ def corrupt(
     check_corruption(name, severity, table)
     u8,b = _levels(x),len(x)
     seed = 0 if seed is None else seed
-    if not isinstance(seed, Integral): raise TypeError(f"`seed` must be a whole number, got {seed!r}. Give e.g. 0.")
+    need_whole('seed', seed)
     ids = torch.arange(b) if ids is None else torch.as_tensor(ids)
     if ids.shape != (b,) or ids.is_floating_point():
         raise ValueError(f"`ids` must hold one whole number for each of {b} images, got {ids.dtype} of shape "

@@ -6,7 +6,7 @@ from fastrobust.basics import robust_warn
 from fastrobust.training.objective import Technique
 from fastrobust.training.stages import main_logits
 
-__all__ = ['SampleMemory']
+__all__ = []
 
 class SampleMemory(Technique):
     "A technique that remembers: read in the penalty, written once a batch, with a `score` of every given label"

@@ -3,12 +3,11 @@
 # labels and how much a class counts. The term is on raw logits: LogitClip and LogitNorm act on training images alone.
 # Each rank of distributed training has an order and labels of its own. Stages: rows + penalty.
 import copy, math
-from numbers import Integral
 import numpy as np
 import torch
 from torch.nn import functional as F
 from fastai.callback.core import Callback
-from fastrobust.basics import check_weight, n_classes, need_number, plain_dl, robust_warn
+from fastrobust.basics import check_weight, n_classes, need_whole, plain_dl, robust_warn
 from fastrobust.pixels import pixel_space
 from fastrobust.data.auxrows import AuxRows, through_pipeline
 from fastrobust.data.openset import (OPEN_SET_FACTS, names_shown, parts_of, share_items, trained_open_sets,
@@ -17,7 +16,7 @@ from fastrobust.training.objective import Technique
 from fastrobust.training.recording import fit_starts
 from fastrobust.training.stages import main_logits
 
-__all__ = ['OpenSetRows', 'TrainedOpenSets']
+__all__ = []
 
 def _numbers(name, v):
     "`v` as a float64 tensor (c,) of numbers >= 0"
@@ -57,6 +56,7 @@ class OpenSetRows(Technique):
         aux,                # Open-set images: array (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; fastai
                             # DataLoader(s), labels ignored; an `OpenSet`. Of no class of the training set
         lam:float=1.,       # Weight > 0, or a schedule of pct_train
+        *,
         labels=None,        # Probabilities of the labels (c,); None: uniform
         class_weight=None,  # Weight of each label (c,) in torch's weighted mean, sum w l/sum w; None: the plain mean
         bs:int=None,        # Open-set images a step; None: the batch's own size
@@ -75,9 +75,7 @@ class OpenSetRows(Technique):
     labels,class_weight = None,None
     def take(self, aux, bs, dynamic, joint_bn):
         "Keep images and settings that all open-set techniques have"
-        if bs is not None: need_number('bs', bs)
-        if bs is not None and not (isinstance(bs, Integral) and bs >= 1):
-            raise ValueError(f"`bs` must be a whole number from 1 on, got {bs}. None takes as many as the batch has.")
+        if bs is not None: need_whole('bs', bs, 1, fix='None takes as many as the batch has.')
         self.aux = copy.deepcopy(aux) if isinstance(aux, AuxRows) else AuxRows(aux)
         self.bs,self.dynamic,self.joint_bn,self._fixed,self._checked = bs,dynamic,joint_bn,{},False
         if not dynamic and self.aux.imgs is None:

@@ -9,7 +9,7 @@ from fastrobust.basics import check_length, progress, robust_warn, warn_unfinish
 from fastrobust.training.surgery import SurgeonSplit, Twin, fresh_copy, looks_trained
 from fastrobust.training.objective import Technique
 
-__all__ = ['forget_rate', 'n_keep', 'small_loss', 'Selection', 'TwoNetworks']
+__all__ = ['forget_rate', 'n_keep']
 
 # --- functions -------------------------------------------------------------------------------------------------------
 def forget_rate(

@@ -1,0 +1,63 @@
+"The checks that every door shares say what was expected, what came, what to do; and take what they should"
+import numpy as np, pandas as pd
+import pytest
+import torch
+from fastrobust.basics import is_whole, need_whole
+from fastrobust.predictions import LABELS_FIRST, as_array, need_distributions, need_logits, need_probs, need_rows
+
+# --- whole numbers ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('v', [3, np.int64(3), np.uint8(3)])
+def test_whole_numbers_of_any_kind(v):
+    got = need_whole('n', v, 1, 5)
+    assert got == 3 and type(got) is int and is_whole(v)
+
+@pytest.mark.parametrize('v', [True, np.True_, 3., np.float32(3), '3', None, [3]])
+def test_what_is_no_whole_number(v):
+    assert not is_whole(v)
+    with pytest.raises(TypeError, match='`seed` must be a whole number, got .*Give e.g. 0'): need_whole('seed', v)
+    with pytest.raises(ValueError, match='`n` must be a whole number from 2 on.*e.g. 2'): need_whole('n', v, 2)
+
+def test_ranges():
+    assert need_whole('seed', -7) == -7 and need_whole('n', 0, 0) == 0 and need_whole('n', 5, 1, 5) == 5
+    for v in (0, 6):
+        with pytest.raises(ValueError, match=r'from 1 to 5 \(votes\), got \d. Ask'):
+            need_whole('n', v, 1, 5, what='votes', fix='Ask.')
+
+# --- predictions and labels ------------------------------------------------------------------------------------------
+Y,P = np.array([0, 1, 1]),np.array([[.9, .1], [.2, .8], [.6, .4]])
+
+@pytest.mark.parametrize('dtype,kept', [(torch.float16, np.float32), (torch.bfloat16, np.float32),
+                                        (torch.float32, np.float32), (torch.float64, np.float64)])
+def test_precisions_round_as_they_may(dtype, kept):
+    many = torch.rand(200, 30, generator=torch.Generator().manual_seed(0)).softmax(1).to(dtype)
+    y,p = need_probs(torch.zeros(200, dtype=torch.uint8), many)
+    assert p.dtype == kept and y.dtype == np.int64 and np.allclose(p, many.float().numpy())
+    with pytest.raises(ValueError, match=r'that sum to 1, got 0\.[89]'): need_probs(y, many.float()*.9)
+
+def test_kinds_of_containers():
+    for y,p in ((Y.tolist(), P.tolist()), (pd.Series(Y), pd.DataFrame(P)), (torch.tensor(Y), torch.tensor(P))):
+        got = need_probs(y, p)
+        assert (got[0] == Y).all() and (got[1] == P).all()
+    assert (as_array(torch.tensor(P, requires_grad=True)) == P).all()
+
+def test_the_order_is_said_by_name():
+    for first,call in (('labels first, as in cleanlab', lambda: need_probs(P, Y)),
+                       ('predictions first, as in the metrics', lambda: need_logits(Y, P))):
+        with pytest.raises(ValueError, match=f'the other way round: .*{first}'): call()
+    with pytest.raises(ValueError, match='Of one-hot labels'): need_rows(P, np.eye(2)[Y], order=LABELS_FIRST)
+
+def test_logits_are_those_that_came():
+    z = torch.randn(3, 2).to(torch.bfloat16)
+    got,y = need_logits(z, Y)
+    assert got.dtype == torch.float64 and y.dtype == torch.int64 and torch.equal(got, z.double())
+    with pytest.raises(ValueError, match='NaN or inf in 1 of 3 rows'): need_logits(np.where(P == .8, np.inf, P), Y)
+
+def test_columns_are_counted_where_their_number_is_known():
+    assert need_probs(Y, P, 2)[1] is not None
+    with pytest.raises(ValueError, match=r'of shape \(3,4\), one column per class'): need_probs(Y, P, 4)
+
+def test_one_distribution_that_is_none_is_found_among_many():
+    p = np.full((1000, 4), .25)
+    need_distributions(p)
+    p[707] = .2
+    with pytest.raises(ValueError, match='got 0.8 in row 707'): need_distributions(p)
