@@ -42,8 +42,9 @@ def _audit_parser():
     p.add_argument('source', metavar='DIR|CSV', type=Path, help='images in class folders, or a table of them')
     p.add_argument('--out', metavar='DIR', default='./fastrobust-audit', type=Path,
                    help='folder to write to (%(default)s)')
-    p.add_argument('--arch', metavar='NAME', help="network: 'small' (from scratch), or a name of torchvision or timm "
-                   "(resnet18, pretrained; where its weights cannot be had, small)")
+    p.add_argument('--arch', metavar='NAME', help="network: 'small' (from scratch), or a name of "
+                   "torchvision or timm (resnet18, pretrained; where its weights cannot be had, "
+                   "small)")
     p.add_argument('--weights', metavar='FILE', type=Path, help='state dict for --arch, on machines without network')
     p.add_argument('--size', metavar='PX', type=whole(8), help='pixels (128; small: those of the images up to 64)')
     p.add_argument('--epochs', metavar='N', type=whole(1), help='epochs of each fold (4; small: 8 to 20)')
@@ -81,7 +82,8 @@ def _quiet():
 def _audit(argv):
     args = _audit_parser().parse_args(argv)
     try: _writable(args.out)
-    except OSError as e: return _cannot_write(args.out, e, f'python -m fastrobust audit {args.source} --out ~/audit')
+    except OSError as e:
+        return _cannot_write(args.out, e, f'python -m fastrobust audit {args.source} --out ~/audit')
     _quiet()
     try:
         from fastrobust.audit.command import audit
@@ -103,10 +105,12 @@ def main(argv=None):
     if argv[:1] == ['audit']: return _audit(argv[1:])
     args = _parser().parse_args(argv)
     try: _writable(args.out)
-    except OSError as e: return _cannot_write(args.out, e, 'python -m fastrobust --out ~/fastrobust-demo')
+    except OSError as e:
+        return _cannot_write(args.out, e, 'python -m fastrobust --out ~/fastrobust-demo')
     _quiet()
     from fastrobust.demo import run_demo
-    try: return 130 if run_demo(args.out, args.epochs, args.seed, args.noise, args.all).stopped else 0
+    try:
+        return 130 if run_demo(args.out, args.epochs, args.seed, args.noise, args.all).stopped else 0
     except KeyboardInterrupt:
         print('\nfastrobust: stopped before anything was finished; nothing was written.', file=sys.stderr)
         return 130

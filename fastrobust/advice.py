@@ -1,8 +1,7 @@
 "What to do with these data, in words and with reasons: a look at the loaders, and at a noise report if there is one"
 import textwrap
 from html import escape
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from fastai.tabular.core import Tabular
 from fastrobust.data.editing import given_labels
 from fastrobust.labels.reviewing import class_names
@@ -34,14 +33,15 @@ class Advice:
         said = ''.join(f'<li>{escape(o)}</li>' for o in self.reasons)
         return f'<table>{rows}</table><ul>{said}</ul><pre>{escape(self.code)}</pre>'
 
-# --- what there is ---------------------------------------------------------------------------------------------------
+# --- what there is --------------------------------------------------------------------------------
 def _noise(dls, report):
     "(rate, lo, hi, where from) or None; a report beats what was put there on purpose"
     if report is not None:
         rate = getattr(report, 'rate', getattr(report, 'tau', report))
         if not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
-            raise TypeError(f"expected a noise report with a `rate` in [0,1], got {type(report).__name__}. Pass what "
-                            "`noise_report` or `estimate_tau` returned.")
+            raise TypeError("expected a noise report with a `rate` in [0,1], got "
+                            f"{type(report).__name__}. Pass what `noise_report` or `estimate_tau` "
+                            "returned.")
         return float(rate),float(getattr(report, 'lo', rate)),float(getattr(report, 'hi', rate)),'report'
     rec = getattr(dls, 'noise', None)
     if rec is None: return None
@@ -52,49 +52,57 @@ def _need_own(dls, report, y):
     if given is None: return
     given = np.asarray(given)
     if given.dtype.kind in 'iu' and (len(given) != len(y) or (given != y).any()):
-        raise ValueError(f"expected a report of these dls ({len(y)} training items), got one of other items or labels "
-                         f"({len(given)}). Make it again: noise_report(make_learner, dls).")
+        raise ValueError(f"expected a report of these dls ({len(y)} training items), got one of "
+                         f"other items or labels ({len(given)}). Make it again: "
+                         "noise_report(make_learner, dls).")
 
-# --- what follows from it --------------------------------------------------------------------------------------------
+# --- what follows from it -------------------------------------------------------------------------
 def _on_noise(noise):
     "(recipe, sentences)"
     if noise is None:
         return 'noisy_labels',[
-            "How many labels are wrong is not known. noise_report(make_learner, dls) estimates it with an interval and "
-            "lists the suspects; it trains a few folds, which is why advise does not do it unasked. Until then the "
-            "recipe 'noisy_labels' is a cautious choice: on Fashion-MNIST it cost nothing measurable without wrong "
-            "labels (nbs/benchmarks/RESULTS.md)."]
+            "How many labels are wrong is not known. noise_report(make_learner, dls) estimates it "
+            "with an interval and lists the suspects; it trains a few folds, which is why advise "
+            "does not do it unasked. Until then the recipe 'noisy_labels' is a cautious choice: on "
+            "Fashion-MNIST it cost nothing measurable without wrong labels "
+            "(nbs/benchmarks/RESULTS.md)."]
     rate,lo,hi,src = noise
     known = src.startswith('known')
     says = f"{rate:.1%} of the training labels are wrong ({src})" if known else (
         f"About {rate:.0%} of the training labels are wrong, between {lo:.0%} and {hi:.0%} ({src})")
     if rate <= CLEAN:
         return None,[f"{says}: next to nothing, plain training will do. The few suspects are worth a look."]
-    out = [f"{says}: a long training would learn them by heart. The recipe 'noisy_labels' takes a loss that forgives "
-           "labels it cannot explain, and a short schedule. Two networks that choose for each other (JoCoR, "
-           f"CoTeaching) take the rate as tau={rate:.2g} and twice the time."]
+    out = [f"{says}: a long training would learn them by heart. The recipe 'noisy_labels' takes a "
+           "loss that forgives labels it cannot explain, and a short schedule. Two networks that "
+           f"choose for each other (JoCoR, CoTeaching) take the rate as tau={rate:.2g} and twice "
+           "the time."]
     if not known:
-        out.append("Look at the first rows of the report's table and fix what you can: fix_labels(dls, report, 'drop')."
-                   " Errors between classes that look alike hide from every estimate of this kind.")
+        out.append("Look at the first rows of the report's table and fix what you can: "
+                   "fix_labels(dls, report, 'drop'). Errors between classes that look alike hide "
+                   "from every estimate of this kind.")
     if rate >= HEAVY:
-        out.append(f"From {HEAVY:.0%} on the wrong labels may outnumber the right ones in some class, and no method "
-                   "here can tell which is which then. Have a sample labelled again.")
+        out.append(f"From {HEAVY:.0%} on the wrong labels may outnumber the right ones in some "
+                   "class, and no method here can tell which is which then. Have a sample labelled "
+                   "again.")
     return 'noisy_labels',out
 
 def _on_images(shape, n):
     "(pretrained, sentences)"
     c,h,w = shape
     if c == 3 and n < FEW:
-        out = [f"{n:,} colour images are few: start from a pretrained network (rule of thumb: below {FEW:,}). It pays "
-               "if they are photographs of the world; microscopes and satellites need a try of both."]
+        out = [f"{n:,} colour images are few: start from a pretrained network (rule of thumb: "
+               f"below {FEW:,}). It pays if they are photographs of the world; microscopes and "
+               "satellites need a try of both."]
         if min(h, w) < 96:
-            out.append(f"Images of {h} x {w} pixels are small for networks trained on 224: enlarge them (Resize(128)) "
-                       "or compare with a small network from scratch.")
+            out.append(f"Images of {h} x {w} pixels are small for networks trained on 224: enlarge "
+                       "them (Resize(128)) or compare with a small network from scratch.")
         return True,out
-    if c == 3: return False,[f"{n:,} colour images are enough to train from scratch as well as from a pretrained "
-                             "network (rule of thumb); pretrained learns faster. Compare."]
-    return False,[f"Images of {c} channel{'s' if c > 1 else ''}: pretrained networks were made for three, their help "
-                  "is uncertain. A network from scratch is the plain choice; compare if these are photographs."]
+    if c == 3:
+        return False,[f"{n:,} colour images are enough to train from scratch as well as from a "
+                      "pretrained network (rule of thumb); pretrained learns faster. Compare."]
+    return False,[f"Images of {c} channel{'s' if c > 1 else ''}: pretrained networks were made for "
+                  "three, their help is uncertain. A network from scratch is the plain choice; "
+                  "compare if these are photographs."]
 
 def _on_classes(counts, names):
     have = counts[counts > 0]
@@ -102,13 +110,15 @@ def _on_classes(counts, names):
     if (counts == 0).any():
         out.append(f"No training item: {', '.join(names[k] for k in np.flatnonzero(counts == 0)[:5])}.")
     if few:
-        out.append(f"Fewer than {RARE} items: {', '.join(few[:5])}{' and others' if len(few) > 5 else ''}. Whatever is "
-                   "said about these classes, also by a report, rests on very little.")
+        out.append(f"Fewer than {RARE} items: "
+                   f"{', '.join(few[:5])}{' and others' if len(few) > 5 else ''}. Whatever is said "
+                   "about these classes, also by a report, rests on very little.")
     if have.max() >= TAIL*have.min():
-        out.append(f"The largest class has {have.max()/have.min():.0f} times the items of the smallest (rule of thumb: "
-                   f"act from {TAIL:.0f} on). weighted_dls(dls, 'balanced') shows all classes equally often, "
-                   "SampleWeights('balanced') does it in the loss; judge by BalancedAccuracy. Methods that leave out "
-                   "items of large loss tend to leave out the rare classes.")
+        out.append(f"The largest class has {have.max()/have.min():.0f} times the items of the "
+                   f"smallest (rule of thumb: act from {TAIL:.0f} on). weighted_dls(dls, "
+                   "'balanced') shows all classes equally often, SampleWeights('balanced') does it "
+                   "in the loss; judge by BalancedAccuracy. Methods that leave out items of large "
+                   "loss tend to leave out the rare classes.")
     return out,bool(have.max() >= TAIL*have.min())
 
 def _code(net, kw, tail, unknown):
@@ -117,7 +127,8 @@ def _code(net, kw, tail, unknown):
     metric = 'BalancedAccuracy()' if tail else 'accuracy'
     star = 'tabular' if 'tabular' in net else 'vision'
     lines = [f'from fastai.{star}.all import *', 'from fastrobust.all import *', '']
-    if unknown: lines += [f'# how many are wrong: noise_report(lambda dls: robust_learner(dls, {net}), dls)']
+    if unknown:
+        lines += [f'# how many are wrong: noise_report(lambda dls: robust_learner(dls, {net}), dls)']
     if tail: lines += ["dls = weighted_dls(dls, 'balanced')"]
     fit = 'learn.fine_tune(5)' if kw.get('pretrained') else 'learn.fit_one_cycle(8)'
     return '\n'.join([*lines, f'learn = robust_learner(dls, {net}{given}, metrics={metric})', fit])
@@ -140,7 +151,8 @@ def advise(
     have = counts[counts > 0]
     facts = {'training items': f'{len(y):,}', 'classes': len(names),
              'class sizes': f'{have.min():,} to {have.max():,} (ratio {have.max()/have.min():.3g})'}
-    kw,said,net = {},[],'layers=[200, 100], learner_func=tabular_learner' if table else 'net'     # net: an nn.Module
+    # net: an nn.Module
+    kw,said,net = {},[],'layers=[200, 100], learner_func=tabular_learner' if table else 'net'
     if shape is not None:
         c,h,w = shape
         facts['images'] = f"{h} x {w}, {dict([(1, 'grey'), (3, 'colour')]).get(c, f'{c} channels')}"

@@ -28,6 +28,7 @@ from fastrobust.noise.matrices import *
 from fastrobust.noise.record import *
 
 # Losses
+from fastrobust.lossfunctions import *
 from fastrobust.losses import *
 
 # Techniques, and what they are made of
@@ -48,8 +49,9 @@ from fastrobust.techniques.odnl import *
 from fastrobust.techniques.opensampling import *
 from fastrobust.techniques.sampleweights import *
 from fastrobust.techniques.smallloss import *
+from fastrobust.training.callback import *
 from fastrobust.training.objective import *
-from fastrobust.training.stages import *
+from fastrobust.training.technique import *
 
 # Images: corruptions, AugMix, Lp noise
 from fastrobust.images.augmixing import *
@@ -63,6 +65,7 @@ from fastrobust.labels.confident import *
 from fastrobust.labels.crossval import *
 from fastrobust.labels.fixing import *
 from fastrobust.labels.history import *
+from fastrobust.labels.issues import *
 from fastrobust.labels.memorisation import *
 from fastrobust.labels.pictures import *
 from fastrobust.labels.report import *
@@ -83,6 +86,7 @@ from fastrobust.shift.separation import *
 # Unknown images
 from fastrobust.ood.charts import *
 from fastrobust.ood.featurescores import *
+from fastrobust.ood.heatmaps import *
 from fastrobust.ood.logitnorms import *
 from fastrobust.ood.logitscores import *
 from fastrobust.ood.metrics import *

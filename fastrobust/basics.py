@@ -52,7 +52,7 @@ def weight_at(v, pct):
     "The value at `pct` of training of a number or of a schedule"
     return v(pct) if callable(v) else v
 
-# --- warm-ups: papers count epochs, a notebook trains for five -------------------------------------------------------
+# --- warm-ups: papers count epochs, a notebook trains for five ------------------------------------
 def check_length(name, v):
     "`v`, the length of a warm-up: an int >= 0 (epochs) or a float in (0,1] (share of the fit under way)"
     if isinstance(v, bool) or not isinstance(v, Real):
@@ -60,8 +60,8 @@ def check_length(name, v):
     if isinstance(v, Integral):
         if v >= 0: return int(v)
     elif 0 < v <= 1: return float(v)
-    raise ValueError(f"`{name}` must be an int >= 0 (epochs over the technique's life) or a float in (0,1] (share of "
-                     f"each fit), got {v!r}. Pass e.g. 10 or .3.")
+    raise ValueError(f"`{name}` must be an int >= 0 (epochs over the technique's life) or a float "
+                     f"in (0,1] (share of each fit), got {v!r}. Pass e.g. 10 or .3.")
 
 def progress(length, epochs, pct):
     "How far a warm-up is, in [0,1], after `epochs` of a technique's life and `pct` of this fit"
@@ -71,17 +71,20 @@ def progress(length, epochs, pct):
 def warn_unfinished(t, name, learn):
     "Say before a fit that it will end inside the warm-up `name` of technique `t`"
     length,n = getattr(t, name),learn.n_epoch
-    frozen = getattr(getattr(learn, 'opt', None), 'frozen_idx', 0)      # the short first half of fine_tune
-    no_fit = learn.lock.locked() or hasattr(learn, 'lr_finder')         # `validate` and `get_preds` hold the lock
+    # the short first half of fine_tune
+    frozen = getattr(getattr(learn, 'opt', None), 'frozen_idx', 0)
+    # `validate` and `get_preds` hold the lock
+    no_fit = learn.lock.locked() or hasattr(learn, 'lr_finder')
     if no_fit or frozen or not isinstance(length, Integral) or t.epochs + n > length: return
-    robust_warn(f"this fit ends after epoch {t.epochs+n}, inside the {length} epochs of `{name}` of {t.name}, so the "
-                f"technique never acts in full. Give a share of the fit instead, e.g. {name}=.3.", 6)
+    robust_warn(f"this fit ends after epoch {t.epochs+n}, inside the {length} epochs of `{name}` "
+                f"of {t.name}, so the technique never acts in full. Give a share of the fit "
+                f"instead, e.g. {name}=.3.", 6)
 
 def as_f32(x):
     "Half and bfloat16 to float32, everything else as it is"
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
-# --- sample ids ------------------------------------------------------------------------------------------------------
+# --- sample ids -----------------------------------------------------------------------------------
 def plain_dl(dl):
     "The loader with the transforms: fastai's DistributedDL, there during a fit on several ranks, has it inside"
     return plain_dl(dl.dl) if 'dl' in vars(dl) else dl
@@ -90,7 +93,8 @@ def epoch_idxs(dl):
     "The order in which `dl` walks its dataset this epoch, as positions; None where no such list exists"
     # private to fastai; kept in the main process for any number of workers
     idxs = getattr(dl, '_DataLoader__idxs', None)
-    return idxs if hasattr(idxs, '__len__') and hasattr(idxs, '__getitem__') else None    # SortedDL has an iterator
+    # SortedDL has an iterator
+    return idxs if hasattr(idxs, '__len__') and hasattr(idxs, '__getitem__') else None
 
 def batch_idxs(dl, i, n, idxs=None):
     "Positions in `dl.dataset` of the `n` items of batch `i`; `idxs`: the epoch's order captured at batch 0"
@@ -99,8 +103,9 @@ def batch_idxs(dl, i, n, idxs=None):
     if idxs is None or bs is None: return None
     ids = torch.as_tensor(list(idxs[i*bs : i*bs+n]), dtype=torch.long)
     if len(ids) != n:
-        raise ValueError(f"expected {n} sample ids for batch {i}, got {len(ids)}: the loader skipped items, so they "
-                         "cannot be told apart. Use a dataset that returns every item.")
+        raise ValueError(f"expected {n} sample ids for batch {i}, got {len(ids)}: the loader "
+                         "skipped items, so they cannot be told apart. Use a dataset that returns "
+                         "every item.")
     return ids
 
 def target_vocab(dls):
@@ -114,6 +119,7 @@ def n_classes(dls):
     if isinstance(c, int) and c > 1: return c
     vocab = getattr(dls, 'vocab', None)
     if vocab is None:
-        raise ValueError("expected single-label classification dls with a vocab, got dls without one. Build them with "
-                         "a CategoryBlock, or set `dls.c` to the number of classes.")
+        raise ValueError("expected single-label classification dls with a vocab, got dls without "
+                         "one. Build them with a CategoryBlock, or set `dls.c` to the number of "
+                         "classes.")
     return len(target_vocab(dls))

@@ -27,11 +27,12 @@ from fastrobust.techniques.odnl import ODNL
 
 __all__ = []
 
-SHORT,LR = 5,3e-3                   # Epochs of the short row where there are 20 of the long one; learning rate
+# Epochs of the short row where there are 20 of the long one; learning rate
+SHORT,LR = 5,3e-3
 RECIPE = RECIPES['noisy_labels'].epochs   # Epochs the recipe suggests
 _WRONG,_RIGHT,_SLATE = VERMILION,'#9aa3ab','#55606b'
 
-# --- what is compared ------------------------------------------------------------------------------------------------
+# --- what is compared -----------------------------------------------------------------------------
 def _rows(epochs, everything, seed):
     "Row names and settings; the first three are the story"
     short,rec = min(SHORT, max(1, epochs//4)),min(RECIPE, epochs)
@@ -50,11 +51,12 @@ def _rows(epochs, everything, seed):
         rows.update({name(k, epochs): dict(v, epochs=epochs) for k,v in more.items()})
     return rows,story
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 def _samples(rec, seed, n=21):
     "Training images with their labels; the wrong ones framed"
     X,*_,vocab = sample_data('fashion')
-    idxs = np.random.RandomState([seed, 1]).permutation(len(X))[:n]     # not the stream that chose the wrong ones
+    # not the stream that chose the wrong ones
+    idxs = np.random.RandomState([seed, 1]).permutation(len(X))[:n]
     fig = new_figure((11, 6.1))
     axs = fig.subplots(3, 7)
     for ax,i in zip(axs.flat, idxs):
@@ -87,14 +89,14 @@ def _figures(rep, rec, names, out, seed):
         save_figure(_memorisation(rep, names), out/'memorisation.png', 110)
         save_figure(show_augmix(img, generator=torch.Generator().manual_seed(seed)), out/'augmix.png', 110)
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 def _early(rep, story):
     "The sentence on stopping early, as the numbers have it"
     if not {story[0], story[1]} <= set(rep.table.index): return ''
     a,b = (rep.table.loc[o] for o in story[:2])
     how = ':' if b['last'] > a['last'] else ', though not in this run:'
-    return (f"Stopping early is the first robust method{how} plain fastai ends at {b['last']:.3f} on a schedule of "
-            f"{b.epochs:.0f}, at {a['last']:.3f} on one of {a.epochs:.0f} epochs.")
+    return (f"Stopping early is the first robust method{how} plain fastai ends at {b['last']:.3f} "
+            f"on a schedule of {b.epochs:.0f}, at {a['last']:.3f} on one of {a.epochs:.0f} epochs.")
 
 def _verdict(rep, name):
     "What happened to one row, in a sentence"
@@ -123,25 +125,29 @@ def _page(rep, rec, story, out, settings):
     have = [o for o in story if o in t.index]
     acts = rep.runs.drop_duplicates('row').set_index('row').acts
     lead = 'All labels are right here: the control to compare with.' if not wrong else (
-            f"{rec.realised_rate:.0%} of the {n:,} labels a network is trained on here are wrong, on purpose. It first "
-            "learns what the right labels have in common; trained on, it learns the wrong ones by heart. See it "
-            "happen, and see what helps.")
+            f"{rec.realised_rate:.0%} of the {n:,} labels a network is trained on here are wrong, "
+            "on purpose. It first learns what the right labels have in common; trained on, it "
+            "learns the wrong ones by heart. See it happen, and see what helps.")
     pics = {k: html.figure(out/f'{k}.png', *v) for k,v in dict(
-        samples=(f"{rec.kind.capitalize()} noise: a share of the labels is replaced by another class, each with the "
-                 f"same chance. Nominal rate {rec.nominal_rate:.3f}, realised {rec.realised_rate:.4f}: {wrong:,} of "
-                 f"{n:,} labels. The test images keep their true labels.",
+        samples=(f"{rec.kind.capitalize()} noise: a share of the labels is replaced by another "
+                 f"class, each with the same chance. Nominal rate {rec.nominal_rate:.3f}, realised "
+                 f"{rec.realised_rate:.4f}: {wrong:,} of {n:,} labels. The test images keep their "
+                 "true labels.",
                  'Images of clothes with the labels given to the network, wrong ones framed'),
-        compare=("Left: accuracy on the test images, whose labels are true, after each epoch. Right: where each row "
-                 "ends. Nothing is left out: rows that do not help are shown as they are.",
+        compare=("Left: accuracy on the test images, whose labels are true, after each epoch. "
+                 "Right: where each row ends. Nothing is left out: rows that do not help are shown "
+                 "as they are.",
                  'Accuracy by epoch and at the end'),
-        memorisation=("Orange: the share of wrongly labelled training images for which the network repeats the "
-                      "wrong label. Green: the share it sees through, answering what they truly show. Both are counted "
-                      "in the training batches as they go by. Watch test accuracy (black) as orange rises. The star "
-                      "marks the best epoch, which nobody could have chosen without true test labels.",
+        memorisation=("Orange: the share of wrongly labelled training images for which the network "
+                      "repeats the wrong label. Green: the share it sees through, answering what "
+                      "they truly show. Both are counted in the training batches as they go by. "
+                      "Watch test accuracy (black) as orange rises. The star marks the best epoch, "
+                      "which nobody could have chosen without true test labels.",
                       'Memorisation curves of plain fastai and of the recipe'),
-        augmix=("Wrong labels are one trouble; blur, fog and odd cameras are another. AugMix mixes chains of harmless "
-                "distortions, and the network must answer all versions of an image alike. It combines with what you "
-                "saw above: AugLoss is AugMix with a robust loss.",
+        augmix=("Wrong labels are one trouble; blur, fog and odd cameras are another. AugMix mixes "
+                "chains of harmless distortions, and the network must answer all versions of an "
+                "image alike. It combines with what you saw above: AugLoss is AugMix with a robust "
+                "loss.",
                 'AugMix on one image, chain by chain')).items()}
     colors = dict(zip(story, (INK, ORANGE, BLUE)))        # those of the rows in compare.png
     parts = [html.para(lead, 'lead'),
@@ -156,11 +162,12 @@ def _page(rep, rec, story, out, settings):
              html.code(_COMPARE),
              html.heading('How this was measured'),
              html.bullets([settings, *rep.notes, *(f'{o}: {_what(a)}.' for o,a in acts.items())])]
-    foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, Python '
-            f'{platform.python_version()}. Images: Fashion-MNIST, Zalando Research, MIT licence.')
+    foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, '
+            f'Python {platform.python_version()}. Images: Fashion-MNIST, Zalando Research, MIT '
+            'licence.')
     return html.page('Wrong labels, and what to do about them', parts, foot)
 
-# --- the demo --------------------------------------------------------------------------------------------------------
+# --- the demo -------------------------------------------------------------------------------------
 def run_demo(
     out='./fastrobust-demo',# Folder for report.html, pictures and CSV files
     epochs:int=20,          # Of the long rows; the short ones never get more
@@ -175,21 +182,24 @@ def run_demo(
     settings = ('Network: four convolutions of width 32 with batch norm; Adam, one-cycle schedule, learning rate '
                 f"{LR:g},\nbatches of {dls.bs}, seed {seed}, device {dls.device}, torch threads: "
                 f"{torch.get_num_threads()}.")
-    print(f"fastrobust {__version__}: what wrong labels do to a network, and what helps\n\n"
-          f"{len(rec):,} images of clothes (Fashion-MNIST) to learn from, {len(dls.valid_ds):,} to test on.\n"
-          f"Symmetric label noise: nominal rate {rec.nominal_rate:.3f}, realised {rec.realised_rate:.4f}, so "
-          f"{int(rec.is_noisy.sum()):,} training labels are wrong; the test labels are true.\n{settings}\n", flush=True)
+    print(f"fastrobust {__version__}: what wrong labels do to a network, and what "
+          f"helps\n\n{len(rec):,} images of clothes (Fashion-MNIST) to learn from, "
+          f"{len(dls.valid_ds):,} to test on.\nSymmetric label noise: nominal rate "
+          f"{rec.nominal_rate:.3f}, realised {rec.realised_rate:.4f}, so "
+          f"{int(rec.is_noisy.sum()):,} training labels are wrong; the test labels are "
+          f"true.\n{settings}\n", flush=True)
     make = lambda **kw: robust_learner(dls, small_cnn(10), metrics=accuracy, lr=LR, **kw)
     rep = compare(make, rows, seeds=[seed])
     table = rep.formatted()[['last', 'oracle best', 'memorised', 'epochs', 'seconds']].rename_axis(None)
-    print(f"\n{table.to_string()}\n\nlast: accuracy on the test images after the last epoch. oracle best: after the "
-          "best epoch, chosen on the test images.\nmemorised: share of the wrong training labels that the trained "
-          "network repeats.\n")
+    print(f"\n{table.to_string()}\n\nlast: accuracy on the test images after the last epoch. "
+          "oracle best: after the best epoch, chosen on the test images.\nmemorised: share of the "
+          "wrong training labels that the trained network repeats.\n")
     if s := _early(rep, story): print(textwrap.fill(s, 118))
     names = [o for o in (story[0], story[2]) if o in rep.table.index] or list(rep.table.index[:1])
     _figures(rep, rec, names, out, seed)
     rep.save(out)
-    with saving(out): (out/'report.html').write_text(_page(rep, rec, story, out, settings), encoding='utf-8')
+    with saving(out):
+        (out/'report.html').write_text(_page(rep, rec, story, out, settings), encoding='utf-8')
     print(f"\nThe whole story with pictures: {out/'report.html'}   (open it in a browser)")
     if not everything: print('More techniques: python -m fastrobust --all')
     return rep

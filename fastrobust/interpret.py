@@ -22,19 +22,21 @@ __all__ = ['RobustInterpretation']
 def _same(a, b):
     "The same object, or equal values; images are never compared pixel by pixel"
     if a is b: return True
-    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_same, a, b))
     return isinstance(a, (str, Number)) and isinstance(b, (str, Number)) and a == b
 
 class RobustInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with pictures of noise, shift, confidence; `from_learner(learn)` makes it"
-    _made = ()      # (how, report) of the reports made so far: the images pass once for all their pictures
+    # (how, report) of the reports made so far: the images pass once for all their pictures
+    _made = ()
     def _find(self, cls, why):
         found = next((cb for cb in self.learn.cbs if isinstance(cb, cls)), None)
         if found is not None: return found
-        raise ValueError(f"expected a learner trained with {cls.__name__}, got one without: {why} is not known "
-                         f"afterwards. Train with `cbs={cls.__name__}()`.")
+        raise ValueError(f"expected a learner trained with {cls.__name__}, got one without: {why} "
+                         f"is not known afterwards. Train with `cbs={cls.__name__}()`.")
 
     @property
     def _record(self): return getattr(self.learn.dls, 'noise', None)
@@ -71,8 +73,8 @@ class RobustInterpretation(ClassificationInterpretation):
         "Who was taken for whom: the true noise matrix where `dls.noise` knows it, beside the estimated one"
         rec,T = self._record,estimated.T if isinstance(estimated, Report) else estimated
         if rec is None and T is None:
-            raise ValueError("expected dls with known noise (`dls.noise`) or an estimated matrix, got neither. Pass "
-                             "`noise_report(..)` as `estimated`.")
+            raise ValueError("expected dls with known noise (`dls.noise`) or an estimated matrix, "
+                             "got neither. Pass `noise_report(..)` as `estimated`.")
         ms = {} if rec is None else dict(true=rec.T_empirical)
         if T is not None: ms['estimated'] = T
         return plot_noise_matrices(ms, self.vocab, **kwargs)
@@ -90,8 +92,8 @@ class RobustInterpretation(ClassificationInterpretation):
     def _report(self, report, make, settings):
         "`report`, or what `make` makes of this interpretation's learner and images; kept until the network changes"
         if report is not None and settings:
-            raise TypeError(f"expected `report`, or settings of a new one, got both ({', '.join(settings)}). Leave one "
-                            "out.")
+            raise TypeError("expected `report`, or settings of a new one, got both "
+                            f"({', '.join(settings)}). Leave one out.")
         if report is not None: return report
         now = [make, settings, self.learn.dls, model_key(self.learn), activation_key(self.learn)]
         for then,made in self._made:
@@ -120,7 +122,8 @@ class RobustInterpretation(ClassificationInterpretation):
     )->Figure:
         "Histograms and ROC curves of one score, known images against unknown ones"
         made = isinstance(unknown, Report)
-        if not made and 'scores' not in kwargs: kwargs['scores'] = ('msp' if score is None else score,)
+        if not made and 'scores' not in kwargs:
+            kwargs['scores'] = ('msp' if score is None else score,)
         sets = unknown if made or isinstance(unknown, dict) else dict(unknown=unknown)
         if not made: kwargs['unknown'] = sets
         report = self._report(unknown if made else None, ood_report, kwargs)

@@ -9,12 +9,14 @@ from fastai.vision.learner import model_meta, vision_learner, _default_meta
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.pixels import peek_images
 from fastrobust.training.checks import check
-from fastrobust.training.objective import Technique, ensure_objective
+from fastrobust.training.technique import Technique
+from fastrobust.training.callback import ensure_objective
 from fastrobust.recipes import get_recipe
 
 __all__ = ['robust_learner']
 
-def _known(cls=Technique): return sorted({n for c in cls.__subclasses__() for n in {c.__name__, *_known(c)}})
+def _known(cls=Technique):
+    return sorted({n for c in cls.__subclasses__() for n in {c.__name__, *_known(c)}})
 
 def _as_list(techniques):
     ts = list(techniques) if isinstance(techniques, (list, tuple)) else [] if techniques is None else [techniques]
@@ -34,8 +36,8 @@ def _grey_stats(dls, arch, n_in):
     if stats is None or have or n_in == len(stats[0]): return
     m,s = (sum(o)/len(o) for o in stats)
     dls.add_tfms([Normalize.from_stats([m]*n_in, [s]*n_in, cuda=False)], 'after_batch')
-    robust_warn(f"pretrained on colour images, used on {n_in} channel(s): added Normalize with the averaged statistics "
-                f"({m:.3f}, {s:.3f}).")
+    robust_warn(f"pretrained on colour images, used on {n_in} channel(s): added Normalize with the "
+                f"averaged statistics ({m:.3f}, {s:.3f}).")
 
 @delegates(vision_learner)
 def robust_learner(
@@ -54,8 +56,8 @@ def robust_learner(
         recipe = get_recipe(recipe)
         takes = inspect.signature(recipe).parameters
         if aux is not None and 'aux' not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-            raise ValueError(f"the recipe {getattr(recipe, '__name__', recipe)} takes no `aux` images, got some. "
-                             "Give them to a technique: ODNL(aux).")
+            raise ValueError(f"the recipe {getattr(recipe, '__name__', recipe)} takes no `aux` "
+                             "images, got some. Give them to a technique: ODNL(aux).")
         made = recipe(dls, **({} if aux is None else dict(aux=aux)))
         if not (isinstance(made, (tuple, list)) and len(made) == 2):
             raise TypeError(f"expected a recipe to return (loss, techniques), got {made!r}. "
@@ -74,13 +76,14 @@ def robust_learner(
     if arch is None and learner_func is vision_learner:
         raise TypeError("expected an architecture such as resnet18, a timm name or an nn.Module, got none.")
     if inspect.isfunction(arch) and 'n_out' in inspect.signature(arch).parameters:
-        raise TypeError(f"expected a network or a torchvision architecture, got the function {arch.__name__}. "
-                        f"Write {arch.__name__}({getattr(dls, 'c', 10)}).")
+        raise TypeError("expected a network or a torchvision architecture, got the function "
+                        f"{arch.__name__}. Write {arch.__name__}({getattr(dls, 'c', 10)}).")
     if isinstance(arch, nn.Module):
         unknown = [k for k in kwargs if k not in inspect.signature(Learner.__init__).parameters]
         if unknown:
-            raise ValueError(f"a plain Learner on your {type(arch).__name__} does not take {', '.join(unknown)}: these "
-                             "are for architectures that vision_learner builds. Leave them out.")
+            raise ValueError(f"a plain Learner on your {type(arch).__name__} does not take "
+                             f"{', '.join(unknown)}: these are for architectures that "
+                             "vision_learner builds. Leave them out.")
         learn = Learner(dls, arch, loss_func=loss, **kwargs)
     else:
         takes = inspect.signature(learner_func).parameters
@@ -89,11 +92,13 @@ def robust_learner(
             n = 3 if x is None else x.shape[1]
             if n != 3:
                 kwargs['n_in'] = n
-                if kwargs.get('pretrained', True) and kwargs.get('normalize', True): _grey_stats(dls, arch, n)
+                if kwargs.get('pretrained', True) and kwargs.get('normalize', True):
+                    _grey_stats(dls, arch, n)
         learn = learner_func(dls, *([] if arch is None else [arch]), loss_func=loss, **kwargs)
     noise = getattr(dls, 'noise', None)
     learn.add_cbs(ts + [cb for cb in (noise.cbs() if hasattr(noise, 'cbs') else [])
                         if not any(isinstance(o, type(cb)) for o in learn.cbs)])
-    if recipe is not None: ensure_objective(learn)     # a recipe says at every fit what it does, be it a loss alone
+    if recipe is not None:
+        ensure_objective(learn)     # a recipe says at every fit what it does, be it a loss alone
     if any(isinstance(t, Technique) for t in learn.cbs): check(learn)
     return learn

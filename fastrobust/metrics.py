@@ -1,4 +1,4 @@
-"Measures that several problems share, as pure functions of arrays: gaps between confidence and accuracy, bin by bin"
+"Measures that several problems share, as pure functions of arrays: gaps bin by bin, intervals of shares"
 import numpy as np
 from fastrobust.basics import need_whole
 
@@ -23,3 +23,14 @@ def binned_gap(conf, right, n_bins, power):
     "`gap_of` over equally wide bins"
     conf,right = np.asarray(conf, dtype=np.float64),np.asarray(right, dtype=np.float64)
     return gap_of(width_bins(conf, n_bins), conf, right, n_bins, power)
+
+def wilson_interval(
+    p,          # Observed shares (k,)
+    n,          # Of how many (k,)
+    z:float=1.96 # Half width in standard errors; 1.96 for 95 %
+) -> tuple: # (low, high), float64 (k,); NaN for n = 0
+    "Interval of a share that stays in [0,1] and has a length at 0 and 1 too (Wilson 1927)"
+    p,n = np.asarray(p, dtype=np.float64),np.asarray(n, dtype=np.float64)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        mid,half = p+z*z/(2*n),z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))
+        return (mid-half)/(1+z*z/n),(mid+half)/(1+z*z/n)

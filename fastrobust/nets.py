@@ -13,7 +13,8 @@ def small_cnn(
 ):
     "A plain convolutional net of torch layers only, for 28-64 px images: learns in a minute on a CPU"
     norms = dict(bn=lambda: nn.BatchNorm2d(width), gn=lambda: nn.GroupNorm(8, width))
-    if norm not in (None, *norms): raise ValueError(f"`norm` must be 'bn', 'gn' or None, got {norm!r}.")
+    if norm not in (None, *norms):
+        raise ValueError(f"`norm` must be 'bn', 'gn' or None, got {norm!r}.")
     layers = []
     for i in range(depth):
         layers += [nn.Conv2d(width if i else n_in, width, 3, stride=2 if i < 4 else 1, padding=1, bias=norm is None)]

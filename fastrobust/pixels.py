@@ -34,9 +34,10 @@ class PixelSpace:
         if self.loose: return px.clamp(0, 1)
         lo,hi = px.min().item(),px.max().item()
         if not (lo >= -tol and hi <= 1+tol):
-            raise ValueError(f"{who} expected images with pixels in [0,1] before Normalize, got [{lo:.3g}, {hi:.3g}]. "
-                             "Were they normalised outside the dls, or not divided by 255? Let the DataBlock do both "
-                             "(IntToFloatTensor and Normalize among its batch_tfms).")
+            raise ValueError(f"{who} expected images with pixels in [0,1] before Normalize, got "
+                             f"[{lo:.3g}, {hi:.3g}]. Were they normalised outside the dls, or not "
+                             "divided by 255? Let the DataBlock do both (IntToFloatTensor and "
+                             "Normalize among its batch_tfms).")
         return px.clamp(0, 1)
 
     def to_uint8(self, x, who='this technique'):
@@ -52,7 +53,7 @@ def pixel_space(dls):
     as_t = lambda v: torch.as_tensor(v).as_subclass(torch.Tensor).float()
     return PixelSpace(as_t(t.mean), as_t(t.std), loose=any(getattr(o, 'order', 0) > t.order for o in fs))
 
-# --- a look at the data ----------------------------------------------------------------------------------------------
+# --- a look at the data ---------------------------------------------------------------------------
 def peek(dls, valid=True):
     "One batch of `dls`, of validation if there is any; looking leaves loaders and random streams as they were"
     dl = dls.valid if valid and len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train

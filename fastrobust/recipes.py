@@ -39,7 +39,7 @@ class Recipe:
                      epochs=f'{self.epochs}, from scratch', cost=self.cost)
         return '\n'.join([f"Recipe {self.name!r}", *(f'  {k:9} {v}' for k,v in facts.items())])
 
-# --- the functions ---------------------------------------------------------------------------------------------------
+# --- the functions --------------------------------------------------------------------------------
 def noisy_labels(
     dls,        # The data; their labels may be wrong at any rate, which need not be known
     q:float=.7, # Of the loss, in (0,1]: the paper's .7 for every data set and rate
@@ -53,8 +53,9 @@ def _severity(dls, severity):
     if severity is not None: return severity
     x = peek_images(dls)
     if x is None:
-        raise ValueError("expected a data set of images (b,c,h,w) for a recipe against corruptions, got other inputs. "
-                         "Leave the recipe out: its operations are defined for images only.")
+        raise ValueError("expected a data set of images (b,c,h,w) for a recipe against "
+                         "corruptions, got other inputs. Leave the recipe out: its operations are "
+                         "defined for images only.")
     return 3 if min(x.shape[-2:]) <= 64 else 1
 
 def corruption(
@@ -95,8 +96,8 @@ def _made_up(dls):
     "Generated textures of the images' size and channels: auxiliary images for users who have none"
     x = peek_images(dls)
     if x is None:
-        raise ValueError("expected a data set of images (b,c,h,w) for the recipe 'open_world', got other inputs. Leave "
-                         "the recipe out: its auxiliary rows are images.")
+        raise ValueError("expected a data set of images (b,c,h,w) for the recipe 'open_world', got "
+                         "other inputs. Leave the recipe out: its auxiliary rows are images.")
     return OpenSet(aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1]), ['generated textures'])
 
 def open_world(
@@ -108,7 +109,7 @@ def open_world(
     "GCE and ODNL: labels may be wrong, and images of no class shall not be taken for one"
     return GCELoss(q),[ODNL(_made_up(dls) if aux is None else aux, eta)]
 
-# --- by name ---------------------------------------------------------------------------------------------------------
+# --- by name --------------------------------------------------------------------------------------
 RECIPES = {o.name: o for o in (
     Recipe(noisy_labels, 'noisy_labels', 'labels that are wrong at a rate nobody knows', 8,
            'that of plain training; with `tau` two networks: twice'),
@@ -125,5 +126,5 @@ def get_recipe(recipe):
     "The recipe of that name, or `recipe` itself if it is a function `(dls, **kw) -> (loss, techniques)`"
     if callable(recipe): return recipe
     if recipe in RECIPES: return RECIPES[recipe]
-    raise ValueError(f"expected a recipe, got {recipe!r}. {nearest(recipe, list(RECIPES))} Or pass a function "
-                     "(dls, **kw) -> (loss, techniques).")
+    raise ValueError(f"expected a recipe, got {recipe!r}. {nearest(recipe, list(RECIPES))} Or pass "
+                     "a function (dls, **kw) -> (loss, techniques).")

@@ -1,5 +1,6 @@
 "Small real images inside the package: Fashion-MNIST to learn from, QuickDraw drawings as unknowns"
-# Licences and origin beside the data: files/LICENSE-fashion-mnist.txt (MIT), files/CREDITS.md (QuickDraw: CC BY 4.0).
+# Licences and origin beside the data: files/LICENSE-fashion-mnist.txt
+# (MIT), files/CREDITS.md (QuickDraw: CC BY 4.0).
 from functools import lru_cache
 from importlib.resources import files
 import numpy as np
@@ -21,7 +22,8 @@ def _tiles(fn, n, sz=28):
     return a.reshape(h//sz, sz, w//sz, sz).swapaxes(1, 2).reshape(-1, sz, sz)[:n]
 
 def _known(name):
-    if name not in _NAMES: raise ValueError(f"expected the name of a data set, got {name!r}. {nearest(name, _NAMES)}")
+    if name not in _NAMES:
+        raise ValueError(f"expected the name of a data set, got {name!r}. {nearest(name, _NAMES)}")
 
 @lru_cache(None)
 def _load(name):

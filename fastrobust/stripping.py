@@ -13,23 +13,26 @@ from fastrobust.pixels import peek_images
 from fastrobust.resting import at_rest
 from fastrobust.calibration.temperature import bare_loss, temperature_of
 from fastrobust.training.surgery import Surgery, SurgeonSplit, copy_net, unwrap
-from fastrobust.training.stages import inner_loss
+from fastrobust.training.objective import inner_loss
 
 __all__ = ['strip']
 
-def _ours(o): return (getattr(o, '__module__', None) or type(o).__module__ or '').split('.')[0] == 'fastrobust'
+def _ours(o):
+    return (getattr(o, '__module__', None) or type(o).__module__ or '').split('.')[0] == 'fastrobust'
 
 def _plain_net(model, i):
     "A copy of `model` without wrappers: of two networks the `i`-th"
     more = sorted({type(m).__name__ for m in model.modules() if isinstance(m, Surgery) and not m.plain})
     if more:
-        raise ValueError(f"strip expected a network that predicts alone, got {', '.join(more)}: auxiliary heads take "
-                         "part in its predictions. Save it with `learn.export()`, or train with predict='main'.")
+        raise ValueError(f"strip expected a network that predicts alone, got {', '.join(more)}: "
+                         "auxiliary heads take part in its predictions. Save it with "
+                         "`learn.export()`, or train with predict='main'.")
     model = unwrap(copy_net(model), i=i)
     left = sorted({type(m).__name__ for m in model.modules() if _ours(m)})
     if left:
-        raise ValueError(f"strip expected layers of torch, fastai or your own, got {', '.join(left)} of fastrobust. "
-                         "Save this model with `learn.export()`: it loads where fastrobust is installed.")
+        raise ValueError("strip expected layers of torch, fastai or your own, got "
+                         f"{', '.join(left)} of fastrobust. Save this model with `learn.export()`: "
+                         "it loads where fastrobust is installed.")
     return model
 
 def _plain_labels(tl):
@@ -41,8 +44,8 @@ def _plain_dl(dl):
     "The loader `dl` without anything of fastrobust: given labels as items, none of our batch transforms"
     if not isinstance(dl, TfmdDL) or not isinstance(dl.dataset, Datasets):
         if _ours(dl) or _ours(getattr(dl, 'dataset', None)):
-            raise ValueError(f"strip expected loaders of a DataBlock or array_dls, got a {type(dl).__name__}. Save the "
-                             "learner with `learn.export()`.")
+            raise ValueError("strip expected loaders of a DataBlock or array_dls, got a "
+                             f"{type(dl).__name__}. Save the learner with `learn.export()`.")
         return dl
     ds = dl.dataset
     if _ours(ds) or any(map(_ours, ds.tls)):
@@ -50,7 +53,8 @@ def _plain_dl(dl):
     if _ours(dl):
         new = TfmdDL(ds, bs=dl.bs, shuffle=dl.shuffle, drop_last=dl.drop_last, num_workers=0, device=dl.device,
                      n_inp=dl.n_inp, do_setup=False)
-        if hasattr(dl, 'wgts'): robust_warn("the sample weights stay behind: the plain learner draws all items alike.")
+        if hasattr(dl, 'wgts'):
+            robust_warn("the sample weights stay behind: the plain learner draws all items alike.")
     else: new = dl.new(ds)
     for k in ('after_item', 'before_batch', 'after_batch'):
         pipe = copy.copy(getattr(dl, k))
@@ -86,13 +90,14 @@ def _fold(T, model, learn):
     "Divide the last linear layer of `model` by `T`"
     layer = _linear_end(model, learn.dls)
     if layer is None:
-        raise ValueError(f"strip expected a network that ends in a linear layer, to divide it by the temperature "
-                         f"{T:.4g}, got a {type(model).__name__} that does not. Take it off with `untemper(learn)`, or "
-                         "save with `learn.export()`, which keeps it and needs fastrobust.")
+        raise ValueError("strip expected a network that ends in a linear layer, to divide it by "
+                         f"the temperature {T:.4g}, got a {type(model).__name__} that does not. "
+                         "Take it off with `untemper(learn)`, or save with `learn.export()`, which "
+                         "keeps it and needs fastrobust.")
     _scale(layer, 1/T)
     if any(hasattr(m, 'nets') for m in learn.model.modules() if isinstance(m, Surgery)):
-        robust_warn(f"T = {T:.4g} was fitted to the mean of two networks, and one alone is calibrated otherwise. Fit "
-                    "it anew: `temperature_scale(strip(learn))`.")
+        robust_warn(f"T = {T:.4g} was fitted to the mean of two networks, and one alone is "
+                    "calibrated otherwise. Fit it anew: `temperature_scale(strip(learn))`.")
 
 def strip(
     learn:Learner,  # Any learner with techniques; it is left as it is
@@ -104,8 +109,9 @@ def strip(
     if not isinstance(learn, Learner):
         raise TypeError(f"expected a Learner, got {type(learn).__name__}. Pass the learner.")
     if which not in ('a', 'b'):
-        raise ValueError(f"expected `which` to be 'a' or 'b', one network, got {which!r}. What predicts with several "
-                         "(an ensemble, main and auxiliary heads) is saved with `learn.export()` and needs fastrobust.")
+        raise ValueError(f"expected `which` to be 'a' or 'b', one network, got {which!r}. What "
+                         "predicts with several (an ensemble, main and auxiliary heads) is saved "
+                         "with `learn.export()` and needs fastrobust.")
     if which == 'b' and not any(hasattr(m, 'nets') for m in learn.model.modules() if isinstance(m, Surgery)):
         raise ValueError("expected two networks for which='b', got one. Use which='a'.")
     heal = getattr(getattr(learn, 'objective', None), 'heal', None)
@@ -124,10 +130,12 @@ def strip(
     dls = DataLoaders(*(_plain_dl(dl) for dl in learn.dls.loaders), path=learn.dls.path,
                       device=getattr(learn.dls, 'device', None))
     kw = {} if splitter is None else dict(splitter=splitter)
-    rnn = [T() for T in (ModelResetter, RNNCallback) if any(type(cb) is T for cb in learn.cbs)]     # logits of a tuple
+    # logits of a tuple
+    rnn = [T() for T in (ModelResetter, RNNCallback) if any(type(cb) is T for cb in learn.cbs)]
     new = Learner(dls, model, loss_func=loss, opt_func=learn.opt_func, lr=learn.lr, metrics=metrics, path=learn.path,
                   model_dir=learn.model_dir, wd=learn.wd, moms=learn.moms, wd_bn_bias=learn.wd_bn_bias,
                   train_bn=learn.train_bn, cbs=rnn, **kw)
     seen = trained_open_sets(learn)
-    if seen is not None: new.trained_open_sets = SimpleNamespace(**{k: getattr(seen, k) for k in OPEN_SET_FACTS})
+    if seen is not None:
+        new.trained_open_sets = SimpleNamespace(**{k: getattr(seen, k) for k in OPEN_SET_FACTS})
     return new

@@ -18,7 +18,7 @@ from fastai.torch_core import set_seed  # noqa: E402
 from fastrobust.data.arrays import array_dls  # noqa: E402
 from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
 from fastrobust.nets import small_cnn  # noqa: E402
-from fastrobust.training.objective import Technique  # noqa: E402
+from fastrobust.training.technique import Technique  # noqa: E402
 from fastrobust.training.stages import Batch  # noqa: E402
 
 def tiny_arrays(n=48, c=3, size=8, channels=1, seed=0):

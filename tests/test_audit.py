@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from fastai.vision.data import ImageDataLoaders
 from conftest import tiny_dls
-from fastrobust.audit import command as auditing
+from fastrobust.audit import command as auditing, network
+from fastrobust.audit.network import learner_maker
 from fastrobust.__main__ import main
 from fastrobust.audit.files import read_source
 from fastrobust.audit.command import audit
@@ -228,28 +229,28 @@ def test_tables_it_cannot_read(tmp_path, text, what):
 # --- the network -----------------------------------------------------------------------------------------------------
 def test_without_weights_the_small_network_takes_over(monkeypatch):
     def fail(net): raise OSError('offline')
-    monkeypatch.setattr(auditing, '_pretrained', fail)
+    monkeypatch.setattr(network, '_pretrained', fail)
     with pytest.warns(RobustWarning, match='resnet18 could not be had.*--weights'):
-        make,what,small = auditing._maker(None, None)
+        make,what,small = learner_maker(None, None)
     assert small and 'would see more' in what and 'Conv2d' in repr(make(tiny_dls()).model)
-    with pytest.raises(OSError, match='--arch small'): auditing._maker('resnet34', None)
+    with pytest.raises(OSError, match='--arch small'): learner_maker('resnet34', None)
 
 def test_pretrained_is_frozen(monkeypatch, tmp_path):
-    monkeypatch.setattr(auditing, '_pretrained', lambda net: None)
+    monkeypatch.setattr(network, '_pretrained', lambda net: None)
     import torchvision.models as tm
     net = tm.squeezenet1_1(weights=None)
     torch.save(net.state_dict(), tmp_path/'w.pth')
-    make,what,small = auditing._maker('squeezenet1_1', tmp_path/'w.pth')
+    make,what,small = learner_maker('squeezenet1_1', tmp_path/'w.pth')
     learn = make(tiny_dls(channels=3, size=32))
     assert not small and 'w.pth' in what and learn.opt.frozen_idx > 0
     assert torch.equal(learn.model[0][0][0].weight, net.features[0].weight)
-    with pytest.raises(ValueError, match='weights of resnet18.*--arch'): auditing._maker('resnet18', tmp_path/'w.pth')
+    with pytest.raises(ValueError, match='weights of resnet18.*--arch'): learner_maker('resnet18', tmp_path/'w.pth')
     (tmp_path/'x.pth').write_text('x')
-    with pytest.raises(ValueError, match='saved by torch.save'): auditing._maker('resnet18', tmp_path/'x.pth')
+    with pytest.raises(ValueError, match='saved by torch.save'): learner_maker('resnet18', tmp_path/'x.pth')
     torch.save([1], tmp_path/'l.pth')
-    with pytest.raises(ValueError, match='name -> tensor'): auditing._maker('resnet18', tmp_path/'l.pth')
-    with pytest.raises(FileNotFoundError, match='does not exist'): auditing._maker('resnet18', tmp_path/'none')
-    with pytest.raises(ValueError, match='resnet18.*For example'): auditing._maker('resnet1', None)
+    with pytest.raises(ValueError, match='name -> tensor'): learner_maker('resnet18', tmp_path/'l.pth')
+    with pytest.raises(FileNotFoundError, match='does not exist'): learner_maker('resnet18', tmp_path/'none')
+    with pytest.raises(ValueError, match='resnet18.*For example'): learner_maker('resnet1', None)
 
 def test_a_pretrained_body_from_a_table(tmp_path):
     import torchvision.models as tm
@@ -290,7 +291,7 @@ def test_timm_weights(tmp_path):
     timm = pytest.importorskip('timm')
     net = timm.create_model('resnet10t', pretrained=False, num_classes=7)
     torch.save(net.state_dict(), tmp_path/'w.pth')
-    learn = auditing._maker('resnet10t', tmp_path/'w.pth')[0](tiny_dls(channels=3, size=32))
+    learn = learner_maker('resnet10t', tmp_path/'w.pth')[0](tiny_dls(channels=3, size=32))
     assert torch.equal(learn.model[0].model.conv1[0].weight, net.conv1[0].weight)
 
 def test_loaders_of_files(tmp_path):

@@ -15,7 +15,8 @@ from fastai.torch_core import TensorCategory, set_seed
 from fastai.vision.core import PILImage, PILImageBW, TensorImage
 from fastrobust.images import augmixing, ops
 from fastrobust.images.augmixing import AugMixDraw, apply_augmix, augmix, draw_augmix
-from fastrobust.losses import AlphaLoss, GCELoss, NCEandRCE, jsd
+from fastrobust.losses import AlphaLoss, GCELoss, NCEandRCE
+from fastrobust.lossfunctions import jsd
 from fastrobust.images.ops import AUGMIX_OPS, apply_ops
 from fastrobust.shift.augmixpicture import show_augmix
 from fastrobust.techniques import augmix as M
@@ -392,7 +393,7 @@ def test_p8_penalty_invariants():
     assert learn.objective is not None
 
 def test_penalty_sees_mapped_logits():
-    from fastrobust.training.objective import Technique
+    from fastrobust.training.technique import Technique
     class Tenth(Technique):
         def logits(self, z): return z/10
     learn,seen = watched([Tenth(), AugMix()])

@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from fastrobust.basics import RobustWarning
-from fastrobust.labels.confident import (calibrate_joint, confident_joint, confident_thresholds, find_label_issues,
-                                  label_quality, rank_label_issues, suggest_labels)
+from fastrobust.labels.confident import calibrate_joint, confident_joint, confident_thresholds
+from fastrobust.labels.issues import (find_label_issues, label_quality, rank_label_issues,
+                                      suggest_labels)
 from fastrobust.predictions import need_probs
 from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.transition import T_from_joint, estimate_T, noise_rate_from_joint, true_prior
@@ -247,11 +248,11 @@ def test_ranking():
 
 # --- size ------------------------------------------------------------------------------------------------------------
 def test_many_classes_in_chunks(monkeypatch):
-    import fastrobust.labels.confident as fc
+    from fastrobust.labels import confident as fc, issues as fi
     y,p = data(2)
     want = [confident_joint(y, p), find_label_issues(y, p), label_quality(y, p), label_quality(y, p, 'entropy')]
-    chunks = fc._chunks
-    monkeypatch.setattr(fc, '_chunks', lambda p: chunks(p, size=7*p.shape[1]))
+    chunks = fc.chunks
+    for o in (fc, fi): monkeypatch.setattr(o, 'chunks', lambda p: chunks(p, size=7*p.shape[1]))
     for a,b in zip(want, [confident_joint(y, p), find_label_issues(y, p), label_quality(y, p),
                           label_quality(y, p, 'entropy')]): assert (a == b).all()
     c,n = 2000,3000

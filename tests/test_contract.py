@@ -24,8 +24,10 @@ from fastrobust.techniques.bases.selection import Selection, TwoNetworks
 from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
-from fastrobust.training.objective import ObjectiveCallback, Technique
-from fastrobust.training.stages import Objective, own
+from fastrobust.training.callback import ObjectiveCallback
+from fastrobust.training.technique import Technique
+from fastrobust.training.objective import Objective
+from fastrobust.training.stages import own
 from fastrobust.stripping import strip
 
 AUX = aux_images('blob', 40, 8, 1)

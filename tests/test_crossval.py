@@ -18,7 +18,7 @@ from fastai.optimizer import SGD
 from fastai.vision.data import ImageBlock
 from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.labels.confident import find_label_issues
+from fastrobust.labels.issues import find_label_issues
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import stratified_folds
 from fastrobust.data.arrays import array_dls

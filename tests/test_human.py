@@ -15,7 +15,8 @@ from fastrobust.basics import RobustWarning
 from fastrobust.noise import human
 from fastrobust.data.arrays import array_dls
 from fastrobust.noise.human import cifar_n, load_labels
-from fastrobust.noise.matrices import CIFAR100_COARSE, T_from_confusion
+from fastrobust.noise.classmaps import CIFAR100_COARSE
+from fastrobust.noise.matrices import T_from_confusion
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from hypothesis import given, settings, strategies as st
 from fastai.losses import CrossEntropyLossFlat
 from fastrobust.losses import GCELoss
-from fastrobust.training.stages import Batch, Objective
+from fastrobust.training.stages import Batch
+from fastrobust.training.objective import Objective
 from fastrobust.techniques.coteaching import CoTeaching, CoTeachingPlus
 from fastrobust.techniques.decoupling import Decoupling
 from fastrobust.techniques.jocor import JoCoR, symmetric_kl

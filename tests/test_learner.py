@@ -34,9 +34,9 @@ from fastrobust.data.openset import aux_images
 from fastrobust.learner import robust_learner
 from fastrobust.losses import CrossEntropy, GCELoss
 from fastrobust.nets import small_cnn
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 from fastrobust.recipes import RECIPES, get_recipe, noisy_labels
-from fastrobust.training.stages import Objective
+from fastrobust.training.objective import Objective
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.logitclip import LogitClip

@@ -27,7 +27,8 @@ import fastai.vision.learner                                         # noqa: F40
 
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.data.arrays import array_dls
-from fastrobust.noise.matrices import CLASS_MAPS, noise_matrix
+from fastrobust.noise.classmaps import CLASS_MAPS
+from fastrobust.noise.matrices import noise_matrix
 from fastrobust.noise.laws import NOISE_KINDS, NoisyLabels
 from fastrobust.noise.record import NoiseRecord, TrueAccuracy
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise

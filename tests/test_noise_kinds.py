@@ -23,8 +23,9 @@ from fastrobust.data.arrays import array_dls
 from fastrobust.data.editing import split_items, take_items, with_labels
 from fastrobust.noise.instance import AverageProbs, _rates, _systematic, mean_probs, pmd_rows, truncated_normal
 from fastrobust.data.longtail import long_tail
-from fastrobust.noise.matrices import (CIFAR100_COARSE, SUPERCLASS_MAPS, T_dirichlet, T_from_confusion, T_trace,
-                                      learnable, noise_matrix)
+from fastrobust.noise.classmaps import CIFAR100_COARSE, SUPERCLASS_MAPS
+from fastrobust.noise.matrices import (T_dirichlet, T_from_confusion, T_trace, learnable,
+                                       noise_matrix)
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.record import NoiseRecord
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise

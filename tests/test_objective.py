@@ -17,8 +17,10 @@ from conftest import CANCELS, AuxNet, MiniAux, MiniTwin, Raise, TwinNet, live, p
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.losses import CrossEntropy, FuncLoss, GCELoss
 from fastrobust.training.surgery import Surgery, SurgeonSplit
-from fastrobust.training.objective import ObjectiveCallback, Technique, TechniqueColumns, ensure_objective
-from fastrobust.training.stages import Objective
+from fastrobust.training.callback import ObjectiveCallback, ensure_objective
+from fastrobust.training.objective import TechniqueColumns
+from fastrobust.training.technique import Technique
+from fastrobust.training.objective import Objective
 
 class Nothing(Technique):
     def update(self, batch): pass

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
-from fastrobust.ood.charts import (_SETS, metric_blocks, plot_ood, plot_ood_heatmap, plot_roc,
-                                             plot_score_hist, roc_points)
+from fastrobust.ood.charts import _SETS, plot_ood, plot_roc, plot_score_hist, roc_points
+from fastrobust.ood.heatmaps import metric_blocks, plot_ood_heatmap
 from fastrobust.ood.metrics import aupr, auroc, fpr_at_tpr, threshold_at_tpr
 
 # the example of the specification, section 6

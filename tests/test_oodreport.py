@@ -28,7 +28,8 @@ from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.samples import sample_data, sample_dls
-from fastrobust.ood.report import _NINE, ood_report
+from fastrobust.ood.inputs import NINE_SCORES
+from fastrobust.ood.report import ood_report
 from fastrobust.training.surgery import Twin
 from fastrobust.nets import small_cnn
 from fastrobust.stripping import strip
@@ -243,7 +244,7 @@ def test_known_and_unknown_swapped_turn_the_auroc_round(learn):
 def test_nine_scores_on_real_images(trained, drawings, tmp_path):
     noise = aux_images('gaussian', 200, 28, 1)
     rep = ood_report(trained, {'drawings': drawings, 'noise': noise}, near='drawings')
-    assert isinstance(rep, OODReport) and tuple(rep.scores) == _NINE == tuple(OOD_SCORES)
+    assert isinstance(rep, OODReport) and tuple(rep.scores) == NINE_SCORES == tuple(OOD_SCORES)
     auc = rep.table.set_index(['score', 'set', 'group']).AUROC
     assert (auc.xs('noise', level='set') > .6).all() and auc['mahalanobis', 'drawings', 'near'] > .8
     for name,s in rep.scores.items():
@@ -264,7 +265,7 @@ def test_nine_scores_on_real_images(trained, drawings, tmp_path):
 def test_one_forward_pass_however_many_scores(learn):
     seen = calls(learn)
     sets = dict(a=images(20), b=images(10, 51))
-    ood_report(learn, sets, [o for o in _NINE if o != 'knn'] + [KNN(5)])
+    ood_report(learn, sets, [o for o in NINE_SCORES if o != 'knn'] + [KNN(5)])
     assert sorted(seen) == sorted([8, 16, 8, 16, 4, 10, 16, 16, 16])       # the tap's 8, known, a, b, training set
     seen.clear()
     ood_report(learn, sets, LOGITS)
@@ -286,14 +287,14 @@ def test_without_a_last_linear_layer_scores_of_logits_are_left():
         rep = ood_report(learn, {'a': images()})
     assert tuple(rep.scores) == LOGITS and any('Left out: mahalanobis' in n for n in rep.notes)
     assert rep.facts['fit'] is None
-    for scores in ('vim', ['msp', 'vim'], tuple(list(_NINE))):
+    for scores in ('vim', ['msp', 'vim'], tuple(list(NINE_SCORES))):
         with pytest.raises(ValueError, match='ends in a linear layer for .*vim.*Take scores of logits alone'):
             ood_report(learn, {'a': images()}, scores)
 
 def test_a_default_score_that_cannot_be_fitted_is_left_out_and_said(learn):
     with pytest.warns(RobustWarning, match='leaves out knn: expected at least k=50'):
         rep = ood_report(learn, {'a': images()})
-    assert tuple(rep.scores) == tuple(o for o in _NINE if o != 'knn')
+    assert tuple(rep.scores) == tuple(o for o in NINE_SCORES if o != 'knn')
     assert any('Left out: knn' in n for n in rep.notes)
     with pytest.raises(ValueError, match='at least k=50'): ood_report(learn, {'a': images()}, ['msp', 'knn'])
 

@@ -21,7 +21,7 @@ from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from conftest import params
 from fastrobust.basics import RobustWarning, batch_idxs
-from fastrobust.labels.confident import find_label_issues
+from fastrobust.labels.issues import find_label_issues
 from fastrobust.labels.crossval import cross_val_preds
 from fastrobust.data.editing import given_labels, take_items, with_labels
 from fastrobust.noise.laws import NoisyLabels
@@ -37,7 +37,7 @@ from fastrobust.ood.metrics import auroc
 from fastrobust.training.surgery import Twin, fresh_copy
 from fastrobust.nets import small_cnn
 from fastrobust.techniques.bases.selection import Selection
-from fastrobust.training.stages import inner_loss
+from fastrobust.training.objective import inner_loss
 from fastrobust.stripping import strip
 from fastrobust.techniques.alasca import ALASCA
 from fastrobust.techniques.augloss import AugLoss

@@ -17,7 +17,7 @@ from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.data.editing import given_labels, take_items, with_labels
 from fastrobust.data.weighting import DrawArrayDL, DrawDL, DrawTabDL, draw_by_weight, item_weights, weighted_dls
 from fastrobust.losses import GCELoss
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 from fastrobust.stripping import strip
 from fastrobust.techniques.sampleweights import SampleWeights
 

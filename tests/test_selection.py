@@ -272,12 +272,12 @@ def test_selection_resumes(tmp_path):
 
 def test_loaders_without_positions_train_and_say_so():
     learn = tiny_learner(SmallLoss(.3, .5))
-    from fastrobust.training import objective
-    old = objective.epoch_idxs
+    from fastrobust.training import callback
+    old = callback.epoch_idxs
     try:
-        objective.epoch_idxs = lambda dl: None
+        callback.epoch_idxs = lambda dl: None
         learn.fit(1)
-    finally: objective.epoch_idxs = old
+    finally: callback.epoch_idxs = old
     t = learn.objective.techniques()[0]
     assert abs(t.history[0]['kept']-.85) < .16
     with pytest.raises(ValueError, match='did not say which items'): t.selected

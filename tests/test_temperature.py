@@ -13,15 +13,16 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from conftest import MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.calibration import temperature as module
+from fastrobust.calibration import fitting as module
 from fastrobust.calibration.metrics import nll
-from fastrobust.calibration.temperature import (Tempered, cross_fit, fit_temperature, temper, temperature_of,
-                                               temperature_scale, untemper)
+from fastrobust.calibration.temperature import (Tempered, temper, temperature_of,
+                                                temperature_scale, untemper)
+from fastrobust.calibration.fitting import cross_fit, fit_temperature
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.losses import FuncLoss, GCELoss
 from fastrobust.inference.passes import shifted_preds
-from fastrobust.training.stages import Objective
+from fastrobust.training.objective import Objective
 from fastrobust.stripping import strip
 from fastrobust.techniques.logitclip import LogitClip
 from test_shifted import snapshot

@@ -13,7 +13,7 @@ from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
-from fastrobust.training.stages import Objective
+from fastrobust.training.objective import Objective
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.odnl import ODNL
 import fastrobust.compare.tuning as tuning

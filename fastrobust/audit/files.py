@@ -27,7 +27,7 @@ class Listing(NamedTuple):
     side: int       # Median of the shorter sides, pixels
     split: tuple    # Names of the folders to train and to validate on; None: no such folders
 
-# --- folders ---------------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 def _left(d):
     "Whether `d` is the folder of an audit"
     return all((d/o).is_file() for o in ('report.html', 'issues.csv', 'fixed.csv'))
@@ -46,24 +46,26 @@ def _folder(root, out):
     train,valid = ([o.name for o in parts if o.name.lower()[:2] == k] for k in ('tr', 'va'))
     if rows: return rows,(train[0], valid[0]) if train and valid else None
     loose = len(get_image_files(root, recurse=False))
-    raise ValueError("expected a folder with a sub-folder of images per class (or in train/ and valid/), "
-                     f"got {str(root)!r}: {loose} images of its own, {len(tops)} sub-folders without any. Sort the "
-                     "images into class folders, or give a CSV of paths and labels.")
+    raise ValueError("expected a folder with a sub-folder of images per class (or in train/ and "
+                     f"valid/), got {str(root)!r}: {loose} images of its own, {len(tops)} "
+                     "sub-folders without any. Sort the images into class folders, or give a CSV "
+                     "of paths and labels.")
 
-# --- tables ----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 def _column(t, names, what, file):
     low = {str(k).strip().lower(): k for k in t.columns}
     for o in names:
         if o in low: return low[o]
-    raise ValueError(f"expected a column for the {what} in {file.name} ({', '.join(names[:4])}, ..), got columns "
-                     f"{', '.join(map(str, t.columns))}. Name it {names[0]!r} in the first line.")
+    raise ValueError(f"expected a column for the {what} in {file.name} ({', '.join(names[:4])}, "
+                     f"..), got columns {', '.join(map(str, t.columns))}. Name it {names[0]!r} in "
+                     "the first line.")
 
 def _table(file):
     t = read_cells(file)
     p,y = _column(t, _PATH, 'image files', file),_column(t, _LABEL, 'labels', file)
     return list(zip(t[p].str.strip(), t[y].str.strip()))
 
-# --- what can be read ------------------------------------------------------------------------------------------------
+# --- what can be read -----------------------------------------------------------------------------
 def _look(f):
     "(mode, shorter side) of the image, or why it cannot be read"
     try:
@@ -80,10 +82,12 @@ def read_source(
 ):
     "The `Listing` of `src`; what cannot be read is listed, not fatal"
     src = Path(src)
-    if not src.exists(): raise FileNotFoundError(f"expected a folder or a CSV, got {str(src)!r}, which does not exist.")
+    if not src.exists():
+        raise FileNotFoundError(f"expected a folder or a CSV, got {str(src)!r}, which does not exist.")
     root = src if src.is_dir() else src.parent
     out = None if out is None else Path(out).resolve()
-    if out == root.resolve() or out in root.resolve().parents: out = None   # then no part of the images
+    if out == root.resolve() or out in root.resolve().parents:
+        out = None   # then no part of the images
     rows,split = _folder(src, out) if src.is_dir() else (_table(src), None)
     skipped,seen,files = [],{},{}
     for p,label in rows:
@@ -96,13 +100,15 @@ def read_source(
     keep = [(p, seen[p], o) for p,o in zip(seen, looks) if not isinstance(o, str)]
     if not keep:
         why = f", e.g. {skipped[0][0]!r}: {skipped[0][1]}" if skipped else ''
-        raise ValueError(f"expected images that can be read, got none of {len(rows)}{why}. Paths in a CSV are relative "
-                         "to its own folder.")
+        raise ValueError(f"expected images that can be read, got none of {len(rows)}{why}. Paths "
+                         "in a CSV are relative to its own folder.")
     classes = Counter(o for _,o,_ in keep)
     if len(classes) < 2:
-        raise ValueError(f"expected two classes or more, got {next(iter(classes))!r} alone. Nothing can be confused.")
+        raise ValueError(f"expected two classes or more, got {next(iter(classes))!r} alone. "
+                         "Nothing can be confused.")
     single = [k for k,n in classes.items() if n == 1]
-    if single: robust_warn(f"a single image: {', '.join(single[:5])}. Nothing can be said about such a class.")
+    if single:
+        robust_warn(f"a single image: {', '.join(single[:5])}. Nothing can be said about such a class.")
     modes,sides = zip(*(o for *_,o in keep))
     grey = set(modes) <= {'1', 'L', 'LA', 'I;16', 'I'}
     return Listing(root, [o[0] for o in keep], [o[1] for o in keep], skipped, grey, int(np.median(sides)),

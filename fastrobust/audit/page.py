@@ -26,8 +26,9 @@ def _pct(v): return f'{v:.1%}' if v < .1 else f'{v:.0%}'
 def rate_words(rep):
     "The noise rate with its interval, in a sentence"
     n = len(rep.table)
-    return (f"About {_pct(rep.rate)} of the {n:,} labels are wrong, that is {round(rep.rate*n):,} images; anything "
-            f"between {_pct(rep.lo)} and {_pct(rep.hi)} agrees with what was seen.")
+    return (f"About {_pct(rep.rate)} of the {n:,} labels are wrong, that is {round(rep.rate*n):,} "
+            f"images; anything between {_pct(rep.lo)} and {_pct(rep.hi)} agrees with what was "
+            "seen.")
 
 def by_class(t):
     "Items and suspects of each given class, and what they are most often taken for"
@@ -43,8 +44,9 @@ def by_class(t):
 def _code(listing, out, size):
     def load(label):
         if any(Path(o).is_absolute() for o in listing.paths):
-            return (f"label = {{path/f: k for f,k in zip(df.path, df.{label})}}\n"
-                    f"dls = ImageDataLoaders.from_path_func(path, list(label), lambda f: label[f], {how}, {tfm})")
+            return (f"label = {{path/f: k for f,k in zip(df.path, df.{label})}}\ndls = "
+                    "ImageDataLoaders.from_path_func(path, list(label), lambda f: label[f], "
+                    f"{how}, {tfm})")
         return f"dls = ImageDataLoaders.from_df(df, path, fn_col='path', label_col={label!r}, {how},\n{' '*31}{tfm})"
     how,tfm,own = 'valid_pct=.2',f'item_tfms=Resize({size})',''
     if listing.split:
@@ -95,11 +97,13 @@ def audit_page(
                          (f'{rep.acc:.1%}', 'of the given labels predicted by networks that did not see them',
                           '#0072B2')]),
              html.heading('The worst first' if len(bad) else 'No suspects: these fit their label least'),
-             html.para(some + "Struck through: the label as given. Below it: the one suggested by a network that was "
-                       "trained without this image, and how probable it is."), html.sheet(cards),
+             html.para(some + "Struck through: the label as given. Below it: the one suggested by "
+                       "a network that was trained without this image, and how probable it "
+                       "is."), html.sheet(cards),
              html.heading('How to go on'),
-             html.bullets(["Look: issues.csv has every image, the most suspicious first. In its column decision "
-                           "write keep, drop or the right class; fix_labels takes the file back, rows in any order.",
+             html.bullets(["Look: issues.csv has every image, the most suspicious first. In its "
+                           "column decision write keep, drop or the right class; fix_labels takes "
+                           "the file back, rows in any order.",
                            "fixed.csv has the suggested label wherever one is suspected, and says so in its column.",
                            "Nothing was changed in your files."]),
              html.code(_code(listing, out, size)),
@@ -108,8 +112,9 @@ def audit_page(
              html.heading('What this cannot know'), html.bullets(limits(rep))]
     if listing.skipped:
         parts += [html.heading('Left out'), html.bullets([f'{p}: {why}' for p,why in listing.skipped[:50]])]
-        if len(listing.skipped) > 50: parts.append(html.para(f'.. and {len(listing.skipped)-50:,} more.'))
+        if len(listing.skipped) > 50:
+            parts.append(html.para(f'.. and {len(listing.skipped)-50:,} more.'))
     parts += [html.heading('How this was measured'), html.bullets(settings)]
-    foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, Python '
-            f'{platform.python_version()}.')
+    foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, '
+            f'Python {platform.python_version()}.')
     return html.page(f'Label audit of {listing.root.resolve().name or "your images"}', parts, foot)

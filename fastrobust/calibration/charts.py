@@ -24,11 +24,13 @@ def panels_of(what, y, n_bins):
             raise TypeError("expected a calibration_report alone, got labels too. Its bins are made already.")
         return {k: _panel(bins.loc[k]) for k in bins.index.unique(0)}
     if y is None:
-        raise TypeError(f"expected a calibration_report, or probabilities (n,c) with labels `y` (n,), got a "
-                        f"{type(what).__name__} without labels. Pass `plot_reliability(probs, y)`.")
+        raise TypeError("expected a calibration_report, or probabilities (n,c) with labels `y` "
+                        f"(n,), got a {type(what).__name__} without labels. Pass "
+                        "`plot_reliability(probs, y)`.")
     need_bins(n_bins)
     several = what if isinstance(what, dict) else {'': what}
-    if not several: raise ValueError("expected probabilities, got none. Pass {'plain': probs}, or probs.")
+    if not several:
+        raise ValueError("expected probabilities, got none. Pass {'plain': probs}, or probs.")
     return {k: _panel(bins_table(*top(p, y), n_bins)) for k,p in several.items()}
 
 def plot_reliability(
@@ -65,7 +67,8 @@ def _diagram(ax, name, p):
     ax.bar(middle, t.accuracy, width=.94*width, color=_ACC, label='accuracy')
     ax.bar(middle, (t.confidence-t.accuracy).abs(), bottom=np.minimum(t.accuracy, t.confidence), width=.94*width,
            facecolor='none', edgecolor=_GAP, hatch='///', linewidth=1, label='gap to the mean confidence')
-    reach = np.minimum([t.se, t.se], [t.accuracy, 1-t.accuracy])    # of few images, but no accuracy leaves [0,1]
+    # of few images, but no accuracy leaves [0,1]
+    reach = np.minimum([t.se, t.se], [t.accuracy, 1-t.accuracy])
     ax.errorbar(middle, t.accuracy, reach, fmt='none', ecolor=INK, elinewidth=1, capsize=2, label='± 1 se')
     ax.plot([0, 1], [0, 1], color=INK, lw=1.2, ls='--', label='accuracy = confidence')
     ax.set(xlim=(0, 1), ylim=(0, 1.03), title=f"{name}\nECE {p['ece']:.3f}".strip())

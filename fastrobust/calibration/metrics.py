@@ -7,7 +7,7 @@ from fastrobust.metrics import binned_gap, gap_of, need_bins, width_bins
 
 __all__ = ['ece', 'brier', 'nll']
 
-# --- bins ------------------------------------------------------------------------------------------------------------
+# --- bins -----------------------------------------------------------------------------------------
 def mass_bins(conf, n_bins):
     """Number of the bin of each confidence, bins of n/n_bins items in order of confidence. Equal confidences stay
     together, in the bin of their middle one: the order of the items does not matter, and some bins may be empty"""
@@ -26,7 +26,7 @@ def top(probs, y):
     y,p = _probs(probs, y)
     return p.max(1),p.argmax(1) == y
 
-# --- the numbers -----------------------------------------------------------------------------------------------------
+# --- the numbers ----------------------------------------------------------------------------------
 def ece(
     probs,          # Probabilities (n,c)
     y,              # True labels (n,)
@@ -83,7 +83,8 @@ def nll(
     T:float=1.  # Temperature the logits are divided by
 )->float:       # In nats, 0 or more
     "Negative log-likelihood of the labels, mean over items, in log space: logits of 1e4 are no problem"
-    if not T > 0: raise ValueError(f"`T` must be positive, got {T}. 1 leaves the logits as they are.")
+    if not T > 0:
+        raise ValueError(f"`T` must be positive, got {T}. 1 leaves the logits as they are.")
     z,y = need_logits(z, y)
     return float(nll_rows(z/T, y).mean())
 

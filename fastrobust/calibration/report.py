@@ -1,5 +1,6 @@
 "How far can a learner's confidence be trusted? `calibration_report`: as trained, and after temperature scaling"
-# One forward pass. T is never fitted on the items it is scored on: 2-fold cross-fitting, or a loader of its own.
+# One forward pass. T is never fitted on the items it is scored on:
+# 2-fold cross-fitting, or a loader of its own.
 import math
 import numpy as np, pandas as pd
 import torch
@@ -7,8 +8,9 @@ from fastrobust.basics import plain_dl, robust_warn
 from fastrobust.calibration.charts import draw_reliability, panels_of, size_of
 from fastrobust.calibration.metrics import bins_table, brier_rows, classwise_ece, ece_mass, nll_rows
 from fastrobust.metrics import gap_of, need_bins, width_bins
-from fastrobust.calibration.temperature import (cross_fit_logits, fit_temperature, labelled_logits,
-                                                stale_note, temperature_of, warn_fit_items)
+from fastrobust.calibration.fitting import cross_fit_logits, fit_temperature
+from fastrobust.calibration.temperature import (labelled_logits, stale_note, temperature_of,
+                                                warn_fit_items)
 from fastrobust.data.openset import share_items
 from fastrobust.reporting.report import Report
 from fastrobust.reporting.style import new_figure
@@ -63,19 +65,23 @@ def _draw(rep, figsize=None, title=None):
     return draw_reliability(new_figure(figsize or size_of(panels)), panels, title)
 
 def _notes(s, n_bins, installed, stale):
-    yield (f"{s.images} images, {n_bins} bins. ece: equally wide bins of the confidence in the predicted class; "
-           "ece_mass: bins of equally many images; classwise_ece: mean over classes; brier: summed over classes, in "
-           "[0,2]; nll in nats; confidence: its mean.")
-    yield (f"{_SCALED} - {_RAW}, image by image: ECE {s.ece_change:+.4f} ± {s.ece_change_se:.4f} (bootstrap), NLL "
-           f"{s.nll_change:+.4f} ± {s.nll_change_se:.4f}, Brier {s.brier_change:+.4f} ± {s.brier_change_se:.4f}; "
-           "±: one standard error over images, T held fixed.")
-    yield (f"Perfectly calibrated confidences like the scaled ones would show an ECE of {s.ece_by_chance:.4f} ± "
-           f"{s.ece_by_chance_sd:.4f} on so few images: differences of that size are chance.")
-    if s.accuracy == 1: yield "Every image is right: no T is best, there is only a bound. Measure on more images."
-    if installed: yield (f"The learner predicts with T = {installed:.4g}: row {_INSTALLED!r}; {_RAW!r} is without."
-                         + ("" if stale else " If that T was fitted on these images, its row flatters it."))
-    yield ("This T is not LogitNorm's tau, which acts in training, nor the T of the energy and ODIN scores: none may "
-           "be put in another's place.")
+    yield (f"{s.images} images, {n_bins} bins. ece: equally wide bins of the confidence in the "
+           "predicted class; ece_mass: bins of equally many images; classwise_ece: mean over "
+           "classes; brier: summed over classes, in [0,2]; nll in nats; confidence: its mean.")
+    yield (f"{_SCALED} - {_RAW}, image by image: ECE {s.ece_change:+.4f} ± {s.ece_change_se:.4f} "
+           f"(bootstrap), NLL {s.nll_change:+.4f} ± {s.nll_change_se:.4f}, Brier "
+           f"{s.brier_change:+.4f} ± {s.brier_change_se:.4f}; ±: one standard error over images, T "
+           "held fixed.")
+    yield ("Perfectly calibrated confidences like the scaled ones would show an ECE of "
+           f"{s.ece_by_chance:.4f} ± {s.ece_by_chance_sd:.4f} on so few images: differences of "
+           "that size are chance.")
+    if s.accuracy == 1:
+        yield "Every image is right: no T is best, there is only a bound. Measure on more images."
+    if installed:
+        yield (f"The learner predicts with T = {installed:.4g}: row {_INSTALLED!r}; {_RAW!r} is without."
+               + ("" if stale else " If that T was fitted on these images, its row flatters it."))
+    yield ("This T is not LogitNorm's tau, which acts in training, nor the T of the energy and "
+           "ODIN scores: none may be put in another's place.")
 
 def calibration_report(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too
@@ -92,7 +98,8 @@ def calibration_report(
     z,y = labelled_logits(learn, dl, _ME)
     z,stale = z.double(),stale_note(learn)
     notes += trained_note(learn, dl, _ME) + stale
-    if len(y) < 2: raise ValueError("calibration_report expected at least two images, got one. Give more.")
+    if len(y) < 2:
+        raise ValueError("calibration_report expected at least two images, got one. Give more.")
     if fit_dl is None:
         Ts,scaled = cross_fit_logits(z, y, n_folds, seed)
         how = f"{n_folds}-fold cross-fitting: each part of these images scored with the T fitted on the others"
@@ -102,8 +109,8 @@ def calibration_report(
         scaled,how = z/Ts[0],f"fitted on the {len(fit_y)} images of `fit_dl`"
         notes += warn_fit_items(learn, fit_dl)
         if share_items(plain_dl(fit_dl), plain_dl(learn.dls.valid if dl is None else dl)):
-            notes.append("T is fitted on the images it is scored on: its row flatters it. Leave `fit_dl` out for "
-                         "cross-fitting, or give other images.")
+            notes.append("T is fitted on the images it is scored on: its row flatters it. Leave "
+                         "`fit_dl` out for cross-fitting, or give other images.")
             robust_warn(f"{_ME}: {notes[-1]}")
     rows = {_RAW: _Row(z, y, 1., n_bins), _SCALED: _Row(scaled, y, float(np.exp(np.log(Ts).mean())), n_bins)}
     if T is not None: rows[_INSTALLED] = _Row(z/T, y, T, n_bins)
@@ -111,8 +118,8 @@ def calibration_report(
     s = pd.Series({'accuracy': rows[_RAW].numbers['accuracy'], **_facts(rows[_RAW], rows[_SCALED], seed),
                    'temperature': rows[_SCALED].T, 'T_folds': ', '.join(f'{t:.4g}' for t in Ts), 'T_fitted': how,
                    'images': len(y), 'n_bins': n_bins}, dtype=object)
-    title = (f"Calibration: ECE {s.ece:.4f} ± {s.ece_se:.4f} as trained, {s.ece_scaled:.4f} ± {s.ece_scaled_se:.4f} "
-             f"with T = {s.temperature:.3g}")
+    title = (f"Calibration: ECE {s.ece:.4f} ± {s.ece_se:.4f} as trained, {s.ece_scaled:.4f} ± "
+             f"{s.ece_scaled_se:.4f} with T = {s.temperature:.3g}")
     notes = [f"T: {how}; T = {s.T_folds}.", *_notes(s, n_bins, T, stale), *notes]
     rep = CalibrationReport(table, s, _draw, title=title, notes=notes, name='calibration')
     rep.bins = pd.concat({k: bins_table(r.conf, r.right, n_bins) for k,r in rows.items()}, names=['predictions'])

@@ -1,100 +1,25 @@
 "Temperature scaling: one number T, fitted on items the network was not trained on, makes its confidence honest"
-# softmax(z/T): T > 1 blunts, T < 1 sharpens; the order of the classes, hence accuracy, stays. Not to be mixed up with
-# LogitNorm's tau (bounds the logits in training) or the T of the energy and ODIN scores (chosen for telling unknown
-# images from known ones): neither is fitted for calibration, and none of them may be put in another's place.
+# softmax(z/T): T > 1 blunts, T < 1 sharpens; the order of the classes, hence accuracy, stays. Not
+# to be mixed up with LogitNorm's tau (bounds the logits in training) or the T of the energy and
+# ODIN scores (chosen for telling unknown images from known ones): neither is fitted for
+# calibration, and none of them may be put in another's place.
 import copy
 from numbers import Real
-import numpy as np
 import torch
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Learner
 from fastrobust.basics import plain_dl, robust_warn
-from fastrobust.predictions import need_logits
-from fastrobust.data.editing import stratified_folds
 from fastrobust.data.openset import share_items
 from fastrobust.inference.keys import net_mark
 from fastrobust.inference.passes import passes, wrong
 from fastrobust.losses import FuncLoss
-from fastrobust.training.objective import set_loss
-from fastrobust.training.stages import inner_loss
+from fastrobust.training.callback import set_loss
+from fastrobust.training.objective import inner_loss
+from fastrobust.calibration.fitting import fit_temperature
 
 __all__ = ['temperature_scale', 'untemper']
 
-# --- the fit ---------------------------------------------------------------------------------------------------------
-_ROWS = 2**22       # Numbers held in float64 at once
-
-def _slope(d, b):
-    "First and second derivative by b = 1/T of the mean NLL of softmax(b z); d = z - z_y: E_p[d], and its variance"
-    g,h = 0.,0.
-    for r in d.split(max(1, _ROWS//d.shape[1])):
-        p = (b*r).softmax(1)
-        m = (p*r).sum(1, keepdim=True)
-        g,h = g + m.sum().item(),h + (p*(r-m)**2).sum().item()
-    return g/len(d),h/len(d)
-
-def _root(f, lo, hi, b):
-    "Where increasing f = (value, slope) crosses 0 in [lo,hi]: Newton, halved geometrically where it leaves the bracket"
-    for _ in range(200):
-        g,h = f(b)
-        lo,hi = (b, hi) if g < 0 else (lo, b)
-        new = b - g/h if h > 0 else hi
-        if not lo < new < hi: new = (lo*hi)**.5
-        if g == 0 or abs(new-b) <= 1e-13*b: break
-        b = new
-    return b
-
-def _all_right(d, hi):
-    "1/T where the likelihood has no maximum: as it is, or sharper, up to a mean confidence of (n+1)/(n+2)"
-    sure = (len(d)+1)/(len(d)+2)
-    more = lambda b: ((b*d).softmax(1).amax(1).mean().item()-sure, 0.)
-    b = 1. if more(1.)[0] >= 0 else hi if more(hi)[0] <= 0 else _root(more, 1., hi, 1.)
-    robust_warn(f"all {len(d)} labels have the largest logit: the likelihood grows for ever as T falls. T = {1/b:.4g}, "
-                "no smaller than what brings the mean confidence to (n+1)/(n+2): so many right answers show no more. "
-                "Fit on more items, and not on those trained on.", 4)
-    return b
-
-def fit_temperature(
-    z,      # Raw logits (n,c), of items the network was not trained on
-    y       # True labels int (n,)
-)->float:   # Above 0; with a warning where there is no minimum, or none from 1/1000 to 1000 times the logits' range
-    "The T that minimises the negative log-likelihood of softmax(z/T), in float64; convex in 1/T, so surely found"
-    z,y = need_logits(z, y)
-    d,spread = z - z.gather(1, y[:, None]),(z.amax(1)-z.amin(1)).pow(2).mean().sqrt().item()
-    if spread == 0:
-        robust_warn("the logits of each item are all the same, so no temperature changes anything: T = 1.")
-        return 1.
-    lo,hi = min(1e-3/spread, 1.),max(1e3/spread, 1.)
-    if d.max() <= 0: return 1/_all_right(d, hi)
-    slope = lambda b: _slope(d, b)
-    if slope(lo)[0] >= 0:
-        robust_warn(f"the logits say nothing, or the wrong thing, about these {len(d)} labels: the likelihood grows "
-                    f"with T without end. T = {1/lo:.4g}. Are the classes in the order of the training?")
-        return 1/lo
-    if slope(hi)[0] <= 0:
-        robust_warn(f"nearly all {len(d)} labels have the largest logit: the best T is below {1/hi:.4g}, which is "
-                    "taken. Fit on more items, and not on those trained on.")
-        return 1/hi
-    return 1/_root(slope, lo, hi, (lo*hi)**.5)
-
-def cross_fit_logits(z, y, n_folds=2, seed=0):
-    "(T by which each fold is divided (n_folds,), z/T float64 (n,c)), T of a fold fitted on the other folds"
-    z,y = need_logits(z, y)
-    fold = stratified_folds(y.numpy(), n_folds, seed)
-    T = np.array([fit_temperature(z[fold != k], y[fold != k]) for k in range(n_folds)])
-    return T,z/torch.from_numpy(T[fold])[:, None]
-
-def cross_fit(
-    z,              # Raw logits (n,c)
-    y,              # True labels int (n,)
-    n_folds:int=2,  # Parts, 2 to n, stratified by label
-    *,
-    seed:int=0      # Of the parts; a generator of its own
-)->tuple:           # (T of each fold (n_folds,), probabilities float64 (n,c))
-    "Calibrated probabilities of every item, with a T that was fitted without it: on the other folds"
-    T,z = cross_fit_logits(z, y, n_folds, seed)
-    return T,z.softmax(1)
-
-# --- in a learner ----------------------------------------------------------------------------------------------------
+# --- in a learner ---------------------------------------------------------------------------------
 class Tempered:
     "softmax(z/T) in place of a loss's `activation`: `get_preds`, `predict` and Interpretation then give it"
     def __init__(self,
@@ -104,10 +29,11 @@ class Tempered:
         if isinstance(T, bool) or not isinstance(T, Real):
             raise TypeError(f"`T` must be a number, got {T!r}. `temperature_scale(learn)` fits one.")
         if not 0 < T < float('inf'):
-            raise ValueError(f"`T` must be positive and finite, got {T}. 1 changes nothing; `untemper(learn)` takes it "
-                             "off.")
+            raise ValueError(f"`T` must be positive and finite, got {T}. 1 changes nothing; "
+                             "`untemper(learn)` takes it off.")
         self.T,self.mark,self.wrapped = float(T),mark,False    # a function was wrapped to hold this
-    def __call__(self, z): return (z/self.T if z.dtype == torch.float64 else z.float()/self.T).softmax(-1)
+    def __call__(self, z):
+        return (z/self.T if z.dtype == torch.float64 else z.float()/self.T).softmax(-1)
     def __repr__(self): return f'Tempered({self.T:.6g})'
 
 def stale_note(learn):
@@ -115,8 +41,8 @@ def stale_note(learn):
     act = getattr(_loss(learn), '__dict__', {}).get('activation')
     mark,now = getattr(act, 'mark', None),net_mark(learn.model)
     if mark is None or abs(mark-now) <= 1e-6*max(1., abs(mark)): return []
-    note = (f"The network has changed since its T = {act.T:.4g} was fitted, so this T is out of date. Call "
-            "temperature_scale again after training.")
+    note = (f"The network has changed since its T = {act.T:.4g} was fitted, so this T is out of "
+            "date. Call temperature_scale again after training.")
     robust_warn(note, 4)
     return [note]
 
@@ -151,9 +77,11 @@ def _softmax_or_none(loss, z):
     try: p = act(z.clone()) if callable(act) else z
     except Exception: p = None
     if isinstance(p, torch.Tensor) and p.shape == z.shape and any(torch.allclose(p.float(), o, atol=1e-4)
-                                                                   for o in (z.softmax(1), z)): return
-    raise ValueError(f"expected a loss whose activation is the softmax, got {loss!r} with another: z/T has no meaning "
-                     "there. Use a single-label loss such as CrossEntropyLossFlat.")
+                                                                   for o in (z.softmax(1), z)):
+                                                                       return
+    raise ValueError(f"expected a loss whose activation is the softmax, got {loss!r} with another: "
+                     "z/T has no meaning there. Use a single-label loss such as "
+                     "CrossEntropyLossFlat.")
 
 def temper(
     learn,  # A Learner of single-label classification, with techniques or without
@@ -162,23 +90,27 @@ def temper(
     "Predict softmax(z/T) from now on; the loss, what it minimises, accuracy and the raw logits stay as they are"
     old = _loss(learn)
     act = Tempered(T, net_mark(learn.model))
-    loss = bare_loss(old)       # a copy: fastai's default loss is one object for every learner on these dls
+    # a copy: fastai's default loss is one object for every learner on these dls
+    loss = bare_loss(old)
     z = torch.linspace(-2, 3, 2*max(2, getattr(learn.dls, 'c', 0) or 2)).view(2, -1)
     _softmax_or_none(loss, z)
-    if not hasattr(loss, 'reduction'): loss,act.wrapped = FuncLoss(loss),True   # F.cross_entropy has no place for a T
+    if not hasattr(loss, 'reduction'):
+        loss,act.wrapped = FuncLoss(loss),True   # F.cross_entropy has no place for a T
     before = _value(loss, z, learn)
     loss.activation = act
     if not hasattr(loss, 'decodes'): loss.decodes = _argmax
     after = _value(loss, z, learn)
     if before is not None and (after is None or not torch.allclose(before, after, equal_nan=True)):
-        raise ValueError(f"expected a loss that does not use its own `activation`, got {loss!r}: with a temperature in "
-                         "it training would change. Compute its softmax in `forward`.")
+        raise ValueError(f"expected a loss that does not use its own `activation`, got {loss!r}: "
+                         "with a temperature in it training would change. Compute its softmax in "
+                         "`forward`.")
     set_loss(learn, loss)
 
 def _value(loss, z, learn):
     "The loss of two items, None where it cannot be had from logits and labels alone"
     p = next(learn.model.parameters(), z)
-    try: return loss(z.to(p.device), torch.tensor([0, 1], device=p.device)).detach().as_subclass(torch.Tensor)
+    try:
+        return loss(z.to(p.device), torch.tensor([0, 1], device=p.device)).detach().as_subclass(torch.Tensor)
     except Exception: return None
 
 def untemper(
@@ -207,8 +139,8 @@ def labelled_logits(learn, dl, who):
     "Raw logits (n,c) and labels (n,) of a loader, checked"
     (z,),y = passes(learn, dl, [None], who, keep=lambda z, y: (wrong(z, y), z)[1])
     if (z >= 0).all() and ((z.sum(1)-1).abs() < 1e-3).all():
-        raise ValueError(f"{who} expected logits from the model, got probabilities. Let it end in a linear layer, "
-                         "without a softmax.")
+        raise ValueError(f"{who} expected logits from the model, got probabilities. Let it end in "
+                         "a linear layer, without a softmax.")
     if temperature_of(learn) is None: _softmax_or_none(_loss(learn), z[:64])
     return z,y
 
@@ -216,10 +148,11 @@ def warn_fit_items(learn, fit_dl):
     "A warning, and a note, where T is fitted on wrong labels or on items the network has trained on"
     valid,notes = getattr(getattr(learn.dls, 'noise', None), 'valid', None),[]
     if valid is not None and (fit_dl is None or fit_dl is learn.dls.valid):
-        notes.append(f"{valid.realised_rate:.1%} of the labels T is fitted on are wrong on purpose (noisy_valid): it "
-                     "makes confidence fit these labels, not the true ones. Give a `fit_dl` with clean labels.")
+        notes.append(f"{valid.realised_rate:.1%} of the labels T is fitted on are wrong on purpose "
+                     "(noisy_valid): it makes confidence fit these labels, not the true ones. Give "
+                     "a `fit_dl` with clean labels.")
     if fit_dl is not None and share_items(plain_dl(fit_dl), plain_dl(learn.dls.train)):
-        notes.append("T is fitted on the training set, where the network is surer and more often right than elsewhere: "
-                     "T will be too small. Give a `fit_dl` of other images.")
+        notes.append("T is fitted on the training set, where the network is surer and more often "
+                     "right than elsewhere: T will be too small. Give a `fit_dl` of other images.")
     for o in notes: robust_warn(o, 4)
     return notes

@@ -72,18 +72,21 @@ class Comparison(Report):
 
     def _explain(self):
         m,n = self.metric,self.runs.seed.nunique()
-        yield (f"last: {m} after the last epoch, the number you would get. oracle best: that of the best epoch, chosen "
-               "on the very images it is measured on, so nobody can count on reaching it.")
+        yield (f"last: {m} after the last epoch, the number you would get. oracle best: that of "
+               "the best epoch, chosen on the very images it is measured on, so nobody can count "
+               "on reaching it.")
         late = f"{self.last_k} epochs" if self.last_k else "quarter of the epochs (at most 10)"
         yield f"late mean: mean of the last {late}. difference: of `last` to {self.baseline!r}, paired by seed."
         yield (f"± is the standard error over {n} seeds." if n > 1 else
                "One seed only, so no standard errors: run more seeds before you believe a small difference.")
-        if m == 'acc_true': yield "acc_true: accuracy against the true validation labels, which nothing is chosen by."
+        if m == 'acc_true':
+            yield "acc_true: accuracy against the true validation labels, which nothing is chosen by."
         if 'picked' in self.runs:
             yield "picked: acc_true of the epoch that does best on the given, noisy validation labels: an honest pick."
         if 'memorised' in self.runs:
-            yield ("memorised: share of the wrongly labelled training images to which the trained model gives their "
-                   f"wrong label. Labels that are wrong: nominal rate {self.runs.nominal_rate.mean():.3g}, realised "
+            yield ("memorised: share of the wrongly labelled training images to which the trained "
+                   "model gives their wrong label. Labels that are wrong: nominal rate "
+                   f"{self.runs.nominal_rate.mean():.3g}, realised "
                    f"{self.runs.realised_rate.mean():.4f}.")
         yield "peak MB: " + ("GPU memory allocated by torch." if torch.cuda.is_available() else
                              "resident memory of the whole process on the CPU, Python and data included.")
@@ -96,9 +99,10 @@ class Comparison(Report):
                      (('epochs', 'epochs'), ('seconds', 'seconds'), ('peak_MB', 'peak MB'))})
         return pd.DataFrame(cols, index=t.index)
 
-    def files(self): return {**super().files(), 'compare_runs': self.runs, 'compare_curves': self.curves}
+    def files(self):
+        return {**super().files(), 'compare_runs': self.runs, 'compare_curves': self.curves}
 
-# --- the picture -----------------------------------------------------------------------------------------------------
+# --- the picture ----------------------------------------------------------------------------------
 _COLORS = [INK, ORANGE, BLUE, GREEN, VERMILION, SKY, PURPLE, OLIVE]
 
 def _draw(rep, figsize=None):
@@ -129,5 +133,6 @@ def _draw(rep, figsize=None):
     tidy(a, 'y', behind=False)
     tidy(b, 'x', behind=False)
     if len(names) <= 6: a.legend(frameon=False, fontsize=9)     # the bars name the colours anyway
-    for bar,i in zip(b.patches, range(len(names))): bar.set_hatch('/'*(i//8)*2)     # dashed on the left
+    for bar,i in zip(b.patches, range(len(names))):
+        bar.set_hatch('/'*(i//8)*2)     # dashed on the left
     return np.array([a, b])

@@ -12,13 +12,14 @@ from fastrobust.basics import robust_warn
 from fastrobust.data.holdout import hold_out
 from fastrobust.reporting.style import BLUE, VERMILION, axes_on
 from fastrobust.resting import keep_random
-from fastrobust.training.objective import Technique
-from fastrobust.training.stages import inner_loss
+from fastrobust.training.technique import Technique
+from fastrobust.training.objective import inner_loss
 from fastrobust.techniques.logitclip import LogitClip
 
 __all__ = ['find_tau']
 
-GRID = tuple(1/t for t in (.1, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))   # 1/tau as the paper tunes it
+# 1/tau as the paper tunes it
+GRID = tuple(1/t for t in (.1, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))
 
 def plot_tau(
     curve,      # What `find_tau` returned, or its `curve`: DataFrame with `tau` and `accuracy`
@@ -86,8 +87,9 @@ def find_tau(
         raise ValueError("expected a learner with one unchanged network, got one under surgery. "
                          "Find tau before you add that technique.")
     if isinstance(learn.opt_func, OptimWrapper):
-        raise ValueError("expected `opt_func` as a function that makes an optimizer, got one made for this network. "
-                         "Give the Learner e.g. partial(OptimWrapper, opt=torch.optim.SGD).")
+        raise ValueError("expected `opt_func` as a function that makes an optimizer, got one made "
+                         "for this network. Give the Learner e.g. partial(OptimWrapper, "
+                         "opt=torch.optim.SGD).")
     if getattr(getattr(learn, 'recorder', None), 'values', None):
         robust_warn("the learner is trained already, so every tau starts from its weights. Find tau before training.")
     fit = fit or (lambda o, n: o.fit_one_cycle(n, o.lr))
@@ -96,7 +98,8 @@ def find_tau(
         dls = hold_out(learn.dls, pct, seed=seed)
         for tau in grid:
             set_seed(seed)
-            for dl in dls.loaders: dl.rng = random.Random(seed)     # fastai's loaders shuffle by a stream of their own
+            for dl in dls.loaders:
+                dl.rng = random.Random(seed)     # fastai's loaders shuffle by a stream of their own
             trial = _trial(learn, dls, tau)
             with trial.no_logging(), trial.no_bar(): fit(trial, epochs)
             accs = [float(v[2]) for v in trial.recorder.values]

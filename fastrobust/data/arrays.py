@@ -1,8 +1,9 @@
 "Arrays in memory as fastai loaders: whole batches by tensor indexing, and every fastai feature as it was"
-# `ArrayDL` differs from `TfmdDL` in `create_batches` alone. Its dataset is an ordinary `Datasets` over (image, label)
-# items with fastai's transforms, so show_batch, predict, test_dl, Interpretation, export and ids are fastai's own code.
+# `ArrayDL` differs from `TfmdDL` in `create_batches` alone. Its dataset is an ordinary `Datasets`
+# over (image, label) items with fastai's transforms, so show_batch, predict, test_dl,
+# Interpretation, export and ids are fastai's own code.
 from numbers import Number
-import numpy as np, pandas as pd
+import numpy as np
 import torch
 from PIL import Image
 
@@ -11,84 +12,12 @@ from fastai.data.transforms import Categorize, IntToFloatTensor, ItemGetter, Nor
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW, default_device
 from fastai.vision.core import PILImage, PILImageBW
 from fastcore.foundation import L
-from fastrobust.basics import need_whole, robust_warn
+from fastrobust.basics import need_whole
+from fastrobust.data.arraychecks import as_labels, as_pixels, as_vocab, check_like, codes_in
 
 __all__ = ['ArrayDL', 'array_dls']
 
-# --- checks ----------------------------------------------------------------------------------------------------------
-def _grey_levels(a, what):
-    "Floats in [0,1] as 256 grey levels"
-    lo,hi = float(a.min()),float(a.max())
-    if not (lo >= 0 and hi <= 1):
-        raise ValueError(f"expected float pixels in [0,1] in `{what}`, got [{lo:.4g}, {hi:.4g}]. Give the images as "
-                         "they were before normalisation, uint8 or divided by 255, without NaN.")
-    px,res = np.multiply(a, 255, dtype=np.float32),np.empty(a.shape, np.uint8)
-    np.rint(px, out=res, casting='unsafe')
-    if np.abs(px-res).max() > .05:
-        robust_warn(f"`{what}` has values between the 256 levels of an image file: rounded to uint8.", stacklevel=5)
-    return res
-
-def as_pixels(X, what):
-    "A copy of the images `X` as one contiguous uint8 tensor (n,c,h,w)"
-    is_t = isinstance(X, torch.Tensor)
-    chan,layout = (1, 'tensor (n,h,w) or (n,c,h,w)') if is_t else (-1, 'array (n,h,w) or (n,h,w,c)')
-    a = X.detach().cpu().numpy() if is_t else np.asarray(X)
-    if a.dtype != np.uint8 and a.dtype.kind != 'f':
-        raise TypeError(f"expected `{what}` as uint8 or as floats in [0,1], got {a.dtype}. "
-                        "Other integers: `.astype('uint8')`, if they are within 0..255.")
-    if a.ndim == 3: a = np.expand_dims(a, chan)
-    if a.ndim != 4 or a.shape[chan] not in (1, 3):
-        raise ValueError(f"expected `{what}` as an {layout} with 1 or 3 channels, got shape {a.shape}. NumPy arrays "
-                         "have their channels last, torch tensors first: transpose, or choose 1 or 3 of the channels.")
-    if not a.size: raise ValueError(f"expected images in `{what}`, got shape {a.shape}. Look how they were selected.")
-    if a.dtype != np.uint8: a = _grey_levels(a, what)
-    return torch.from_numpy(np.array(a if is_t else a.transpose(0, 3, 1, 2), order='C', copy=True))
-
-def as_labels(y, n, what):
-    "Labels as a list of ints or strings"
-    if isinstance(y, torch.Tensor): y = y.detach().cpu().numpy()
-    a = np.asarray(y, dtype=y.dtype if isinstance(y, np.ndarray) else object)   # a list with NaN keeps its other labels
-    if a.shape != (n,):
-        raise ValueError(f"expected one label per image, `{what}` of shape ({n},), got {a.shape}. Select images and "
-                         "labels alike; of one-hot or soft labels take `.argmax(1)`.")
-    missing = np.flatnonzero(pd.isna(a))
-    if len(missing):
-        raise ValueError(f"expected a label for every image, got {len(missing)} missing (NaN, None) in `{what}`, first "
-                         f"at {missing[:3].tolist()}. Drop those images.")
-    res = [o.item() if hasattr(o, 'item') else o for o in a.tolist()]
-    kinds = {type(o) for o in res}
-    if not (kinds <= {int, bool} or all(issubclass(k, str) for k in kinds)):
-        raise TypeError(f"expected `{what}` as ints or strings, got {', '.join(sorted(k.__name__ for k in kinds))}. "
-                        "Whole numbers kept as floats: `y.astype(int)`.")
-    return res
-
-def as_vocab(vocab, labels):
-    if vocab is None: return sorted(set(labels))
-    vocab = vocab.tolist() if isinstance(vocab, (np.ndarray, torch.Tensor)) else list(vocab)
-    if not vocab or len(set(vocab)) < len(vocab):
-        raise ValueError(f"expected `vocab` as a list of different classes, got {vocab}. Left out, it comes from `y`.")
-    return vocab
-
-def codes_in(labels, vocab, what):
-    "Positions of `labels` in `vocab`; ints are positions already where the vocab has names"
-    named = isinstance(labels[0], int) and not any(isinstance(o, int) for o in vocab)
-    o2i = {i: i for i in range(len(vocab))} if named else {o: i for i,o in enumerate(vocab)}
-    unknown = sorted(set(labels) - set(o2i), key=str)
-    if unknown:
-        have = f"positions 0..{len(vocab)-1} in the vocab" if named else f"labels of the vocab {vocab[:10]}"
-        raise ValueError(f"expected {have} in `{what}`, got {unknown[:5]}. Give all classes as `vocab=`, "
-                         "or drop these images.")
-    return torch.tensor([o2i[o] for o in labels])
-
-def check_like(got, shape, what, strict=False):
-    "Images of (c,h,w) `got` beside training images of `shape`"
-    if shape is None or tuple(got) == tuple(shape): return
-    if strict or got[0] != shape[0]:
-        raise ValueError(f"expected images of (channels, height, width) {tuple(shape)} in `{what}`, as in training, "
-                         f"got {tuple(got)}. Convert or resize them first.")
-    robust_warn(f"`{what}` are {tuple(got)[1:]} pixels, the training images {tuple(shape)[1:]}: used as they are.")
-
-# --- items and loader ------------------------------------------------------------------------------------------------
+# --- items and loader -----------------------------------------------------------------------------
 class ArrayItems:
     "Images in memory as a sequence of items: (image, label), or image alone; a slice or list of positions gives a part"
     def __init__(self,
@@ -98,11 +27,13 @@ class ArrayItems:
         rows=None   # Positions in the arrays first given, long tensor (n,); None: 0..n-1
     ): self.x,self.y,self.vocab,self.rows = x,y,vocab,torch.arange(len(x)) if rows is None else rows
 
-    iloc = property(lambda self: self)      # fastcore's `L` keeps what has an `iloc`; of anything else it makes a list
+    # fastcore's `L` keeps what has an `iloc`; of anything else it makes a list
+    iloc = property(lambda self: self)
     def itertuples(self): return iter(self) # how `L` walks through what has an `iloc`
     def __iter__(self): return (self[i] for i in range(len(self)))
     def __len__(self):  return len(self.x)
-    def __repr__(self): return f'ArrayItems: {len(self)} images of (c,h,w) {tuple(self.x.shape[1:])} on {self.x.device}'
+    def __repr__(self):
+        return f'ArrayItems: {len(self)} images of (c,h,w) {tuple(self.x.shape[1:])} on {self.x.device}'
 
     def __getitem__(self, i):
         if isinstance(i, (int, np.integer)) or (isinstance(i, torch.Tensor) and i.ndim == 0):
@@ -115,7 +46,8 @@ class ArrayItems:
 
 def _adopt(ds, shape):
     "`ds` with new arrays or Pillow images as `ArrayItems`; all else (files) as it came, for fastai's way item by item"
-    if not isinstance(ds, Datasets) or isinstance(ds.items, ArrayItems) or len(ds.items) == 0: return ds
+    if not isinstance(ds, Datasets) or isinstance(ds.items, ArrayItems) or len(ds.items) == 0:
+        return ds
     items,given,tls = ds.items,None,ds.tls
     if not isinstance(items, (np.ndarray, torch.Tensor)):
         if len(tls) == 2 and all(isinstance(o, tuple) for o in items): items,given = zip(*items)
@@ -162,9 +94,11 @@ class ArrayDL(TfmdDL):
 
     def _targets(self, tl):
         "Labels of `tl` by position; a list that stands in for ours may hold them in `codes`, else each is asked for"
-        if type(tl) is TfmdLists and [type(f) for f in tl.tfms.fs] == [ItemGetter, Categorize]: return tl.items.y
+        if type(tl) is TfmdLists and [type(f) for f in tl.tfms.fs] == [ItemGetter, Categorize]:
+            return tl.items.y
         codes = vars(tl).get('codes')
-        if codes is None or (torch.as_tensor(codes) < 0).any(): codes = [int(tl[i]) for i in range(len(tl))]
+        if codes is None or (torch.as_tensor(codes) < 0).any():
+            codes = [int(tl[i]) for i in range(len(tl))]
         return torch.as_tensor(codes)
 
     def create_batches(self, samps):
@@ -177,12 +111,13 @@ class ArrayDL(TfmdDL):
             i = torch.as_tensor(np.asarray(idxs)).to(x.device)
             yield (im(x.index_select(0, i)), *(TensorCategory(y.index_select(0, i)) for y in ys))
 
-# --- the factory -----------------------------------------------------------------------------------------------------
+# --- the factory ----------------------------------------------------------------------------------
 def _split(n, pct, seed):
     k = round(n*pct)
     if not (0 < pct < 1 and 0 < k < n):
-        raise ValueError(f"expected `valid_pct` in (0,1) with images left on both sides, got {pct} of {n} images. "
-                         "Choose another share, or give validation images, `valid=(Xv, yv)`.")
+        raise ValueError(f"expected `valid_pct` in (0,1) with images left on both sides, got {pct} "
+                         f"of {n} images. Choose another share, or give validation images, "
+                         "`valid=(Xv, yv)`.")
     idxs = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return idxs[k:].sort().values,idxs[:k].sort().values
 
@@ -224,21 +159,24 @@ def array_dls(
     labels = as_labels(y, len(x), 'y')
     vocab = as_vocab(vocab, labels)
     train = ArrayItems(x, codes_in(labels, vocab, 'y'), vocab)
-    if valid is None: train,val = (train[i] for i in _split(len(x), .2 if valid_pct is None else valid_pct, seed))
+    if valid is None:
+        train,val = (train[i] for i in _split(len(x), .2 if valid_pct is None else valid_pct, seed))
     else:
         xv = as_pixels(valid[0], 'Xv')
         check_like(xv.shape[1:], x.shape[1:], 'Xv', strict=True)
         val = ArrayItems(xv, codes_in(as_labels(valid[1], len(xv), 'yv'), vocab, 'yv'), vocab)
     if drop_last is None: drop_last = shuffle and len(train) >= bs
     if drop_last and len(train) < bs:
-        raise ValueError(f"expected at least one batch of {bs} training images, got {len(train)} images. "
-                         "Use a smaller `bs`, or `drop_last=False`.")
+        raise ValueError(f"expected at least one batch of {bs} training images, got {len(train)} "
+                         "images. Use a smaller `bs`, or `drop_last=False`.")
 
     tfms = L(batch_tfms)
     have = lambda t: any(isinstance(f, t) or f is t for f in tfms)
     if not have(IntToFloatTensor): tfms = tfms + [IntToFloatTensor()]
-    if normalize and not have(Normalize): tfms = tfms + [Normalize.from_stats(*_stats(train.x), cuda=False)]
-    if device is not None: train.x,train.y,val.x,val.y = (o.to(device) for o in (train.x, train.y, val.x, val.y))
+    if normalize and not have(Normalize):
+        tfms = tfms + [Normalize.from_stats(*_stats(train.x), cuda=False)]
+    if device is not None:
+        train.x,train.y,val.x,val.y = (o.to(device) for o in (train.x, train.y, val.x, val.y))
     device = default_device() if device is None else torch.device(device)
     opens = PILImageBW.create if x.shape[1] == 1 else PILImage.create
     tfms_xy = [ItemGetter(0), opens],[ItemGetter(1), Categorize(vocab, sort=False)]

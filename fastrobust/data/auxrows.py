@@ -14,27 +14,30 @@ from fastrobust.resting import keep_random
 
 __all__ = ['OpenSet']
 
-# --- any source as images --------------------------------------------------------------------------------------------
+# --- any source as images -------------------------------------------------------------------------
 def as_uint8(x):
     "Images in any accepted form as uint8 (n,c,h,w); those that are uint8 already are not copied"
     if isinstance(x, np.ndarray):
-        with warnings.catch_warnings():     # a file opened for reading cannot be written to, which nobody does
+        # a file opened for reading cannot be written to, which nobody does
+        with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='The given NumPy array is not writ', category=UserWarning)
             x = torch.from_numpy(np.ascontiguousarray(x))
     x = torch.as_tensor(x).as_subclass(torch.Tensor)
     if x.ndim == 3: x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3): x = x.permute(0, 3, 1, 2)
+    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3):
+        x = x.permute(0, 3, 1, 2)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
-        raise ValueError("expected open-set images (n,h,w), (n,h,w,c) or (n,c,h,w), n >= 1, of 1 or 3 channels, got "
-                         f"shape {tuple(x.shape)}. Stack them in one array.")
+        raise ValueError("expected open-set images (n,h,w), (n,h,w,c) or (n,c,h,w), n >= 1, of 1 "
+                         f"or 3 channels, got shape {tuple(x.shape)}. Stack them in one array.")
     if x.dtype == torch.uint8: return x
     if not x.is_floating_point():
         raise TypeError(f"expected open-set images as uint8 or float in [0,1], got {x.dtype}. "
                         "Convert them with `.astype('uint8')`.")
     lo,hi = x.min().item(),x.max().item()
     if not (0 <= lo and hi <= 1):
-        raise ValueError(f"expected float open-set images in [0,1], got [{lo:.3g}, {hi:.3g}]. Do not normalise them: "
-                         "they pass the learner's own batch transforms. Divide by 255 if they are pixels.")
+        raise ValueError(f"expected float open-set images in [0,1], got [{lo:.3g}, {hi:.3g}]. Do "
+                         "not normalise them: they pass the learner's own batch transforms. Divide "
+                         "by 255 if they are pixels.")
     return (x*255).round().to(torch.uint8)
 
 def arrays_and_loaders(aux):
@@ -44,15 +47,19 @@ def arrays_and_loaders(aux):
     if isinstance(aux, DataLoaders): aux = aux.train
     if isinstance(aux, (np.ndarray, torch.Tensor)): return aux,[]
     if isinstance(aux, torch.utils.data.DataLoader):
-        raise TypeError("expected open-set images as an array or as fastai DataLoaders, got a DataLoader of torch. "
-                        "Give fastai.data.load.DataLoader(dataset, bs=..), or the images as one array.")
+        raise TypeError("expected open-set images as an array or as fastai DataLoaders, got a "
+                        "DataLoader of torch. Give fastai.data.load.DataLoader(dataset, bs=..), or "
+                        "the images as one array.")
     if not isinstance(aux, (list, tuple, DataLoader)):
         raise TypeError("expected open-set images as an array or as fastai DataLoaders, got a "
-                        f"{type(aux).__name__}. Read files with a DataBlock and give its `.dataloaders(path)`.")
+                        f"{type(aux).__name__}. Read files with a DataBlock and give its "
+                        "`.dataloaders(path)`.")
     loaders = [aux] if isinstance(aux, DataLoader) else list(aux)
     if not (loaders and all(isinstance(o, DataLoader) for o in loaders)):
-        raise TypeError(f"expected open-set images as an array or as fastai DataLoaders, got a {type(aux).__name__} "
-                        f"of {type(loaders[0]).__name__ if loaders else 'nothing'}. Stack images with np.stack.")
+        raise TypeError("expected open-set images as an array or as fastai DataLoaders, got a "
+                        f"{type(aux).__name__} of "
+                        f"{type(loaders[0]).__name__ if loaders else 'nothing'}. Stack images with "
+                        "np.stack.")
     if any(not len(o.dataset) for o in loaders):
         raise ValueError("expected loaders with open-set images, got an empty one. Look how its files were found.")
     return None,loaders
@@ -99,7 +106,7 @@ class OpenSet:
         shown = '' if self.classes is None else ' of ' + ', '.join(map(str, self.classes[:10]))
         return f"OpenSet: {len(self)} images{shown}{', ..' if len(self.classes or []) > 10 else ''}"
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 class AuxRows:
     "Endless shuffled open-set images, uint8 (n,c,h,w), from arrays or loaders; never part of an export"
     ids,_hashes = None,None     # Positions of the images last given; None: they came from loaders
@@ -117,11 +124,14 @@ class AuxRows:
         "Begin anew, in another order"
         self._g,self._it,self._buf = None,None,None
 
-    def __len__(self): return len(self.imgs) if self.imgs is not None else sum(len(o.dataset) for o in self.loaders)
-    def __getstate__(self): return dict(source=None, imgs=None, loaders=[], _g=None, _it=None, _buf=None)
+    def __len__(self):
+        return len(self.imgs) if self.imgs is not None else sum(len(o.dataset) for o in self.loaders)
+    def __getstate__(self):
+        return dict(source=None, imgs=None, loaders=[], _g=None, _it=None, _buf=None)
     def __deepcopy__(self, memo):
         new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)      # images are shared, never changed; the order is its own
+        # images are shared, never changed; the order is its own
+        new.__dict__.update(self.__dict__)
         new.restart()
         return new
 
@@ -149,8 +159,9 @@ class AuxRows:
     def next(self, n):
         "The next `n` images; every image comes once before any comes again"
         if self.imgs is None and not self.loaders:
-            raise ValueError("expected open-set images, got none: they are not part of an exported learner. "
-                             "Remove the technique and add a new one with its images to train on.")
+            raise ValueError("expected open-set images, got none: they are not part of an exported "
+                             "learner. Remove the technique and add a new one with its images to "
+                             "train on.")
         if self._it is None: self._it = self._stream()
         while self._buf is None or len(self._buf) < n:
             new = next(self._it)

@@ -28,7 +28,8 @@ def loader_like(dl, ds):
     "A copy of `dl` over `ds`: same type, random stream, weights and transforms; changing one leaves the other alone"
     res = copy.copy(dl)
     for k,v in vars(dl).items():  # its bound methods, e.g. left by show_batch(unique=True)
-        if getattr(v, '__self__', None) is dl or k in ('show_batch', 'it', '_DataLoader__idxs'): delattr(res, k)
+        if getattr(v, '__self__', None) is dl or k in ('show_batch', 'it', '_DataLoader__idxs'):
+            delattr(res, k)
     res.dataset,res.rng,res.fake_l = ds,copy.copy(dl.rng),copy.copy(dl.fake_l)
     res.fake_l.d = res.fake_l.default = res
     res.fake_l.dataset = res.fake_l

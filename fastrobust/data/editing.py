@@ -1,7 +1,6 @@
 "New loaders out of old ones, which stay as they are: other labels, fewer items, a split of the training set"
 import copy
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from fastai.data.core import DataLoaders, Datasets
 from fastai.tabular.core import Tabular
 from fastrobust.basics import n_classes, need_whole
@@ -12,25 +11,27 @@ from fastrobust.resting import keep_random
 
 __all__ = ['given_labels', 'with_labels', 'take_items', 'split_items']
 
-# --- one dataset -----------------------------------------------------------------------------------------------------
+# --- one dataset ----------------------------------------------------------------------------------
 def check_dls(dls):
     "Refuse what is not made of fastai `Datasets` or tables"
     if not isinstance(dls, DataLoaders):
         raise TypeError(f"expected DataLoaders, got {type(dls).__name__}. Pass `learn.dls`.")
     if not isinstance(dls.train_ds, (Datasets, Tabular)):
-        raise TypeError("expected dls over a fastai `Datasets` (of a DataBlock or array_dls) or a table, got "
-                        f"{type(dls.train_ds).__name__}. Build them with a DataBlock.")
+        raise TypeError("expected dls over a fastai `Datasets` (of a DataBlock or array_dls) or a "
+                        f"table, got {type(dls.train_ds).__name__}. Build them with a DataBlock.")
 
 def check_ids(idxs, n, what='idxs'):
     "Positions as an int array: whole, in [0,n), each once"
     a = np.asarray(idxs)
     if a.dtype == bool and a.shape == (n,): a = np.flatnonzero(a)
     if a.ndim != 1 or not len(a) or a.dtype.kind not in 'iu':
-        raise ValueError(f"expected `{what}` as positions in the training set or a mask of its {n} items, got "
-                         f"{a.dtype} of shape {a.shape}. Pass e.g. np.flatnonzero(keep).")
+        raise ValueError(f"expected `{what}` as positions in the training set or a mask of its {n} "
+                         f"items, got {a.dtype} of shape {a.shape}. Pass e.g. "
+                         "np.flatnonzero(keep).")
     if a.min() < 0 or a.max() >= n or len(np.unique(a)) < len(a):
-        raise ValueError(f"expected `{what}` in [0,{n}), each once, got {a.min()} to {a.max()}, {len(np.unique(a))} "
-                         f"different of {len(a)}. They are positions in `dls.train_ds`.")
+        raise ValueError(f"expected `{what}` in [0,{n}), each once, got {a.min()} to {a.max()}, "
+                         f"{len(np.unique(a))} different of {len(a)}. They are positions in "
+                         "`dls.train_ds`.")
     return a.astype(np.int64)
 
 def _take(items, idx):
@@ -42,7 +43,8 @@ def _part(ds, idx, split_idx=0):
     "The items `idx` of a training set with their given labels"
     if isinstance(ds, Tabular): return ds.new(ds.items.iloc[idx])
     tls = [tl._new(_take(ds.items, idx), split_idx=split_idx) for tl in ds.tls]
-    if not isinstance(ds, NoisyDatasets): return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
+    if not isinstance(ds, NoisyDatasets):
+        return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
     rec = None if ds.noise is None or split_idx else ds.noise.take(idx)
     return NoisyDatasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type, noise=rec)
 
@@ -51,7 +53,7 @@ def _train_dl(dl, ds, idx):
     if dl.drop_last and len(ds) < dl.bs: kw['drop_last'] = False
     return dl.new(ds, **kw)
 
-# --- the loaders -----------------------------------------------------------------------------------------------------
+# --- the loaders ----------------------------------------------------------------------------------
 def given_labels(
     dls     # DataLoaders with one single-label target
 ) -> np.ndarray: # (n,) int64, positions in the vocab
@@ -67,8 +69,8 @@ def with_labels(
     old = given_labels(dls)
     y = int_labels(y, n_classes(dls))
     if len(y) != len(old):
-        raise ValueError(f"expected one label for each of the {len(old)} training items, got {len(y)}. Give all of "
-                         "them, in the order of `dls.train_ds`.")
+        raise ValueError(f"expected one label for each of the {len(old)} training items, got "
+                         f"{len(y)}. Give all of them, in the order of `dls.train_ds`.")
     ds,rec = dls.train_ds,getattr(dls, 'noise', None)
     if rec is not None: rec = rec.relabelled(y)
     return _dls(dls, loader_like(dls.train, relabelled(ds, rec, y=y)), rec)
@@ -81,7 +83,9 @@ def take_items(
     check_dls(dls)
     idx = check_ids(idxs, len(dls.train_ds))
     rec = getattr(dls, 'noise', None)
-    with keep_random(): train = _train_dl(dls.train, _part(dls.train_ds, idx), idx)     # a new loader draws its seed
+    with keep_random():
+        # a new loader draws its seed
+        train = _train_dl(dls.train, _part(dls.train_ds, idx), idx)
     return _dls(dls, train, None if rec is None else rec.take(idx))
 
 def _dls(dls, train, rec):
@@ -89,7 +93,8 @@ def _dls(dls, train, rec):
     new = copy.copy(dls)
     new.loaders = [train, *dls.loaders[1:]]
     if rec is None: return new
-    if len(dls.loaders) > 1 and rec.valid is not None: new.loaders[1] = loader_like(dls.valid, dls.valid_ds)
+    if len(dls.loaders) > 1 and rec.valid is not None:
+        new.loaders[1] = loader_like(dls.valid, dls.valid_ds)
     return rec.attach(new)
 
 def split_items(
@@ -103,14 +108,14 @@ def split_items(
     a,b = check_ids(train, len(ds), 'train'),check_ids(valid, len(ds), 'valid')
     both = np.intersect1d(a, b)
     if len(both):
-        raise ValueError(f"expected `train` and `valid` without common items, got {len(both)}, first {both[:3]}. "
-                         "What is measured on training items is no evidence.")
+        raise ValueError(f"expected `train` and `valid` without common items, got {len(both)}, "
+                         f"first {both[:3]}. What is measured on training items is no evidence.")
     plain = dls.valid if len(dls.loaders) > 1 else dls.train
     with keep_random():
         loaders = _train_dl(dls.train, _part(ds, a), a),plain.new(_part(ds, b, 1), shuffle=False, drop_last=False)
     return DataLoaders(*loaders, path=copy.copy(dls.path), device=dls.device)
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 def stratified_folds(
     y,              # Given labels (n,), ints
     n_folds:int=5,  # In how many parts, 2 to n

@@ -1,6 +1,7 @@
 "Lists that stand in for parts of a dataset, by position: given labels, and images from elsewhere"
-# Shuffling, workers, weights and epochs cannot change what stands at a position. Only these lists are replaced; what is
-# made from them (other splits, test sets, the exported empty copy) is plain fastai.
+# Shuffling, workers, weights and epochs cannot change what stands at a position. Only these lists
+# are replaced; what is made from them (other splits, test sets,
+# the exported empty copy) is plain fastai.
 import numpy as np, pandas as pd
 import torch
 from PIL import Image
@@ -29,12 +30,14 @@ def carry(items, tls):
     "`items` with the codes of those `tls` that have some"
     given = {tl.col: tl.codes for tl in tls if isinstance(tl, Given) and tl.codes is not None}
     if not given: return items
-    if isinstance(items, pd.DataFrame): return items.assign(**{k: v.numpy() for k,v in given.items()})
+    if isinstance(items, pd.DataFrame):
+        return items.assign(**{k: v.numpy() for k,v in given.items()})
     return GivenItems.of(items, given)
 
 class Given(TfmdLists):
     "A list that returns `value(codes[i])` at position i; -1 there, or no codes: the item as it was"
-    col = None                                  # under which name, in rows of a DataFrame the column, items carry codes
+    # under which name, in rows of a DataFrame the column, items carry codes
+    col = None
     def __init__(self, items, tfms, codes=None, **kwargs):
         super().__init__(items, tfms, do_setup=False, **kwargs)
         self.codes = None if codes is None else torch.as_tensor(np.array(codes))
@@ -78,8 +81,8 @@ class OpenInputs(Given):
         self.images = images                    # uint8 (m,c,h,w), c = 1 or 3
         cls = list(self.types)[-1] if self.types else None
         if not (isinstance(cls, type) and issubclass(cls, PILBase)):
-            raise ValueError(f"open-set noise replaces images, got inputs of type {getattr(cls, '__name__', cls)}. Use "
-                             "an ImageBlock, or array_dls.")
+            raise ValueError("open-set noise replaces images, got inputs of type "
+                             f"{getattr(cls, '__name__', cls)}. Use an ImageBlock, or array_dls.")
         self.cls = cls
 
     def more(self): return dict(images=self.images)
@@ -101,8 +104,8 @@ class NoisyDatasets(Datasets):
         return carry(self.tls[0].items, self.tls)
     @items.setter
     def items(self, v):
-        raise ValueError(f"expected the {len(self)} items that the noisy labels belong to, got new ones. "
-                         "Build new dls and put noise on those.")
+        raise ValueError(f"expected the {len(self)} items that the noisy labels belong to, got new "
+                         "ones. Build new dls and put noise on those.")
 
     def new_empty(self): return Datasets(tls=[tl.new_empty() for tl in self.tls], n_inp=self.n_inp)
 

@@ -1,6 +1,7 @@
 "Long tails: classes that fall off in size, made on purpose, counted and grouped; and the prior that fills them up"
-# Sizes: the recipe of LDAM, https://arxiv.org/abs/1906.07413; prior: Open-sampling, https://arxiv.org/abs/2206.08802
-# First this, then label noise; to draw rare classes more often: `weighted_dls(dls, 'balanced')`.
+# Sizes: the recipe of LDAM, https://arxiv.org/abs/1906.07413; prior: Open-sampling,
+# https://arxiv.org/abs/2206.08802 First this, then label noise; to draw rare classes more often:
+# `weighted_dls(dls, 'balanced')`.
 from numbers import Real
 import numpy as np
 from fastai.data.core import DataLoaders
@@ -12,11 +13,13 @@ from fastrobust.resting import keep_random
 
 __all__ = ['long_tail', 'long_tail_dls', 'LongTailSplitter', 'class_counts', 'complementary', 'head_mid_tail']
 
-# --- made on purpose -------------------------------------------------------------------------------------------------
+# --- made on purpose ------------------------------------------------------------------------------
 def _check(imb, kind):
     need_number('imb', imb)
-    if not 0 < imb <= 1: raise ValueError(f"`imb` must lie in (0,1], got {imb}. For 1 of 100 pass .01.")
-    if kind not in ('exp', 'step'): raise ValueError(f"`kind` must be 'exp' or 'step', got {kind!r}. Try 'exp'.")
+    if not 0 < imb <= 1:
+        raise ValueError(f"`imb` must lie in (0,1], got {imb}. For 1 of 100 pass .01.")
+    if kind not in ('exp', 'step'):
+        raise ValueError(f"`kind` must be 'exp' or 'step', got {kind!r}. Try 'exp'.")
 
 def long_tail(
     y,              # True labels (n,); class 0 stays the largest, the last becomes the smallest
@@ -39,12 +42,14 @@ def long_tail(
         m = (have/share)[have > 0].min()
         want = (m*share + 1e-9).astype(int)
         if m < .9*len(y)/c:     # less than what a random split does to equal classes
-            robust_warn(f"long_tail: class {few[0]} has fewer samples than its share ({len(few)} such), so the largest "
-                        f"class keeps {int(m)} and not {len(y)//c}. Number large classes first, or take a smaller "
-                        "`imb`.")
+            robust_warn(f"long_tail: class {few[0]} has fewer samples than its share ({len(few)} "
+                        f"such), so the largest class keeps {int(m)} and not {len(y)//c}. Number "
+                        "large classes first, or take a smaller `imb`.")
     if not have.all():
-        robust_warn(f"long_tail: class {int(have.argmin())} has no samples ({int((have == 0).sum())} such).")
-    if min(want) < 1: robust_warn(f"long_tail: imb={imb} leaves less than one sample in the smallest class: one stays.")
+        robust_warn(f"long_tail: class {int(have.argmin())} has no samples "
+                    f"({int((have == 0).sum())} such).")
+    if min(want) < 1:
+        robust_warn(f"long_tail: imb={imb} leaves less than one sample in the smallest class: one stays.")
     want = np.maximum(want, 1)
     rng = np.random.default_rng(seed)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(y==k))[:n] for k,n in enumerate(want)]))
@@ -60,9 +65,9 @@ def long_tail_dls(
     if rec is None: return take_items(dls, long_tail(y, imb, kind, seed))
     idx = long_tail(rec.y_clean, imb, kind, seed)
     sizes = lambda y: ', '.join(map(str, np.bincount(y[idx], minlength=n_classes(dls))))
-    robust_warn(f"long_tail_dls: the labels are noisy already ({rec.kind}), so classes are cut by their true labels to "
-                f"{sizes(rec.y_clean)}; as given they have {sizes(y)}. Where noise is made, make it last: "
-                "add_label_noise(long_tail_dls(dls), noise).")
+    robust_warn(f"long_tail_dls: the labels are noisy already ({rec.kind}), so classes are cut by "
+                f"their true labels to {sizes(rec.y_clean)}; as given they have {sizes(y)}. Where "
+                "noise is made, make it last: add_label_noise(long_tail_dls(dls), noise).")
     return take_items(dls, idx)
 
 class LongTailSplitter:
@@ -78,8 +83,8 @@ class LongTailSplitter:
         _check(imb, kind)
         for k,f in (('get_y', get_y), ('splitter', splitter)):
             if not callable(f) and not (k == 'splitter' and f is None):
-                raise TypeError(f"`{k}` must be a function, got {f!r}. Write LongTailSplitter(parent_label, "
-                                "splitter=RandomSplitter()).")
+                raise TypeError(f"`{k}` must be a function, got {f!r}. Write "
+                                "LongTailSplitter(parent_label, splitter=RandomSplitter()).")
         self.get_y,self.imb,self.kind,self.splitter,self.seed = get_y,imb,kind,splitter,seed
 
     def __call__(self, items):
@@ -89,13 +94,14 @@ class LongTailSplitter:
         train,rows = np.asarray(list(train), dtype=np.int64),getattr(items, 'iloc', items)
         labels = [self.get_y(rows[int(i)]) for i in train]
         if any(isinstance(o, (list, tuple, set, np.ndarray)) for o in labels):
-            raise ValueError(f"LongTailSplitter expected one label an item, got {labels[0]!r}. Give a `get_y` that "
-                             "returns the one class; several labels an item have no class sizes.")
+            raise ValueError(f"LongTailSplitter expected one label an item, got {labels[0]!r}. "
+                             "Give a `get_y` that returns the one class; several labels an item "
+                             "have no class sizes.")
         _,y = np.unique(labels, return_inverse=True)
         idx = long_tail(y, self.imb, self.kind, self.seed)
         return (train[np.sort(idx)].tolist(), *(list(o) for o in rest))
 
-# --- counted ---------------------------------------------------------------------------------------------------------
+# --- counted --------------------------------------------------------------------------------------
 def class_counts(
     dls     # DataLoaders with one single-label target
 ) -> np.ndarray: # (c,) int64, in the order of the vocab; 0 for a class that only validation has
@@ -107,12 +113,13 @@ def _as_counts(counts, empty=False):
     a = np.asarray(counts.detach().cpu() if hasattr(counts, 'detach') else counts)
     whole = a.dtype.kind in 'iu' or (a.dtype.kind == 'f' and np.isfinite(a).all() and (a == np.round(a)).all())
     if a.ndim != 1 or len(a) < 2 or not whole or a.min() < 0 or not a.any():
-        raise ValueError("expected `counts` as whole numbers of items (c,) of at least two classes, got "
-                         f"{counts!r:.80}. Take `class_counts(dls)`.")
+        raise ValueError("expected `counts` as whole numbers of items (c,) of at least two "
+                         f"classes, got {counts!r:.80}. Take `class_counts(dls)`.")
     gone = np.flatnonzero(a == 0)
     if len(gone) and not empty:
-        raise ValueError(f"expected at least one training item of every class, got none of {len(gone)}, first class "
-                         f"{gone[0]}. Leave such classes out of the vocab, or add items.")
+        raise ValueError("expected at least one training item of every class, got none of "
+                         f"{len(gone)}, first class {gone[0]}. Leave such classes out of the "
+                         "vocab, or add items.")
     return a.astype(np.int64)
 
 def complementary(
@@ -126,28 +133,30 @@ def complementary(
     n = _as_counts(counts)
     k,beta = len(n),n/n.sum()
     if (n_aux is not None) != (isinstance(alpha, str) and alpha == 'balanced'):
-        raise ValueError(f"expected `n_aux` with alpha='balanced' and only there, got {n_aux!r} with {alpha!r}. Write "
-                         "complementary(counts, 'balanced', n_aux=50000).")
+        raise ValueError(f"expected `n_aux` with alpha='balanced' and only there, got {n_aux!r} "
+                         f"with {alpha!r}. Write complementary(counts, 'balanced', n_aux=50000).")
     if alpha is None: alpha = beta.max()+beta.min()
     elif isinstance(alpha, str) and alpha == 'minimal': alpha = beta.max()
     elif isinstance(alpha, str) and alpha == 'balanced':
         need_number('n_aux', n_aux)
         need = k*int(n.max())-int(n.sum())
         if n_aux < need:
-            raise ValueError(f"expected `n_aux` >= {need} to level these classes (K max n - N), got {n_aux}. Take more "
-                             "images, or alpha='minimal'.")
+            raise ValueError(f"expected `n_aux` >= {need} to level these classes (K max n - N), "
+                             f"got {n_aux}. Take more images, or alpha='minimal'.")
         alpha = (n.sum()+n_aux)/(n.sum()*k)
     elif isinstance(alpha, str):
         raise ValueError(f"expected a number, None, or a known name for `alpha`, got {alpha!r}. "
                          f"{nearest(alpha, ['minimal', 'balanced'])}")
     need_number('alpha', alpha)
     if not alpha >= beta.max()*(1-1e-9):
-        raise ValueError(f"expected `alpha` of at least the largest class frequency {beta.max():.6g}, got {alpha}, "
-                         "which makes a probability negative. None takes a fitting one.")
+        raise ValueError("expected `alpha` of at least the largest class frequency "
+                         f"{beta.max():.6g}, got {alpha}, which makes a probability negative. None "
+                         "takes a fitting one.")
     gamma = np.maximum(alpha-beta, 0) if np.isfinite(alpha) else np.ones(k)
-    return gamma/gamma.sum() if gamma.sum() > 1e-12 else np.full(k, 1/k)    # equal classes and the smallest alpha: 0/0
+    # equal classes and the smallest alpha: 0/0
+    return gamma/gamma.sum() if gamma.sum() > 1e-12 else np.full(k, 1/k)
 
-# --- grouped ---------------------------------------------------------------------------------------------------------
+# --- grouped --------------------------------------------------------------------------------------
 def head_mid_tail(
     counts,             # Training items per class (c,); 0 counts as rarest
     groups='thirds'     # 'thirds': the c//3 largest classes, the c//3 smallest, the rest; or sizes (high, low) such as
@@ -159,13 +168,14 @@ def head_mid_tail(
     if isinstance(groups, str):
         if groups != 'thirds':
             raise ValueError(f"expected `groups` as 'thirds' or a pair of sizes, got {groups!r}. Pass e.g. (100, 20).")
-        if n.min() == n.max(): robust_warn("head_mid_tail: all classes are of one size, so head and tail mean nothing.")
+        if n.min() == n.max():
+            robust_warn("head_mid_tail: all classes are of one size, so head and tail mean nothing.")
         k = max(1, len(n)//3)
         return dict(head=order[:k], mid=order[k:-k], tail=order[-k:])
     pair = isinstance(groups, (tuple, list)) and len(groups) == 2 and all(isinstance(g, Real) for g in groups)
     if not pair or not groups[0] >= groups[1] > 0:
-        raise ValueError("expected `groups` as 'thirds' or a pair (high, low), high >= low > 0, got "
-                         f"{groups!r}. Pass e.g. (100, 20).")
+        raise ValueError("expected `groups` as 'thirds' or a pair (high, low), high >= low > 0, "
+                         f"got {groups!r}. Pass e.g. (100, 20).")
     high,low = groups
     size = n[order]
     return dict(head=order[size > high], mid=order[(size <= high) & (size >= low)], tail=order[size < low])

@@ -8,13 +8,14 @@ from fastai.data.load import DataLoader
 from fastcore.foundation import L
 from torchvision.transforms.functional import gaussian_blur
 from fastrobust.basics import nearest
-from fastrobust.data.arrays import ArrayItems, as_labels, as_vocab, codes_in
+from fastrobust.data.arrays import ArrayItems
+from fastrobust.data.arraychecks import as_labels, as_vocab, codes_in
 from fastrobust.data.auxrows import AuxRows, OpenSet, arrays_and_loaders, image_hashes
 from fastrobust.data.reading import codes, label_vocab
 
 __all__ = ['aux_images', 'aux_file', 'open_set']
 
-# --- made ------------------------------------------------------------------------------------------------------------
+# --- made -----------------------------------------------------------------------------------------
 AUX_KINDS = ('gaussian', 'rademacher', 'blob', 'textures')
 
 def blurred(x, sigma):
@@ -41,13 +42,14 @@ def aux_images(
 ):
     "`n` generated open-set images, uint8 (n,h,w) or (n,h,w,channels), for users who have none of their own"
     if kind not in AUX_KINDS:
-        raise ValueError(f"expected `kind` to be a known sort of images, got {kind!r}. {nearest(kind, AUX_KINDS)}")
+        raise ValueError(f"expected `kind` to be a known sort of images, got {kind!r}. "
+                         f"{nearest(kind, AUX_KINDS)}")
     h,w = (size, size) if isinstance(size, int) else size
     if not all(isinstance(o, (int, np.integer)) for o in (n, h, w)):
         raise TypeError(f"expected whole numbers for `n` and `size`, got n={n!r}, size={size!r}. Round them.")
     if n < 1 or h < 2 or w < 2 or channels not in (1, 3):
-        raise ValueError(f"expected n >= 1, sides >= 2, 1 or 3 channels, got n={n}, size={size}, channels={channels}. "
-                         "Give the training images' size and channels.")
+        raise ValueError(f"expected n >= 1, sides >= 2, 1 or 3 channels, got n={n}, size={size}, "
+                         f"channels={channels}. Give the training images' size and channels.")
     g = torch.Generator().manual_seed(seed)
     if kind == 'gaussian':     x = torch.randn(n, channels, h, w, generator=g)*.5
     elif kind == 'rademacher': x = torch.randint(0, 2, (n, channels, h, w), generator=g)*2.-1
@@ -58,23 +60,24 @@ def aux_images(
     x = ((x.clamp(-1, 1)+1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.ascontiguousarray(x[..., 0] if channels == 1 else x)
 
-# --- found -----------------------------------------------------------------------------------------------------------
+# --- found ----------------------------------------------------------------------------------------
 def aux_file(
     path    # Of a .npy file with uint8 images (n,h,w,c), such as 300K_random_images.npy of Outlier Exposure
 ) -> np.ndarray: # (n,h,w,c), mapped: pages are read from disk when they are needed
     "Open-set images in a file that need not fit in memory (https://github.com/hendrycks/outlier-exposure)"
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"expected a file of images, got {str(path)!r}, which is none. 300K_random_images.npy "
-                                "is linked from github.com/hendrycks/outlier-exposure; `aux_images` makes images.")
+        raise FileNotFoundError(f"expected a file of images, got {str(path)!r}, which is none. "
+                                "300K_random_images.npy is linked from "
+                                "github.com/hendrycks/outlier-exposure; `aux_images` makes images.")
     try: a = np.load(path, mmap_mode='r')
     except (ValueError, EOFError, OSError) as e: raise ValueError(
-        f"expected a .npy file of uint8 images, got {str(path)!r}, which NumPy cannot map ({e}). Save them with "
-        "np.save(path, images).") from e
+        f"expected a .npy file of uint8 images, got {str(path)!r}, which NumPy cannot map ({e}). "
+        "Save them with np.save(path, images).") from e
     if not isinstance(a, np.ndarray) or a.dtype != np.uint8 or a.ndim not in (3, 4) or not len(a):
         got = f'{a.dtype} {a.shape}' if isinstance(a, np.ndarray) else type(a).__name__
-        raise ValueError(f"expected uint8 images (n,h,w,c) in {str(path)!r}, got {got}. Save them with np.save(path, "
-                         "images).")
+        raise ValueError(f"expected uint8 images (n,h,w,c) in {str(path)!r}, got {got}. Save them "
+                         "with np.save(path, images).")
     return a
 
 def open_set(
@@ -88,15 +91,19 @@ def open_set(
     vocab = as_vocab(vocab, labels)
     if isinstance(keep, str): keep = [keep]
     keep = [o.item() if hasattr(o, 'item') else o for o in keep]
-    if not keep: raise ValueError("expected at least one class to `keep`, got none. Give names of the vocab.")
+    if not keep:
+        raise ValueError("expected at least one class to `keep`, got none. Give names of the vocab.")
     unknown = [o for o in keep if isinstance(o, str) and o not in vocab]
-    if unknown: raise ValueError(f"expected `keep` in the vocab, got {unknown[0]!r}. {nearest(unknown[0], vocab)}")
+    if unknown:
+        raise ValueError(f"expected `keep` in the vocab, got {unknown[0]!r}. "
+                         f"{nearest(unknown[0], vocab)}")
     keep = codes_in(keep, vocab, 'keep')
     idx = torch.isin(codes_in(labels, vocab, 'y'), keep).nonzero()[:, 0]
-    if not len(idx): raise ValueError(f"expected images of {[vocab[k] for k in keep]}, got none. Look at `y`.")
+    if not len(idx):
+        raise ValueError(f"expected images of {[vocab[k] for k in keep]}, got none. Look at `y`.")
     return OpenSet(X[idx.to(X.device) if isinstance(X, torch.Tensor) else idx.numpy()], [vocab[k] for k in keep])
 
-# --- apart? ----------------------------------------------------------------------------------------------------------
+# --- apart? ---------------------------------------------------------------------------------------
 def parts_of(o):
     "Arrays and loaders of an open set in any form; of DataLoaders all, since any may be shown"
     if isinstance(o, OpenSet): o = o.images
@@ -107,7 +114,8 @@ def parts_of(o):
 def names_shown(o, parts):
     "Names of what the images show, as far as known; numbers name nothing"
     o = o.source if isinstance(o, AuxRows) else o
-    if isinstance(o, OpenSet) and o.classes is not None: return {str(k).strip().casefold(): str(k) for k in o.classes}
+    if isinstance(o, OpenSet) and o.classes is not None:
+        return {str(k).strip().casefold(): str(k) for k in o.classes}
     names = {}
     for dl in parts:
         if not isinstance(dl, DataLoader): continue
@@ -133,7 +141,8 @@ def shared_with(
     unknown     # Images to be told from the known ones: an array, a loader, DataLoaders or an `OpenSet`
 ) -> str|None:  # What they have in common, for a message; None: nothing that can be seen
     "Why `unknown` is not unknown to a network that trained on `aux`: same classes, memory, files or images"
-    if isinstance(aux, AuxRows) and aux.source is None: return None     # of an exported learner: the images are gone
+    if isinstance(aux, AuxRows) and aux.source is None:
+        return None     # of an exported learner: the images are gone
     a,u = parts_of(aux),parts_of(unknown)
     mine,theirs = names_shown(aux, a),names_shown(unknown, u)
     both = [theirs[k] for k in theirs if k in mine]
@@ -151,7 +160,7 @@ def shared_with(
     same = sum(h in mine for q in u for h in image_hashes(q))
     return f'{same} of the images are in both' if same else None
 
-# --- what a learner remembers of them, when technique and images are gone ---------------------------------------------
+# --- what a learner remembers of them, when technique and images are gone -------------------------
 OPEN_SET_FACTS = 'classes','files','images'
 
 def trained_open_sets(learn):
@@ -180,10 +189,12 @@ def seen_before(seen, unknown):
 
 def share_items(a, b):
     "Whether two loaders, or an array and a loader, plainly hold the same items: dataset, memory or files"
-    if isinstance(a, DataLoader) and isinstance(b, DataLoader) and a.dataset is b.dataset: return True
+    if isinstance(a, DataLoader) and isinstance(b, DataLoader) and a.dataset is b.dataset:
+        return True
     x,y = array_of(a),array_of(b)
     if x is not None and y is not None and len(x) and len(y) and np.shares_memory(x, y): return True
     if _files(a) & _files(b): return True
     if x is None or y is None or max(len(x), len(y)) > 20000: return False
-    a,b = set(image_hashes(a)),set(image_hashes(b))     # copies too, where that is quick; a few may be chance
+    # copies too, where that is quick; a few may be chance
+    a,b = set(image_hashes(a)),set(image_hashes(b))
     return len(a & b) > .5*min(len(a), len(b))

@@ -30,8 +30,9 @@ def int_labels(y, n=None):
 def target(ds, what):
     "The one list of single-label targets of `ds`"
     if type(ds) not in (Datasets, NoisyDatasets):
-        raise TypeError(f"expected {what} over a fastai `Datasets` (of a DataBlock, ImageDataLoaders, array_dls), got "
-                        f"{type(ds).__name__}. Build the dls from a DataBlock.")
+        raise TypeError(f"expected {what} over a fastai `Datasets` (of a DataBlock, "
+                        f"ImageDataLoaders, array_dls), got {type(ds).__name__}. Build the dls "
+                        "from a DataBlock.")
     tls,fs = ds.tls[ds.n_inp:],ds.tls[-1].tfms.fs
     last = fs[-1] if len(fs) else None
     if len(tls) != 1 or not isinstance(last, Categorize) or isinstance(last, (MultiCategorize, EncodedMultiCategorize)):
@@ -51,8 +52,8 @@ def codes(ds, what):
     if isinstance(ds, Tabular):
         y = ds.items[ds.y_names].to_numpy()
         if y.shape[1] == 1 and y.dtype.kind in 'iu': return y[:,0].astype(np.int64)
-        raise ValueError(f"expected one single-label target in {what}, got {list(ds.y_names)} of dtype {y.dtype}. "
-                         "Build the table with y_block=CategoryBlock().")
+        raise ValueError(f"expected one single-label target in {what}, got {list(ds.y_names)} of "
+                         f"dtype {y.dtype}. Build the table with y_block=CategoryBlock().")
     tl = target(ds, what)
     if isinstance(ds.items, ArrayItems): return ds.items.y.cpu().numpy().copy()
     return np.array([int(tl[i]) for i in range(len(tl))], dtype=np.int64)
@@ -79,15 +80,16 @@ def images(
     "uint8 tensor (n,c,h,w): arrays as they are, files one by one through the item transforms of validation"
     if isinstance(ds.items, ArrayItems): return ds.items.x
     if isinstance(ds, Tabular):
-        raise TypeError("expected images for noise that depends on them, got a table. Draw a record, "
-                        "`noise.apply(y, X=features)`, and hand that to add_label_noise.")
+        raise TypeError("expected images for noise that depends on them, got a table. Draw a "
+                        "record, `noise.apply(y, X=features)`, and hand that to add_label_noise.")
     tl,pipe,out = ds.tls[0],Pipeline(after_item, split_idx=1),[]
     with no_random(0):
         for i in range(len(tl)) if idxs is None else idxs:
             x = pipe((tl[int(i)],))[0]
             if not isinstance(x, torch.Tensor) or x.ndim != 3 or x.dtype != torch.uint8:
-                raise TypeError(f"expected images for noise that depends on them, got {type(x).__name__}. For other "
-                                "data draw a record, `noise.apply(y, X=features)`, and hand that to add_label_noise.")
+                raise TypeError("expected images for noise that depends on them, got "
+                                f"{type(x).__name__}. For other data draw a record, "
+                                "`noise.apply(y, X=features)`, and hand that to add_label_noise.")
             small = [min(side, s) for s in x.shape[1:]]
             if small != list(x.shape[1:]):
                 x = torch.nn.functional.adaptive_avg_pool2d(x.as_subclass(torch.Tensor)[None].float(), small)[0].round()

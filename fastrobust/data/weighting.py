@@ -10,18 +10,19 @@ from fastrobust.resting import keep_random
 
 __all__ = ['weighted_dls']
 
-# --- the weights -----------------------------------------------------------------------------------------------------
+# --- the weights ----------------------------------------------------------------------------------
 def _as_weights(w):
     w = w.detach().cpu().numpy() if hasattr(w, 'detach') else np.asarray(w)
     if w.ndim != 1 or w.dtype.kind not in 'fiub':
-        raise ValueError(f"expected weights (n,), got {w.dtype} of shape {w.shape}. Give one number per training item, "
-                         "or 'balanced'.")
+        raise ValueError(f"expected weights (n,), got {w.dtype} of shape {w.shape}. Give one "
+                         "number per training item, or 'balanced'.")
     w = w.astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(w) & (w >= 0)))
     if len(bad):
-        raise ValueError(f"expected finite weights >= 0, got {w[bad[0]]} at {bad[0]} ({len(bad)} such). "
-                         "A weight of 0 leaves an item out.")
-    if not w.sum() > 0: raise ValueError("expected at least one weight > 0, got none. Nothing would be learned.")
+        raise ValueError(f"expected finite weights >= 0, got {w[bad[0]]} at {bad[0]} ({len(bad)} "
+                         "such). A weight of 0 leaves an item out.")
+    if not w.sum() > 0:
+        raise ValueError("expected at least one weight > 0, got none. Nothing would be learned.")
     return w
 
 def item_weights(
@@ -30,13 +31,15 @@ def item_weights(
 ) -> np.ndarray: # (n,) float64
     "Weights of the training items, checked"
     if isinstance(w, str):
-        if w != 'balanced': raise ValueError(f"expected weights (n,) or 'balanced', got {w!r}. Give one of the two.")
+        if w != 'balanced':
+            raise ValueError(f"expected weights (n,) or 'balanced', got {w!r}. Give one of the two.")
         y = given_labels(dls)
         return 1/np.bincount(y)[y]
     w,n = _as_weights(w),len(dls.train_ds)
     if len(w) != n:
-        raise ValueError(f"expected one weight for each of the {n} training items, got {len(w)}. Weights go by "
-                         "position in `dls.train_ds`: of a part of the items take the same part, w[idxs].")
+        raise ValueError(f"expected one weight for each of the {n} training items, got {len(w)}. "
+                         "Weights go by position in `dls.train_ds`: of a part of the items take "
+                         "the same part, w[idxs].")
     return w
 
 def warn_equal(w, who):
@@ -45,7 +48,7 @@ def warn_equal(w, who):
     if same: robust_warn(f"{who}: all {len(w)} weights are equal, so they change nothing.", 4)
     return same
 
-# --- drawing by them -------------------------------------------------------------------------------------------------
+# --- drawing by them ------------------------------------------------------------------------------
 def draw_by_weight(
     w,      # Weights (n,), >= 0, sum > 0
     rng     # random.Random
@@ -83,8 +86,9 @@ def _draw_class(dl):
     for cls,draw in ((ArrayDL, DrawArrayDL), (TabDataLoader, DrawTabDL)):
         if isinstance(dl, cls): return draw
     if type(dl).get_idxs is TfmdDL.get_idxs or hasattr(dl, 'wgts'): return DrawDL
-    raise TypeError(f"expected a training loader that shuffles all items (TfmdDL, ArrayDL, tables), got a "
-                    f"{type(dl).__name__} with an order of its own. Leave items out instead: take_items(dls, idxs).")
+    raise TypeError("expected a training loader that shuffles all items (TfmdDL, ArrayDL, tables), "
+                    f"got a {type(dl).__name__} with an order of its own. Leave items out instead: "
+                    "take_items(dls, idxs).")
 
 def weighted_dls(
     dls,    # DataLoaders with one single-label target; they stay as they are
@@ -94,8 +98,8 @@ def weighted_dls(
     w = item_weights(dls, w)
     warn_equal(w, 'weighted_dls')
     if not dls.train.shuffle:
-        raise ValueError("expected a training loader that shuffles, got one in fixed order, where nothing is drawn. "
-                         "Make it with shuffle=True.")
+        raise ValueError("expected a training loader that shuffles, got one in fixed order, where "
+                         "nothing is drawn. Make it with shuffle=True.")
     cls,new = _draw_class(dls.train),copy.copy(dls)
     own = {'im_shape': dls.train.im_shape} if isinstance(dls.train, ArrayDL) else {}
     with keep_random(): dl = TfmdDL.new(dls.train, dls.train_ds, cls, wgts=w, **own)

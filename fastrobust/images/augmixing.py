@@ -1,6 +1,7 @@
 "AugMix as tensor arithmetic: draw operations and weights for every image, apply them, mix"
-# Hendrycks et al., ICLR 2020, https://arxiv.org/abs/1912.02781, algorithm 1. Techniques: techniques/augmix.py.
-# The constants of the operations are those of the authors' google-research/augmix (Apache-2.0): read, not copied.
+# Hendrycks et al., ICLR 2020, https://arxiv.org/abs/1912.02781, algorithm 1. Techniques:
+# techniques/augmix.py. The constants of the operations are those of the authors'
+# google-research/augmix (Apache-2.0): read, not copied.
 from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
@@ -17,7 +18,8 @@ class AugMixDraw(NamedTuple):
     m:Tensor   # Share of the mixed chains against the clean image (b,)
 
 def check_augmix(severity, width, depth, alpha):
-    for k,v in dict(severity=severity, width=width, depth=depth, alpha=alpha).items(): need_number(k, v)
+    for k,v in dict(severity=severity, width=width, depth=depth, alpha=alpha).items():
+        need_number(k, v)
     def need(ok, name, what, got, usual):
         if not ok: raise ValueError(f"`{name}` must be {what}, got {got}. The paper uses {usual}.")
     need(.1 <= severity <= 10, 'severity', 'in [0.1,10]', severity, '3 for CIFAR, 1 for ImageNet')
@@ -53,8 +55,8 @@ def draw_augmix(
     "Draw operations, parameters, weights: as many numbers for every image, so splitting a batch changes nothing"
     check_augmix(severity, width, depth, alpha)
     if generator is not None and generator.device.type != 'cpu':
-        raise ValueError(f"`generator` must be on the CPU, got {generator.device}. Use `torch.Generator()`: all "
-                         "devices then see the same draws.")
+        raise ValueError(f"`generator` must be on the CPU, got {generator.device}. Use "
+                         "`torch.Generator()`: all devices then see the same draws.")
     k,d = int(width),3 if depth == -1 else int(depth)
     u = torch.rand(b, 3*k*d + 2*k + 2, generator=generator, dtype=torch.float64)
     gw,gm,length,which,level,turn = u.split([k, 2, k, k*d, k*d, k*d], 1)
@@ -65,7 +67,9 @@ def draw_augmix(
     gw,gm = _gamma(gw, alpha),_gamma(gm, alpha)
     return AugMixDraw(op, arg, gw/gw.sum(1, keepdim=True), gm[:, 0]/gm.sum(1))
 
-_chains = 2**22 # values of the images whose chains are held at a time; a 32nd of them is mixed at once, in the cache
+# values of the images whose chains are held at a time; a
+# 32nd of them is mixed at once, in the cache
+_chains = 2**22
 
 @torch.no_grad()
 def apply_augmix(
@@ -74,7 +78,8 @@ def apply_augmix(
 )->Tensor:            # Pixels in [0,1], float32, (b,c,h,w)
     "(1-m) x + m sum_i w_i chain_i(x) with the numbers of `draw`; chains stay uint8, the mix is not rounded"
     x,(b,k,d) = check_images(x_u8, 'x_u8'),draw.op.shape
-    if len(x) != b: raise ValueError(f"`draw` is for {b} images, got {len(x)}. Use `draw_augmix({len(x)}, ...)`.")
+    if len(x) != b:
+        raise ValueError(f"`draw` is for {b} images, got {len(x)}. Use `draw_augmix({len(x)}, ...)`.")
     op,arg = draw.op.cpu(),draw.arg.cpu().double()
     out,w,m = torch.empty(x.shape, device=x.device),draw.w.float().to(x.device),draw.m.float().to(x.device)
     n,few = (max(1, o//max(1, x[:1].numel())) for o in (_chains, _chains//32))

@@ -1,9 +1,10 @@
 "Random noise of bounded Lp norm: uniform in or on the ball, exact for every p in (0, inf], and L0; each image its own"
-# Siedel et al., https://arxiv.org/abs/2305.05400; sampling after Calafiore et al. 1998 and Barthe et al. 2005.
-# With |xi_j| = U_j G_j^(1/p), U uniform, G ~ Gamma(1+1/p), random signs, and E ~ Exp(1): eps xi/(sum |xi|^p + E)^(1/p)
-# is uniform in the ball, without E it lies on the sphere (cone measure; the surface measure for p = 1, 2, inf only).
-# Gamma(1/p), which textbooks take, would underflow for large p. In many dimensions the ball is nearly its sphere, and
-# its noise is nearly independent: L1 Laplace with b = eps/d, L2 Gaussian with sigma = eps/sqrt(d), Linf uniform.
+# Siedel et al., https://arxiv.org/abs/2305.05400; sampling after Calafiore et al. 1998 and Barthe
+# et al. 2005. With |xi_j| = U_j G_j^(1/p), U uniform, G ~ Gamma(1+1/p), random signs, and E ~
+# Exp(1): eps xi/(sum |xi|^p + E)^(1/p) is uniform in the ball, without E it lies on the sphere
+# (cone measure; the surface measure for p = 1, 2, inf only). Gamma(1/p), which textbooks take,
+# would underflow for large p. In many dimensions the ball is nearly its sphere, and its noise is
+# nearly independent: L1 Laplace with b = eps/d, L2 Gaussian with sigma = eps/sqrt(d), Linf uniform.
 import math
 import torch
 from torch import Generator, Tensor
@@ -13,54 +14,57 @@ __all__ = ['lp_noise']
 
 _inf = math.inf
 
-# --- checks ----------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 def check_p(p):
     "`p`, a norm: 0 (L0) or in (0,inf]"
     need_number('p', p)
-    if not p >= 0: raise ValueError(f"`p` must be in (0,inf], or 0 for L0, got {p}. Usual: 1, 2 or float('inf').")
+    if not p >= 0:
+        raise ValueError(f"`p` must be in (0,inf], or 0 for L0, got {p}. Usual: 1, 2 or float('inf').")
     return float(p)
 
 def check_kind(kind):
     kinds = ('ball', 'sphere')
     if kind not in kinds:
-        raise ValueError(f"`kind` must be 'ball' (inside, uniform) or 'sphere' (of norm `eps`), got {kind!r}. "
-                         f"{nearest(kind, kinds)}")
+        raise ValueError("`kind` must be 'ball' (inside, uniform) or 'sphere' (of norm `eps`), got "
+                         f"{kind!r}. {nearest(kind, kinds)}")
 
 def check_eps(p, eps, n=None):
     "Sizes, one or `n`, as float64 on the CPU: finite, not negative, for L0 a fraction"
     if not isinstance(eps, Tensor): need_number('eps', eps)
     e = torch.as_tensor(eps, dtype=torch.float64).detach().cpu()
     if e.ndim > 1 or e.ndim == 1 and len(e) != n:
-        raise ValueError(f"`eps` must be a number or one per image, shape ({n},), got shape {tuple(e.shape)}. Select "
-                         "sizes and images alike.")
+        raise ValueError(f"`eps` must be a number or one per image, shape ({n},), got shape "
+                         f"{tuple(e.shape)}. Select sizes and images alike.")
     if not ((e >= 0) & (e < _inf)).all():
         raise ValueError(f"`eps` must be finite and not negative, got {eps}. 0 leaves the images as they are.")
     if p == 0 and (e > 1).any():
-        raise ValueError(f"`eps` of L0 is the fraction of values replaced, in [0,1], got {eps}. A number of values: "
-                         "divide it by c*h*w.")
+        raise ValueError(f"`eps` of L0 is the fraction of values replaced, in [0,1], got {eps}. A "
+                         "number of values: divide it by c*h*w.")
     return e
 
 def check_float_images(x, who='lp_noise', tol=1e-3):
     "`x` as a plain Tensor if it is a float batch (b,c,h,w) with pixels in [0,1]"
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"{who} expected a float tensor with pixels in [0,1], got {getattr(x, 'dtype', type(x))}. "
-                        "Of uint8 images pass `x.float()/255`.")
+        raise TypeError(f"{who} expected a float tensor with pixels in [0,1], got "
+                        f"{getattr(x, 'dtype', type(x))}. Of uint8 images pass `x.float()/255`.")
     if x.ndim != 4:
         raise ValueError(f"{who} expected images (b,c,h,w), got shape {tuple(x.shape)}. One image: `x[None]`.")
     x = x.as_subclass(Tensor)
     lo,hi = (o.item() for o in x.aminmax()) if x.numel() else (0., 1.)
     if not (lo >= -tol and hi <= 1+tol):
-        raise ValueError(f"{who} expected pixels in [0,1] before Normalize, got [{lo:.3g}, {hi:.3g}]. Were they "
-                         "normalised, or not divided by 255? Norms are meant in pixels: put Normalize last.")
+        raise ValueError(f"{who} expected pixels in [0,1] before Normalize, got [{lo:.3g}, "
+                         f"{hi:.3g}]. Were they normalised, or not divided by 255? Norms are meant "
+                         "in pixels: put Normalize last.")
     return x
 
-# --- draws -----------------------------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 class _Random:
     "Random numbers of one kind of float, drawn where `generator` is, for a tensor that may be elsewhere"
     def __init__(self, generator, device, dtype):
         if generator is not None and generator.device.type not in ('cpu', device.type):
-            raise ValueError(f"`generator` must be on the CPU or where the images are ({device}), got one on "
-                             f"{generator.device}. Use `torch.Generator()`: all devices then see the same draws.")
+            raise ValueError(f"`generator` must be on the CPU or where the images are ({device}), "
+                             f"got one on {generator.device}. Use `torch.Generator()`: all devices "
+                             "then see the same draws.")
         self.device,self.half = device,torch.finfo(dtype).eps/2
         self.kw = dict(generator=generator, device=device if generator is None else generator.device, dtype=dtype)
 
@@ -70,7 +74,8 @@ class _Random:
         "U(-1,1); never -1 nor 1, so that log(1-|u|) is finite"
         return torch.rand(shape, **self.kw).mul_(2).sub_(1-self.half).to(self.device)
     def exponential(self, *shape): return -torch.log1p(-self.uniform(*shape))
-    def bits(self, *shape): return torch.randint(2**63-1, shape, **{**self.kw, 'dtype': torch.int64}).to(self.device)
+    def bits(self, *shape):
+        return torch.randint(2**63-1, shape, **{**self.kw, 'dtype': torch.int64}).to(self.device)
 
     def gamma(self, a, n, d):
         "Gamma(`a`), a > 1, by rejection (Marsaglia and Tsang 2000); the few refused are drawn again until none is left"
@@ -80,7 +85,8 @@ class _Random:
             z = torch.randn(m, **self.kw)
             v = z.mul(1/math.sqrt(9*k)).add_(1)
             v = v*v*v
-            # accepted if log u < z^2/2 + k (log v - v + 1); where v <= 0 that is NaN or -inf: refused
+            # accepted if log u < z^2/2 + k (log v - v + 1); where v
+            # <= 0 that is NaN or -inf: refused
             bound = v.log().sub_(v).add_(1).mul_(k).addcmul_(z, z, value=.5)
             bad = (~(torch.rand(m, **self.kw).log_() < bound)).nonzero()[:, 0]
             if out is None: out,todo = v,bad
@@ -102,13 +108,16 @@ def _ball(r, n, d, p, eps, sphere):
         z = torch.log1p(-u.abs()).copysign_(u)
         return z,eps/(z.abs().sum(1, keepdim=True) + e)
     lg = r.gamma(1+1/p, n, d).log_()
-    s = torch.logaddexp((u.abs().log_()*p + lg).logsumexp(1, keepdim=True), e.log())    # of sum |xi|^p + E
-    return u.mul_(lg.div_(p).add_(eps.log() - s/p).exp_()),torch.ones_like(eps)         # logarithms: nothing overflows
+    # of sum |xi|^p + E
+    s = torch.logaddexp((u.abs().log_()*p + lg).logsumexp(1, keepdim=True), e.log())
+    # logarithms: nothing overflows
+    return u.mul_(lg.div_(p).add_(eps.log() - s/p).exp_()),torch.ones_like(eps)
 
 def _replaced(r, x, k, sphere):
     "`x` (n,d) with `k` (n,) of its values, drawn without replacement, now U(0,1), or 0 or 1"
     n,top = len(x),int(k.max()) if len(k) else 0
-    at = r.bits(n, x.shape[1]).topk(top, dim=1).indices         # sorted: the first k of them are a draw of k
+    # sorted: the first k of them are a draw of k
+    at = r.bits(n, x.shape[1]).topk(top, dim=1).indices
     new = r.uniform(n, top)
     if sphere: new = (new < .5).to(new.dtype)
     keep = torch.arange(top, device=x.device) >= k.to(x.device)[:, None]
@@ -118,13 +127,14 @@ def perturbed(x, p, eps, kind, generator=None, clip=True):
     "`lp_noise` or, not `clip`, `lp_delta` of what was checked; `eps` float64 on the CPU, one or (b,)"
     f = as_f32(x).flatten(1)
     if not f.numel(): return x.clone()
-    dt = torch.float64 if 0 < p < .25 else f.dtype              # 1/p multiplies the error of a logarithm
+    # 1/p multiplies the error of a logarithm
+    dt = torch.float64 if 0 < p < .25 else f.dtype
     r,(n,d) = _Random(generator, x.device, dt),f.shape
     if p == 0:
         k = (eps.expand(n)*d + 1e-6).long()                     # .29*100 is 28.999999
         if eps.ndim == 0 and eps > 0 and k[0] == 0:
-            robust_warn(f"L0 noise on a share of {eps:.3g} of {d} values is less than one value: the images stay as "
-                        "they are. Choose a larger `eps`.")
+            robust_warn(f"L0 noise on a share of {eps:.3g} of {d} values is less than one value: "
+                        "the images stay as they are. Choose a larger `eps`.")
         y = _replaced(r, f, k, kind == 'sphere')
         out = y if clip else y-f
     else:
@@ -166,7 +176,8 @@ def lp_std(
     d:int       # Number of values of an image, c*h*w
 )->float:
     "Standard deviation of one value of noise in the ball, exact; `std/lp_std(p, 1, d)` is the radius that gives `std`"
-    if check_p(p) == 0: raise ValueError("`p` must be in (0,inf], got 0. What L0 does depends on the image.")
+    if check_p(p) == 0:
+        raise ValueError("`p` must be in (0,inf], got 0. What L0 does depends on the image.")
     check_eps(p, eps)
     if p == _inf: return eps/math.sqrt(3)
     lg = math.lgamma

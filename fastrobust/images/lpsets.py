@@ -1,5 +1,6 @@
 "Sets of Lp noise: those of the paper, at any image size, and your own"
-# Siedel et al., https://arxiv.org/abs/2305.05400; sizes as in their Georgsiedel/Lp-norm-corruption-robustness.
+# Siedel et al., https://arxiv.org/abs/2305.05400; sizes as in their
+# Georgsiedel/Lp-norm-corruption-robustness.
 import math
 from numbers import Real
 from typing import NamedTuple
@@ -21,8 +22,8 @@ class LpSet(NamedTuple):
 def as_lp_set(o):
     "`o` as a checked `LpSet`: (p, eps), (p, (lo, hi)) or (p, eps, kind)"
     if not isinstance(o, (tuple, list)) or len(o) not in (2, 3):
-        raise TypeError(f"expected a set of noise as (p, eps), (p, (lo, hi)) or (p, eps, kind), got {o!r}. "
-                        "For example [(2, 2.5), (float('inf'), (0, .1))].")
+        raise TypeError("expected a set of noise as (p, eps), (p, (lo, hi)) or (p, eps, kind), got "
+                        f"{o!r}. For example [(2, 2.5), (float('inf'), (0, .1))].")
     p,eps,kind = check_p(o[0]),o[1],o[2] if len(o) == 3 else 'ball'
     check_kind(kind)
     pair = isinstance(eps, (tuple, list))
@@ -31,8 +32,9 @@ def as_lp_set(o):
     for e in eps if pair else (eps,): check_eps(p, e)
     return LpSet(p, tuple(eps) if pair else eps, kind)
 
-# --- the sets of the paper -------------------------------------------------------------------------------------------
-# Norm -> sizes, smallest first; 'cifar' for 32x32x3, 'tiny' for 64x64x3. L0 is impulse noise there: values 0 or 1
+# --- the sets of the paper ------------------------------------------------------------------------
+# Norm -> sizes, smallest first; 'cifar' for 32x32x3, 'tiny' for
+# 64x64x3. L0 is impulse noise there: values 0 or 1
 LP_EPS = dict(
     cifar={_inf: (.005, .01, .02, .03, .04, .06, .08, .1, .12, .15),
            .5:   (2.5e4, 5e4, 7.5e4, 1e5, 1.5e5, 2e5, 2.5e5, 3e5, 3.5e5, 4e5),
@@ -54,7 +56,8 @@ LP_IMPERCEPTIBLE = dict(cifar=((_inf, .01), (.5, 2.5e4), (1, 25), (2, .5), (10, 
 _presets = ('C1', 'C2', 'C3', 'modern', 'imperceptible')
 
 def _entries(preset, table):
-    if preset == 'modern': return [LpSet(_inf, (0., .3)), LpSet(2., (0., 10.)), LpSet(0., (0., .24), 'sphere')]
+    if preset == 'modern':
+        return [LpSet(_inf, (0., .3)), LpSet(2., (0., 10.)), LpSet(0., (0., .24), 'sphere')]
     if preset == 'imperceptible': return [LpSet(float(p), e) for p,e in LP_IMPERCEPTIBLE[table]]
     some,n = (0, 2, _inf) if preset == 'C2' else tuple(LP_EPS[table]),5 if preset == 'C3' else None
     return [LpSet(float(p), e, 'ball' if p else 'sphere') for p in some for e in LP_EPS[table][p][:n]]
@@ -68,10 +71,13 @@ def lp_sets(
 )->list:                # Of `LpSet`
     "The sets of noise of a preset for images of any size; at 32x32x3 (and 64x64x3) just the numbers of the authors"
     if preset not in _presets:
-        raise ValueError(f"expected the name of a preset, got {preset!r}. {nearest(preset, _presets)}")
+        raise ValueError(f"expected the name of a preset, got {preset!r}. "
+                         f"{nearest(preset, _presets)}")
     if table not in ('auto', *LP_EPS):
-        raise ValueError(f"expected the name of a table, got {table!r}. {nearest(table, ('auto', *LP_EPS))}")
-    if scale not in ('dim', None): raise ValueError(f"`scale` must be 'dim' or None, got {scale!r}.")
+        raise ValueError(f"expected the name of a table, got {table!r}. "
+                         f"{nearest(table, ('auto', *LP_EPS))}")
+    if scale not in ('dim', None):
+        raise ValueError(f"`scale` must be 'dim' or None, got {scale!r}.")
     c,h,w = size
     if table == 'auto': table = 'tiny' if min(h, w) >= 64 else 'cifar'
     ratio = 1. if scale is None else c*h*w/(12288 if table == 'tiny' and preset != 'modern' else 3072)

@@ -1,8 +1,9 @@
 "Thirteen image operations on uint8 batches, equal to Pillow bit for bit, each image with its own parameter"
-# Batches are (b,c,h,w) uint8, c=1 (Pillow's mode 'L') or 3 ('RGB'), any h and w, any device; uint8 of that shape back.
-# What each operation does to the bytes is in pixelkernels.py; here is who gets which operation.
-# Pillow truncates where one would expect rounding; so do we. Reach the functions as `ops.rotate(x, 10)`: words like
-# `color` stay out of `__all__`. `color` leaves grey images alone: Pillow blends them with their own grey version.
+# Batches are (b,c,h,w) uint8, c=1 (Pillow's mode 'L') or 3 ('RGB'), any h and w, any device; uint8
+# of that shape back. What each operation does to the bytes is in pixelkernels.py; here is who gets
+# which operation. Pillow truncates where one would expect rounding; so do we. Reach the functions
+# as `ops.rotate(x, 10)`: words like `color` stay out of `__all__`. `color` leaves grey images
+# alone: Pillow blends them with their own grey version.
 import torch
 from torch import Tensor
 from fastrobust.images import kernels as pixelkernels
@@ -17,15 +18,19 @@ def check_images(x, name='x'):
     "`x` as a plain Tensor if it is a uint8 batch (b,1|3,h,w), else an error that says what to do"
     if not isinstance(x, Tensor) or x.dtype != torch.uint8:
         got = getattr(x, 'dtype', type(x).__name__)
-        if isinstance(x, Tensor) and x.numel(): got = f'{got} in [{x.min().item():.3g}, {x.max().item():.3g}]'
-        raise TypeError(f"`{name}` must be a uint8 tensor with pixels 0-255, got {got}. Pixels in [0,1]: pass "
-                        "`(x*255).round().byte()`; normalised images: `pixel_space(dls).to_uint8(x)`.")
+        if isinstance(x, Tensor) and x.numel():
+            got = f'{got} in [{x.min().item():.3g}, {x.max().item():.3g}]'
+        raise TypeError(f"`{name}` must be a uint8 tensor with pixels 0-255, got {got}. Pixels in "
+                        "[0,1]: pass `(x*255).round().byte()`; normalised images: "
+                        "`pixel_space(dls).to_uint8(x)`.")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"`{name}` must have the shape (b,c,h,w) with c=1 or 3, got {tuple(x.shape)}. One image: "
-                         "`x[None]`; channels last: `x.permute(0,3,1,2)`.")
+        raise ValueError(f"`{name}` must have the shape (b,c,h,w) with c=1 or 3, got "
+                         f"{tuple(x.shape)}. One image: `x[None]`; channels last: "
+                         "`x.permute(0,3,1,2)`.")
     return x.as_subclass(Tensor)
 
-_block = 2**17 # values that a kernel takes at once: what it computes in float64 then stays in the cache
+# values that a kernel takes at once: what it computes in float64 then stays in the cache
+_block = 2**17
 
 def run_ops(x, op, arg):
     "`apply_ops` without its checks; may write into `x`"
@@ -52,8 +57,8 @@ def apply_ops(
 def _one(x, name, arg=0.):
     arg = torch.as_tensor(arg, dtype=torch.float64).cpu()
     if arg.ndim > 1 or arg.numel() not in (1, len(check_images(x))):
-        raise ValueError(f"`ops.{name}` needs one number or one per image ({len(x)}), got shape {tuple(arg.shape)}. "
-                         "Pass a (b,) tensor.")
+        raise ValueError(f"`ops.{name}` needs one number or one per image ({len(x)}), got shape "
+                         f"{tuple(arg.shape)}. Pass a (b,) tensor.")
     return apply_ops(x, torch.full((len(x),), AUGMIX_OPS.index(name)), arg.expand(len(x)))
 
 def autocontrast(x:Tensor)->Tensor: # Images (b,c,h,w), uint8

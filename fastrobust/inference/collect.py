@@ -11,14 +11,15 @@ from fastrobust.inference.tap import Outputs, first_images
 
 __all__ = []
 
-# --- what the images are ---------------------------------------------------------------------------------------------
+# --- what the images are --------------------------------------------------------------------------
 def _check_images(x, like, who):
     if not torch.isfinite(x.sum()):
         raise ValueError(f"{who} expected finite pixels, got NaN or inf. Look at the images, and the std of Normalize.")
     if like is None or tuple(x.shape[1:]) == tuple(like): return
-    raise ValueError(f"{who} expected images of (channels, height, width) {tuple(like)}, as the network gets the "
-                     f"learner's own, got {tuple(x.shape[1:])}. Size alone would tell them apart: convert or resize "
-                     "them first (Resize in their DataBlock, or torch.nn.functional.interpolate).")
+    raise ValueError(f"{who} expected images of (channels, height, width) {tuple(like)}, as the "
+                     f"network gets the learner's own, got {tuple(x.shape[1:])}. Size alone would "
+                     "tell them apart: convert or resize them first (Resize in their DataBlock, or "
+                     "torch.nn.functional.interpolate).")
 
 def _classes(yb, labels, who):
     "Labels of a batch: needed (True), those there are (None), none (False)"
@@ -27,14 +28,15 @@ def _classes(yb, labels, who):
     raise ValueError(f"{who} expected a loader with labels, got images alone. Make one with "
                      "`learn.dls.test_dl(items, with_labels=True)`.")
 
-# --- the pass --------------------------------------------------------------------------------------------------------
+# --- the pass -------------------------------------------------------------------------------------
 def _outputs(z, f, y, who):
     if not z: return None
     z = torch.cat(z)
     bad = int((~torch.isfinite(z)).any(1).sum())
     if bad:
-        raise ValueError(f"{who} expected finite logits, got NaN or inf for {bad} of {len(z)} images. Has the training "
-                         "diverged? In mixed precision try `learn.to_fp32()`.")
+        raise ValueError(f"{who} expected finite logits, got NaN or inf for {bad} of {len(z)} "
+                         "images. Has the training diverged? In mixed precision try "
+                         "`learn.to_fp32()`.")
     return Outputs(z, torch.cat(f) if f else None, None if not y or y[0] is None else torch.cat(y))
 
 def walk(learn, data, who, tap=None, steps=(None,), labels=False, like=None, seen=None, tick=None):
@@ -43,16 +45,19 @@ def walk(learn, data, who, tap=None, steps=(None,), labels=False, like=None, see
     seen,ys,zs,fs = Seen() if seen is None else seen,[],[[] for _ in steps],[[] for _ in steps]
     with AtRest(learn, who) as rest:
         (dls,own),mine = loaders_of(learn, data, who),own_loader(learn, 1)
-        if like is None and mine is not None and mine not in dls: like = first_images(learn, mine, who).shape[1:]
+        if like is None and mine is not None and mine not in dls:
+            like = first_images(learn, mine, who).shape[1:]
         for dl in dls:
             if getattr(dl, 'n', None) == 0: continue
-            if own and not any(dl is plain_dl(o) for o in learn.dls.loaders): check_norms(learn, dl, who)
+            if own and not any(dl is plain_dl(o) for o in learn.dls.loaders):
+                check_norms(learn, dl, who)
             reader = rest.read(dl, cut=True)
             with tap or nullcontext():
                 for xb,yb in reader:
                     ys.append(_classes(yb if own else (), labels, who))
                     px = need_image(xb, who)
-                    x = reader.finish(px, yb).as_subclass(Tensor)   # plain ones pass the network faster
+                    # plain ones pass the network faster
+                    x = reader.finish(px, yb).as_subclass(Tensor)
                     _check_images(x, like, who)
                     seen.add(px.as_subclass(Tensor))
                     seen.shape,x = tuple(x.shape[1:]),rest.place(x)
@@ -62,7 +67,8 @@ def walk(learn, data, who, tap=None, steps=(None,), labels=False, like=None, see
                         z.append(rest.logits(x2).cpu())
                         if tap: f.append(tap.features(len(x)))
                     if tick: tick()
-        if not ys: raise ValueError(f"{who} expected images, got an empty loader. Look how its items were found.")
+        if not ys:
+            raise ValueError(f"{who} expected images, got an empty loader. Look how its items were found.")
     return [_outputs(z, f, ys, who) for z,f in zip(zs, fs)]
 
 def collect(

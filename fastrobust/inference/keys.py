@@ -9,7 +9,7 @@ from fastrobust.pixels import pixel_space
 
 __all__ = []
 
-# --- the network -----------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 def model_key(learn):
     "Digest of the network, its weights, what normalises its images and its precision: another model has another"
     h,px = hashlib.blake2b(digest_size=12),pixel_space(learn.dls)
@@ -37,7 +37,7 @@ def net_mark(model):
     "A number that changes when the network is trained on"
     return sum(p.detach().double().sum().item() for p in model.parameters())
 
-# --- the images ------------------------------------------------------------------------------------------------------
+# --- the images -----------------------------------------------------------------------------------
 class Peek:
     "A `change` that changes nothing and remembers the size of the images and a digest of their pixels"
     def __init__(self): self.h,self.shape = hashlib.blake2b(digest_size=12),None

@@ -18,7 +18,7 @@ from fastrobust.resting import keep_random
 
 __all__ = []
 
-# --- what a batch is -------------------------------------------------------------------------------------------------
+# --- what a batch is ------------------------------------------------------------------------------
 def inputs_and_targets(b, n_inp):
     "Inputs and targets of a batch"
     b = tuple(b) if isinstance(b, (tuple, list)) else (b,)
@@ -29,28 +29,30 @@ def need_image(xb, who):
     "The one image input (b,c,h,w)"
     if len(xb) != 1 or not isinstance(xb[0], Tensor) or xb[0].ndim != 4 or xb[0].shape[1] not in (1, 3):
         got = [tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in xb]
-        raise TypeError(f"{who} expected one input of images (b,c,h,w) with 1 or 3 channels, got {got}. It is defined "
-                        "for image classifiers only.")
+        raise TypeError(f"{who} expected one input of images (b,c,h,w) with 1 or 3 channels, got "
+                        f"{got}. It is defined for image classifiers only.")
     return xb[0]
 
 def need_target(yb):
     "The one class of each image, int64 (b,) on the CPU"
     if not yb:
-        raise ValueError("expected a loader with labels, got one of images alone: errors cannot be counted. Make it "
-                         "with `learn.dls.test_dl(items, with_labels=True)`.")
+        raise ValueError("expected a loader with labels, got one of images alone: errors cannot be "
+                         "counted. Make it with `learn.dls.test_dl(items, with_labels=True)`.")
     y = yb[0].as_subclass(Tensor) if isinstance(yb[0], Tensor) else None
     if len(yb) > 1 or y is None or y.ndim != 1 or y.is_floating_point():
         got = f"{len(yb)} targets" if len(yb) > 1 else type(yb[0]) if y is None else f"{y.dtype} {tuple(y.shape)}"
-        raise ValueError(f"expected one whole class number per image, (b,), as target, got {got}. Regression and "
-                         "multi-label targets have no top-1 error: use a single-label learner (CategoryBlock).")
+        raise ValueError(f"expected one whole class number per image, (b,), as target, got {got}. "
+                         "Regression and multi-label targets have no top-1 error: use a "
+                         "single-label learner (CategoryBlock).")
     return y.long().cpu()
 
-# --- a loader, read --------------------------------------------------------------------------------------------------
+# --- a loader, read -------------------------------------------------------------------------------
 def need_loader(dl, who):
     "`dl`, if it is a loader whose transforms can be seen"
     if isinstance(dl, DataLoader): return plain_dl(dl)
-    raise TypeError(f"{who} expected a fastai loader, got a {type(dl).__name__}, and nobody knows where that "
-                    "normalises. Make one: `learn.dls.test_dl(items, with_labels=True)`, or array_dls.")
+    raise TypeError(f"{who} expected a fastai loader, got a {type(dl).__name__}, and nobody knows "
+                    "where that normalises. Make one: `learn.dls.test_dl(items, "
+                    "with_labels=True)`, or array_dls.")
 
 class Reader:
     "Within `with`: a loader in validation mode, every item once, in order; batches of inputs and targets"
@@ -66,7 +68,8 @@ class Reader:
         before = dict(after_batch=fs[:i]) if i < len(fs) else {}
         self.dl = self.given.new(shuffle=False, drop_last=False, **before)
         quiet = getattr(self.dl.dataset, 'set_split_idx', None)
-        self._quiet = quiet(1) if quiet else nullcontext()     # validation transforms, should it be the training set
+        # validation transforms, should it be the training set
+        self._quiet = quiet(1) if quiet else nullcontext()
         self._quiet.__enter__()
         self._rest = Pipeline(fs[i:], split_idx=getattr(self.dl.dataset, 'split_idx', None))
         return self
@@ -84,7 +87,7 @@ class Reader:
         "The images as the network gets them"
         return need_image(self._rest((x, *yb))[:1], self.who)
 
-# --- a loader, made --------------------------------------------------------------------------------------------------
+# --- a loader, made -------------------------------------------------------------------------------
 def resizes_to(step, size):
     "Whether the transform `step` makes images of (h,w) `size`: on such images it could only crop an enlargement"
     own = getattr(step, 'size', None)       # fastai's item transforms keep (w,h)
@@ -95,14 +98,16 @@ def learners_loader(learn, pairs, size, bs, cls, channels=None):
     dl = plain_dl(learn.dls.valid)
     fs = list(getattr(getattr(dl, 'after_batch', None), 'fs', []) or [])
     if not any(isinstance(f, IntToFloatTensor) for f in fs):
-        raise TypeError("expected a learner on fastai image loaders, whose batch transforms start with "
-                        f"IntToFloatTensor, got {type(dl).__name__} with {[type(f).__name__ for f in fs]}. "
-                        "Build its dls with array_dls, ImageDataLoaders or a DataBlock.")
+        raise TypeError("expected a learner on fastai image loaders, whose batch transforms start "
+                        f"with IntToFloatTensor, got {type(dl).__name__} with "
+                        f"{[type(f).__name__ for f in fs]}. Build its dls with array_dls, "
+                        "ImageDataLoaders or a DataBlock.")
     types = str(getattr(dl, '_types', ''))
     grey = dl.im_shape[0] == 1 if getattr(dl, 'im_shape', None) else TensorImageBW.__name__ in types
     if channels is not None and grey != (channels == 1):
-        raise ValueError(f"expected images of {'one channel' if grey else 'three channels'}, as in training, got "
-                         f"{channels}. Use the arrays made from the data the learner was trained on.")
+        raise ValueError(f"expected images of {'one channel' if grey else 'three channels'}, as in "
+                         f"training, got {channels}. Use the arrays made from the data the learner "
+                         "was trained on.")
     items = [f for f in dl.after_item.fs if not isinstance(f, ToTensor) and not resizes_to(f, size)]
     shape = getattr(dl, 'im_shape', None)
     if shape and not items and tuple(shape[1:]) != tuple(size):
@@ -122,15 +127,17 @@ def own_loader(learn, i):
 def _array_dl(learn, imgs, who):
     "Loader over images in memory, with the transforms of the learner's validation loader"
     if len(learn.dls.loaders) < 2:
-        raise ValueError(f"{who} expected a learner with a validation loader, whose transforms images in memory go "
-                         "through, got one loader alone. Give DataLoaders(train, valid).")
+        raise ValueError(f"{who} expected a learner with a validation loader, whose transforms "
+                         "images in memory go through, got one loader alone. Give "
+                         "DataLoaders(train, valid).")
     if not imgs.shape or not len(imgs):
         raise ValueError(f"{who} expected images, got shape {tuple(imgs.shape)}. Look how they were selected.")
     try:
         x = as_uint8(imgs)
         items = lambda vocab: ArrayItems(x, torch.zeros(len(x), dtype=torch.long), vocab)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', RobustWarning)      # of sizes: judged where the network gets the images
+            # of sizes: judged where the network gets the images
+            warnings.simplefilter('ignore', RobustWarning)
             return learners_loader(learn, items, tuple(x.shape[-2:]), None, ArrayDL, x.shape[1])
     except (TypeError, ValueError) as e:
         raise (TypeError if isinstance(e, TypeError) else ValueError)(f"{who}: {e}") from e
@@ -139,11 +146,12 @@ def check_form(data, who):
     "Refuse what holds no images"
     if isinstance(data, (OpenSet, np.ndarray, Tensor)): return
     if isinstance(data, DataLoaders):
-        raise TypeError(f"{who} expected one loader, got DataLoaders. Say which of them: `.valid`, or `.train`, which "
-                        "is read without augmentation.")
+        raise TypeError(f"{who} expected one loader, got DataLoaders. Say which of them: `.valid`, "
+                        "or `.train`, which is read without augmentation.")
     if not isinstance(data, (DataLoader, torch.utils.data.DataLoader)):
-        raise TypeError(f"{who} expected a fastai loader, images in an array or tensor, or an OpenSet, got a "
-                        f"{type(data).__name__}. Of files make a loader: `learn.dls.test_dl(files)`.")
+        raise TypeError(f"{who} expected a fastai loader, images in an array or tensor, or an "
+                        f"OpenSet, got a {type(data).__name__}. Of files make a loader: "
+                        "`learn.dls.test_dl(files)`.")
     need_loader(data, who)
 
 def loaders_of(learn, data, who):
@@ -162,8 +170,10 @@ def _norms(dl):
 def check_norms(learn, dl, who):
     "Warn about a loader that normalises otherwise: to the network even known images would look unknown"
     a,b = _norms(plain_dl(learn.dls.loaders[0])),_norms(dl)
-    if len(a) == len(b) and all(len(u) == len(v) and torch.allclose(u, v, atol=1e-3) for u,v in zip(a, b)): return
+    if len(a) == len(b) and all(len(u) == len(v) and torch.allclose(u, v, atol=1e-3) for u,v in zip(a, b)):
+        return
     show = lambda vs: ', '.join(str([round(o, 3) for o in v.tolist()]) for v in vs) or 'not at all'
-    robust_warn(f"{who} got a loader that normalises otherwise than the learner (means and stds): {show(b)} against "
-                f"{show(a)}. The network cannot tell that difference from one between images. Make the loader with "
-                "`learn.dls.test_dl(files)`, or give the images in an array.", 5)
+    robust_warn(f"{who} got a loader that normalises otherwise than the learner (means and stds): "
+                f"{show(b)} against {show(a)}. The network cannot tell that difference from one "
+                "between images. Make the loader with `learn.dls.test_dl(files)`, or give the "
+                "images in an array.", 5)

@@ -13,24 +13,27 @@ def warn_callbacks(learn, who):
     at = [event.before_batch, event.after_pred]
     for cb in learn.cbs:
         used = [e for e in at if own(cb) and callable(getattr(type(cb), e, vars(cb).get(e)))]
-        if used: robust_warn(f"{who} runs the model without callbacks, but {type(cb).__name__} has {used[0]}. If it "
-                             "changes images or predictions in validation, the numbers here are not those of "
-                             "`learn.validate()`.", 5)
+        if used:
+            robust_warn(f"{who} runs the model without callbacks, but {type(cb).__name__} has "
+                        f"{used[0]}. If it changes images or predictions in validation, the "
+                        "numbers here are not those of `learn.validate()`.", 5)
 
 def noisy_labels_note(learn, dl, who):
     "A warning, and a note for the report, if the validation labels are known to be noisy"
     valid = getattr(getattr(learn.dls, 'noise', None), 'valid', None)
     if valid is None or dl is not None and dl is not learn.dls.valid: return []
-    note = (f"{valid.realised_rate:.1%} of these validation labels are wrong on purpose (noisy_valid): right answers "
-            "count as errors. Give a `dl` with clean labels.")
+    note = (f"{valid.realised_rate:.1%} of these validation labels are wrong on purpose "
+            "(noisy_valid): right answers count as errors. Give a `dl` with clean labels.")
     robust_warn(f"{who}: {note}", 4)
     return [note]
 
 def trained_note(learn, dl, who):
     "A warning, and a note, where a report is asked of the images the network has trained on"
-    if dl is None or not len(learn.dls.loaders) or not share_items(plain_dl(dl), plain_dl(learn.dls.train)): return []
-    note = ("These are images of the training set, of which the network knows the answers: elsewhere it is less often "
-            "right and less sure with reason. Give a `dl` of other images.")
+    if dl is None or not len(learn.dls.loaders) or not share_items(plain_dl(dl), plain_dl(learn.dls.train)):
+        return []
+    note = ("These are images of the training set, of which the network knows the answers: "
+            "elsewhere it is less often right and less sure with reason. Give a `dl` of other "
+            "images.")
     robust_warn(f"{who}: {note}", 4)
     return [note]
 

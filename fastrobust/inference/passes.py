@@ -1,6 +1,7 @@
 "The one way to run a network over data: at rest, through the learner's own transforms, leaving no trace"
-# Behind every report and every callback that looks once more. The learner's callbacks do not run, so that neither the
-# recorder nor anything else moves. What a mixed precision learner does in get_preds (autocast) is done here too.
+# Behind every report and every callback that looks once more. The learner's callbacks do not run,
+# so that neither the recorder nor anything else moves. What a mixed precision learner does in
+# get_preds (autocast) is done here too.
 from contextlib import ExitStack, nullcontext
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ __all__ = []
 def autocast(learn):
     "The precision in which `learn.get_preds` runs the model"
     amp = [cb.amp_mode for cb in learn.cbs if isinstance(cb, MixedPrecision)]
-    if not amp or not torch.cuda.is_available(): return nullcontext()       # fastai's autocast is CUDA's alone
+    if not amp or not torch.cuda.is_available():
+        return nullcontext()       # fastai's autocast is CUDA's alone
     return torch.autocast('cuda', dtype=torch.bfloat16 if amp[0] == AMPMode.BF16 else torch.float16)
 
 class AtRest:
@@ -57,32 +59,35 @@ class AtRest:
         z = z[0] if isinstance(z, (tuple, list)) else z
         if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(xb[0]) or z.shape[1] < 2:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"expected a row of at least two logits per image, ({len(xb[0])},c), from the model, got "
-                             f"{got}. What is measured here is defined for single-label classification.")
+            raise ValueError(f"expected a row of at least two logits per image, ({len(xb[0])},c), "
+                             f"from the model, got {got}. What is measured here is defined for "
+                             "single-label classification.")
         return z.as_subclass(Tensor).float()
 
-# --- images, changed -------------------------------------------------------------------------------------------------
+# --- images, changed ------------------------------------------------------------------------------
 def _changed(change, x, ids, who):
     "`change` applied to pixels in [0,1], checked, in the form they came in"
     if not x.is_floating_point():
-        raise ValueError(f"{who} expected float pixels in [0,1] before Normalize, got {x.dtype}. Put IntToFloatTensor "
-                         "among the batch_tfms.")
+        raise ValueError(f"{who} expected float pixels in [0,1] before Normalize, got {x.dtype}. "
+                         "Put IntToFloatTensor among the batch_tfms.")
     px = PixelSpace().check(x.as_subclass(Tensor), who).float()
     new = change(px, ids)
     if not isinstance(new, Tensor) or new.shape != px.shape or not new.is_floating_point():
         got = f"{new.dtype} {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
-        raise ValueError(f"`change` must return float pixels of shape {tuple(px.shape)}, got {got}. Keep the images' "
-                         "size and the scale [0,1].")
+        raise ValueError(f"`change` must return float pixels of shape {tuple(px.shape)}, got "
+                         f"{got}. Keep the images' size and the scale [0,1].")
     return new.to(x.device, x.dtype).as_subclass(type(x))
 
 def wrong(z, y):
     "Whether the predictions of a batch of logits are wrong, bool (b,); refuses what cannot be counted"
     if not torch.isfinite(z).all():
-        raise ValueError(f"expected finite logits, got NaN or inf for {int((~torch.isfinite(z)).any(1).sum())} of "
-                         f"{len(z)} images. Has the training diverged? In mixed precision try `learn.to_fp32()`.")
+        raise ValueError("expected finite logits, got NaN or inf for "
+                         f"{int((~torch.isfinite(z)).any(1).sum())} of {len(z)} images. Has the "
+                         "training diverged? In mixed precision try `learn.to_fp32()`.")
     if y.min() < 0 or y.max() >= z.shape[1]:
-        raise ValueError(f"expected labels in 0..{z.shape[1]-1}, one output of the model each, got {int(y.min())} "
-                         f"to {int(y.max())}. Are the classes those of the training?")
+        raise ValueError(f"expected labels in 0..{z.shape[1]-1}, one output of the model each, got "
+                         f"{int(y.min())} to {int(y.max())}. Are the classes those of the "
+                         "training?")
     return z.argmax(1) != y
 
 def _rows(rest, reader, changes, tick=None, keep=None):
@@ -99,8 +104,8 @@ def _rows(rest, reader, changes, tick=None, keep=None):
             if tick: tick()
         ys.append(y)
     if not ys:
-        raise ValueError(f"{who} expected a loader with images, got an empty one. Give one with labels, such as "
-                         "`learn.dls.test_dl(items, with_labels=True)`.")
+        raise ValueError(f"{who} expected a loader with images, got an empty one. Give one with "
+                         "labels, such as `learn.dls.test_dl(items, with_labels=True)`.")
     return [torch.cat(z) for z in zs],torch.cat(ys)
 
 def passes(learn, dl, changes, who, tick=None, keep=None):
@@ -122,7 +127,7 @@ def shifted_preds(
     zs,y = passes(learn, dl, [change], 'shifted_preds')
     return zs[0],y
 
-# --- items by position -----------------------------------------------------------------------------------------------
+# --- items by position ----------------------------------------------------------------------------
 def each_batch(learn, dl, see, who):
     """Call `see(logits, targets, positions)` for the batches of a loader, every item once; positions are None where it
     does not tell them"""
@@ -142,8 +147,8 @@ def by_position(learn, dl, who):
     found = []
     def see(z, yb, ids):
         if ids is None:
-            raise ValueError(f"{who} expected a loader whose items have positions, got one that streams them. Build it "
-                             "over a dataset with `__getitem__`.")
+            raise ValueError(f"{who} expected a loader whose items have positions, got one that "
+                             "streams them. Build it over a dataset with `__getitem__`.")
         found.append((ids, z.cpu(), yb[0].as_subclass(Tensor).cpu()))
     each_batch(learn, dl, see, who)
     ids,z,y = map(torch.cat, zip(*found))

@@ -13,7 +13,8 @@ __all__ = []
 class Outputs(NamedTuple):
     "Of n images, on the CPU"
     z:Tensor        # Raw logits float32 (n,c)
-    f:Tensor = None # Features float32 (n,d) that the last linear layer turns into `z`; None: it has none
+    # Features float32 (n,d) that the last linear layer turns into `z`; None: it has none
+    f:Tensor = None
     y:Tensor = None # Labels int64 (n,); None: not known, as of unknown images
 
 class LinearHead(NamedTuple):
@@ -27,7 +28,8 @@ class _Watch:
 
     def __enter__(self):
         try:
-            for l in self.layers: self._hooks.append(l.register_forward_pre_hook(self._keep, with_kwargs=True))
+            for l in self.layers:
+                self._hooks.append(l.register_forward_pre_hook(self._keep, with_kwargs=True))
         except BaseException: self.__exit__(); raise
         return self
 
@@ -55,9 +57,10 @@ class FeatureTap(_Watch):
         fs = [self.given.get(l) for l in self.layers]
         if any(f is None or len(f) != n for f in fs):
             got = [None if f is None else tuple(f.shape) for f in fs]
-            raise ValueError(f"expected features of {n} images from the network's last linear layer, got {got}. Does "
-                             "it take another way for other images, or run on several devices (nn.DataParallel)? Use "
-                             "scores of the logits alone.")
+            raise ValueError(f"expected features of {n} images from the network's last linear "
+                             f"layer, got {got}. Does it take another way for other images, or run "
+                             "on several devices (nn.DataParallel)? Use scores of the logits "
+                             "alone.")
         return _side_by_side(fs)
 
 def _side_by_side(fs): return torch.cat([f.detach().flatten(1).float().cpu() for f in fs], 1)
@@ -90,8 +93,9 @@ def first_images(learn, dl, who, n=8):
             reader = rest.read(dl, cut=True)
             with reader.dl.fake_l.no_multiproc():
                 for xb,yb in reader: return reader.finish(need_image(xb, who), yb)[:n]
-    raise ValueError(f"{who} expected a loader with images, got an empty one. An exported learner has lost its images: "
-                     "give some as `dl`, such as `learn.dls.test_dl(items, with_labels=True)`.")
+    raise ValueError(f"{who} expected a loader with images, got an empty one. An exported learner "
+                     "has lost its images: give some as `dl`, such as `learn.dls.test_dl(items, "
+                     "with_labels=True)`.")
 
 def feature_tap(
     learn,  # A Learner that classifies images; left as it is, no hook stays

@@ -1,8 +1,9 @@
 "The channel between true and given labels, from out-of-sample probabilities: noise matrix, rate, what is wrong where"
-# A mixture fitted by EM: item x has true class t with probability softmax(log p(x)/temperature)_t, and label j is given
-# to class t with probability T[t,j]. The temperature makes up for networks too sure or, trained on noise, too unsure of
-# themselves: the model's own mistakes are expected where it is unsure, wrong labels show where it is sure. The channel
-# is the noise adaptation layer of Goldberger & Ben-Reuven (2017), fitted after training; the temperature is ours.
+# A mixture fitted by EM: item x has true class t with probability softmax(log p(x)/temperature)_t,
+# and label j is given to class t with probability T[t,j]. The temperature makes up for networks too
+# sure or, trained on noise, too unsure of themselves: the model's own mistakes are expected where
+# it is unsure, wrong labels show where it is sure. The channel is the noise adaptation layer of
+# Goldberger & Ben-Reuven (2017), fitted after training; the temperature is ours.
 from typing import NamedTuple
 import numpy as np
 from fastrobust.predictions import need_probs
@@ -10,7 +11,8 @@ from fastrobust.predictions import need_probs
 __all__ = []
 
 _FLOOR = 1e-9       # no network is surer than this
-_PRIOR = .1         # pseudo-items per item, spread as symmetric noise: without them model errors pass for noise
+# pseudo-items per item, spread as symmetric noise: without them model errors pass for noise
+_PRIOR = .1
 
 class LabelChannel(NamedTuple):
     "Estimated law of the given labels; `wrong[i]` is the probability that label i is wrong"
@@ -18,7 +20,8 @@ class LabelChannel(NamedTuple):
     T:np.ndarray        # Noise matrix (c,c), rows = true class, rows sum to 1
     temperature:float   # Of the probabilities: above 1 the network is too sure
     wrong:np.ndarray    # (n,) in [0,1]
-    true:np.ndarray     # Probability of each class to be the true one (n,c), the given label taken into account
+    # Probability of each class to be the true one (n,c), the given label taken into account
+    true:np.ndarray
 
 def _softmax(z):
     z = np.exp(z-z.max(1, keepdims=True))
@@ -40,11 +43,13 @@ def label_channel(
     T,beta,rate = _symmetric(.2, c),1.,.2                       # beta: 1/temperature
     for _ in range(max_iter):
         pure = _softmax(beta*log)
-        true = pure*T[:, y].T                                   # E: who could have been given this label
+        # E: who could have been given this label
+        true = pure*T[:, y].T
         true /= true.sum(1, keepdims=True)
         N = np.stack([np.bincount(y, weights=true[:, k], minlength=c) for k in range(c)])
         old,rate = (rate, beta),float(1-np.trace(N)/n)
-        T = N + _PRIOR*N.sum(1, keepdims=True)*_symmetric(rate, c)  # M: the channel; a Newton step on 1/temperature
+        # M: the channel; a Newton step on 1/temperature
+        T = N + _PRIOR*N.sum(1, keepdims=True)*_symmetric(rate, c)
         T /= np.maximum(T.sum(1, keepdims=True), 1e-12)
         mean = (pure*log).sum(1)
         slope,curve = (true*log).sum() - mean.sum(),(pure*(log-mean[:, None])**2).sum()

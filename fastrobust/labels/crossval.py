@@ -20,39 +20,44 @@ _EXAMPLE = 'lambda dls: vision_learner(dls, resnet18)'
 def need_maker(make_learner):
     "Refuse anything but a function that builds a new learner on the loaders it is given"
     if isinstance(make_learner, Learner):
-        raise TypeError("expected a function that builds a new Learner, got a Learner. What a network says of items it "
-                        "was trained on is no evidence about their labels (in-sample probabilities). Either pass a "
-                        f"maker, cross_val_preds({_EXAMPLE}, dls) or noise_report({_EXAMPLE}, dls), or give "
-                        "probabilities of networks that did not see the items, noise_report(.., probs=).")
+        raise TypeError("expected a function that builds a new Learner, got a Learner. What a "
+                        "network says of items it was trained on is no evidence about their labels "
+                        "(in-sample probabilities). Either pass a maker, "
+                        f"cross_val_preds({_EXAMPLE}, dls) or noise_report({_EXAMPLE}, dls), or "
+                        "give probabilities of networks that did not see the items, "
+                        "noise_report(.., probs=).")
     if not callable(make_learner):
         raise TypeError(f"expected `make_learner` as a function of dls, got {make_learner!r}. For example: {_EXAMPLE}.")
 
-# --- folds -----------------------------------------------------------------------------------------------------------
+# --- folds ----------------------------------------------------------------------------------------
 def _warn_rare(y, vocab, n_folds):
     counts = np.bincount(y, minlength=len(vocab))
     rare = [f'{vocab[k]} ({counts[k]})' for k in np.flatnonzero((counts > 0) & (counts < n_folds))]
     if rare:
-        robust_warn(f"classes with fewer items than the {n_folds} folds: {', '.join(rare[:10])}. Every item is still "
-                    "predicted by a network that did not see it, but where a class has a single item that network "
-                    "never saw the class, and the item looks wrong whatever it is. Look at these yourself.", 4)
+        robust_warn(f"classes with fewer items than the {n_folds} folds: {', '.join(rare[:10])}. "
+                    "Every item is still predicted by a network that did not see it, but where a "
+                    "class has a single item that network never saw the class, and the item looks "
+                    "wrong whatever it is. Look at these yourself.", 4)
 
-# --- one fold --------------------------------------------------------------------------------------------------------
+# --- one fold -------------------------------------------------------------------------------------
 def _train(learn, epochs, lr):
     "`fine_tune` where the body is frozen (a pretrained net), else one cycle"
-    if getattr(learn.opt, 'frozen_idx', 0): learn.fine_tune(epochs, **({} if lr is None else dict(base_lr=lr)))
+    if getattr(learn.opt, 'frozen_idx', 0):
+        learn.fine_tune(epochs, **({} if lr is None else dict(base_lr=lr)))
     else: learn.fit_one_cycle(epochs, lr_max=lr)
 
 def _need_own(learn, part, seen):
     "Refuse a learner that could have seen the items it is to predict"
     if not isinstance(learn, Learner):
-        raise TypeError(f"expected `make_learner` to return a Learner, got {type(learn).__name__}. For example: "
-                        f"{_EXAMPLE}.")
+        raise TypeError(f"expected `make_learner` to return a Learner, got {type(learn).__name__}. "
+                        f"For example: {_EXAMPLE}.")
     if learn.dls is not part:
-        raise ValueError("expected a learner on the loaders of this fold, got one on others: it would train on items "
-                         f"it is to predict. Use the `dls` that the function is given: {_EXAMPLE}.")
+        raise ValueError("expected a learner on the loaders of this fold, got one on others: it "
+                         "would train on items it is to predict. Use the `dls` that the function "
+                         f"is given: {_EXAMPLE}.")
     if any(p.requires_grad and seen.get(id(p), lambda: None)() is p for p in learn.model.parameters()):
-        raise ValueError("expected a new network for each fold, got the one that another fold trained on these items. "
-                         f"Build it inside the function: {_EXAMPLE}.")
+        raise ValueError("expected a new network for each fold, got the one that another fold "
+                         f"trained on these items. Build it inside the function: {_EXAMPLE}.")
 
 def _probs(learn, y, classes):
     "Probabilities of the fold's items, checked"
@@ -61,16 +66,19 @@ def _probs(learn, y, classes):
     if callable(act): z = act(z)
     if not isinstance(z, torch.Tensor) or tuple(z.shape) != (len(y), classes):
         got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
-        raise ValueError(f"expected predictions of shape ({len(y)},{classes}), one column per class of the vocab, got "
-                         f"{got}. Give the network as many outputs as `dls.c`.")
+        raise ValueError(f"expected predictions of shape ({len(y)},{classes}), one column per "
+                         f"class of the vocab, got {got}. Give the network as many outputs as "
+                         "`dls.c`.")
     if (targs.numpy().ravel() != y).any():
-        raise ValueError("expected the fold's items in their order, got predictions of other labels. Use loaders that "
-                         "return every item with its given label.")
+        raise ValueError("expected the fold's items in their order, got predictions of other "
+                         "labels. Use loaders that return every item with its given label.")
     z = z.as_subclass(torch.Tensor).float()
     if not z.isfinite().all():
-        raise ValueError("expected finite predictions, got NaN or inf: the training diverged. Lower its learning rate.")
+        raise ValueError("expected finite predictions, got NaN or inf: the training diverged. "
+                         "Lower its learning rate.")
     off = (z.sum(1)-1).abs().max().item()
-    if z.min() >= 0 and off < .05: return (z/z.sum(1, keepdim=True) if off > 1e-4 else z).numpy()    # half: rounded
+    if z.min() >= 0 and off < .05:
+        return (z/z.sum(1, keepdim=True) if off > 1e-4 else z).numpy()    # half: rounded
     robust_warn("the learner's loss has no activation, so it predicts logits: their softmax is taken.", stacklevel=5)
     return z.softmax(1).numpy()
 
@@ -88,7 +96,7 @@ def _fold(make_learner, dls, y, valid, classes, seed, fit, seen):
         probs = _probs(learn, y[valid], classes)
     return probs,float((probs.argmax(1) == y[valid]).mean()),time.perf_counter()-t
 
-# --- all folds -------------------------------------------------------------------------------------------------------
+# --- all folds ------------------------------------------------------------------------------------
 def cross_val_preds(
     make_learner,   # Function (dls) -> new Learner on *those* dls, e.g. `lambda dls: vision_learner(dls, resnet18)`
     dls,            # DataLoaders with one single-label target; they stay as they are, validation set included
@@ -105,8 +113,8 @@ def cross_val_preds(
     "Out-of-sample probabilities of all training items, folds stratified by given label, columns as in `dls.vocab`"
     need_maker(make_learner)
     if fit is not None and not (epochs is lr is None):
-        raise ValueError(f"expected either `fit` or `epochs` and `lr`, got both (epochs={epochs}, lr={lr}). Say them "
-                         "inside `fit`.")
+        raise ValueError(f"expected either `fit` or `epochs` and `lr`, got both (epochs={epochs}, "
+                         f"lr={lr}). Say them inside `fit`.")
     epochs = 8 if epochs is None else epochs
     need_whole('epochs', epochs, 1)
     train = fit or partial(_train, epochs=epochs, lr=lr)

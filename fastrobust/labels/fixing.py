@@ -1,6 +1,5 @@
 "The cure: loaders without the labels a report suspects, or with better ones; nothing is changed in place"
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from fastai.data.core import DataLoaders
 from fastrobust.basics import nearest, need_number, robust_warn
 from fastrobust.data.editing import given_labels, take_items, with_labels
@@ -39,13 +38,14 @@ class Fixes:
                                                    ('weight', 'weighted down')) if o in k)
         return f"Fixes: of {len(self.weights)} training items {what or 'none changed'}"
 
-# --- which rows ------------------------------------------------------------------------------------------------------
+# --- which rows -----------------------------------------------------------------------------------
 def _count(top, n):
     need_number('top', top)
     if isinstance(top, (int, np.integer)) and 1 <= top <= n: return int(top)
     if isinstance(top, (float, np.floating)) and 0 < top < 1: return round(top*n)
-    raise ValueError(f"`top` must be an int from 1 to {n} (items) or a share in (0,1), got {top!r}. For example top="
-                     f"{n} for all of them, top=.05 for one in twenty; to change none, leave out fix_labels.")
+    raise ValueError(f"`top` must be an int from 1 to {n} (items) or a share in (0,1), got "
+                     f"{top!r}. For example top={n} for all of them, top=.05 for one in twenty; to "
+                     "change none, leave out fix_labels.")
 
 def _selected(t, n, top, threshold):
     "Rows to act on (bool), and whether somebody asked for them"
@@ -55,10 +55,12 @@ def _selected(t, n, top, threshold):
     if threshold is not None:
         need_number('threshold', threshold)
         if not 0 < threshold <= 1:
-            raise ValueError(f"`threshold` must lie in (0,1], the range of `margin` (low = doubtful), got {threshold}.")
+            raise ValueError("`threshold` must lie in (0,1], the range of `margin` (low = "
+                             f"doubtful), got {threshold}.")
         need_columns(t, 'margin', 'to select by `threshold`')
         return t.margin.to_numpy() < threshold,True
-    if 'flagged' not in t and 'decision' in t and (t.decision != '').any(): return np.zeros(len(t), bool),False
+    if 'flagged' not in t and 'decision' in t and (t.decision != '').any():
+        return np.zeros(len(t), bool),False
     need_columns(t, 'flagged', 'to select without `top` and `threshold`')
     return t.flagged.to_numpy(bool),False
 
@@ -67,14 +69,16 @@ def _actions(t, n, how, top, threshold, keep):
     chosen,asked = _selected(t, n, top, threshold)
     act = np.full(len(t), '', object)
     if how == 'relabel' and chosen.any(): need_columns(t, 'suggested', "for how='relabel'")
-    if how == 'weight' and chosen.any() and 'wrong' not in t: need_columns(t, 'margin', "(or `wrong`) for how='weight'")
+    if how == 'weight' and chosen.any() and 'wrong' not in t:
+        need_columns(t, 'margin', "(or `wrong`) for how='weight'")
     if chosen.any(): act[chosen] = t.suggested.to_numpy()[chosen] if how == 'relabel' else how
     said = t.decision.to_numpy(object) if 'decision' in t else np.full(len(t), '', object)
     given = said != ''
     if given.any() and not asked:
         if k := int((chosen & ~given).sum()):
-            robust_warn(f"the reviewer decided {given.sum()} rows; {k} flagged ones without a decision stay as they "
-                        "are. To treat these by `how` as well, give `top` or `threshold`.")
+            robust_warn(f"the reviewer decided {given.sum()} rows; {k} flagged ones without a "
+                        "decision stay as they are. To treat these by `how` as well, give `top` or "
+                        "`threshold`.")
         act[~given] = ''
     act[given] = said[given]
     act[given & (said == 'keep')] = ''
@@ -85,12 +89,12 @@ def _actions(t, n, how, top, threshold, keep):
         act[np.isin(t.item, keep)] = ''
     return act
 
-# --- the cure --------------------------------------------------------------------------------------------------------
+# --- the cure -------------------------------------------------------------------------------------
 def _need_all_classes(old, y, stay, names, how):
     gone = [names[k] for k in np.unique(old) if not (y[stay] == k).any()]
     if not gone: return
-    msg = (f"all training items of {', '.join(map(repr, gone[:5]))} would be gone. Keep the surest of them "
-           "(`keep=` positions), select fewer (`top=`), or weigh them down (how='weight').")
+    msg = (f"all training items of {', '.join(map(repr, gone[:5]))} would be gone. Keep the surest "
+           "of them (`keep=` positions), select fewer (`top=`), or weigh them down (how='weight').")
     if how == 'drop' or not stay.any():
         raise ValueError(f"expected every class to keep an item, but {msg}")
     robust_warn(msg)
@@ -105,7 +109,8 @@ def fix_labels(
     keep=None       # Positions in `dls.train_ds` never to be touched, or a mask (n,)
 ) -> DataLoaders:
     "New dls after the cure, validation the same; `.fixes` tells what was done and undoes it"
-    if how not in _HOW: raise ValueError(f"expected `how` to be one of {_HOW}, got {how!r}. {nearest(how, _HOW)}")
+    if how not in _HOW:
+        raise ValueError(f"expected `how` to be one of {_HOW}, got {how!r}. {nearest(how, _HOW)}")
     y,names = given_labels(dls),class_names(dls)
     n,code = len(y),{o: i for i,o in enumerate(names)}
     t = by_position(read_review(report, names), dls, y, names)
@@ -132,7 +137,7 @@ def fix_labels(
                                              how=done)).reset_index(drop=True), w)
     return res
 
-# --- fastai's widget -------------------------------------------------------------------------------------------------
+# --- fastai's widget ------------------------------------------------------------------------------
 class _Suspicion:
     "What fastai's cleaner asks of a learner: the files, their classes, and suspicion in place of the loss"
     def __init__(self, dls, score): self.dls,self.score = dls,score
@@ -150,16 +155,17 @@ def to_cleaner(
     "fastai's `ImageClassifierCleaner` in the report's order; `.review()` gives its choices as a table for `fix_labels`"
     try: from fastai.vision.widgets import ImageClassifierCleaner
     except ImportError as e:
-        raise ImportError("expected the package ipywidgets for fastai's cleaner, got none. Install it, or go without: "
-                          "look with `plot_label_issues(report, dls)`, edit the CSV of `report.save(dir)`, and give "
-                          "it to `fix_labels`.") from e
+        raise ImportError("expected the package ipywidgets for fastai's cleaner, got none. Install "
+                          "it, or go without: look with `plot_label_issues(report, dls)`, edit the "
+                          "CSV of `report.save(dir)`, and give it to `fix_labels`.") from e
     dls = getattr(learn, 'dls', learn)
     y,names = given_labels(dls),class_names(dls)
     t = by_position(read_review(report, names), dls, y, names)
     files = list(dls.train_ds.items)
     if not hasattr(files[0], 'suffix'):
-        raise TypeError(f"expected items that are image files (Path), got {type(files[0]).__name__}. Look at the rest "
-                        "with `plot_label_issues(report, dls)`.")
+        raise TypeError("expected items that are image files (Path), got "
+                        f"{type(files[0]).__name__}. Look at the rest with "
+                        "`plot_label_issues(report, dls)`.")
     score = np.zeros(len(y))
     score[t.item] = len(t)-np.arange(len(t))
 

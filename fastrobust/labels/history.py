@@ -1,29 +1,22 @@
-"What every training item did, epoch by epoch: its loss, its margin, what was predicted for it; and what that tells"
-# Area under the margin: Pleiss et al., https://arxiv.org/abs/2001.10528. Small losses: DivideMix,
-# https://arxiv.org/abs/2002.07394. Forgetting events: Toneva et al., https://arxiv.org/abs/1812.05159.
+"What every training item did, epoch by epoch: its loss, its margin, what was predicted for it"
 import time
-import numpy as np, pandas as pd
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Recorder
 from fastrobust.basics import as_f32, batch_idxs, epoch_idxs, need_whole, robust_warn
 from fastrobust.inference.passes import training_pass
-from fastrobust.labels.metrics import Memorised, label_margin, memorisation
-from fastrobust.labels.mixtures import small_loss_split
+from fastrobust.labels.metrics import label_margin
+from fastrobust.labels.recorded import Recorded
 from fastrobust.training.recording import QuickEvents, fit_starts
-from fastrobust.labels.reviewing import class_names, item_names
 
 __all__ = ['SampleHistory']
 
-def _mean(a):
-    "Mean over epochs (E,n) -> (n,) of those that are not NaN"
-    n = (~np.isnan(a)).sum(0)
-    return np.where(n, np.nansum(a, 0)/np.maximum(n, 1), np.nan)
-
-class SampleHistory(QuickEvents, Callback):
+class SampleHistory(Recorded, QuickEvents, Callback):
     "Keeps cross-entropy, margin and prediction of every training item, epoch by epoch, of any single-label Learner"
-    # behind MixedPrecision, the techniques and the Recorder: by then there is one float32 prediction for the batch
+    # behind MixedPrecision, the techniques and the Recorder: by then
+    # there is one float32 prediction for the batch
     order = Recorder.order+1
     hold = 2**20    # logits put aside before they are turned into numbers, many batches at a time
     active,batches,facts,walk,from_train = False,None,[],None,True     # of the fit under way
@@ -45,22 +38,25 @@ class SampleHistory(QuickEvents, Callback):
         "Forget what was recorded"
         self.rows,self.epochs,self.n_epochs,self.given,self.seconds = [],[],0,None,0.
 
-    # --- recording ---------------------------------------------------------------------------------------------------
+    # --- recording --------------------------------------------------------------------------------
     def before_fit(self):
         self.active,self.batches = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder'),None
         if not self.active: return
         n = len(self.dls.train_ds)
         if self.given is not None and len(self.given) != n:
-            raise ValueError(f"expected the {len(self.given)} training items recorded so far, got {n}. Call `reset()` "
-                             "to forget those, or give the new items a SampleHistory of their own.")
+            raise ValueError(f"expected the {len(self.given)} training items recorded so far, got "
+                             f"{n}. Call `reset()` to forget those, or give the new items a "
+                             "SampleHistory of their own.")
         mixed = [cb.name for cb in self.learn.cbs if isinstance(cb, MixHandler)]
         self.from_train = self.source == 'train'
-        if mixed: self._by_pass(f"{mixed[0]} trains on mixed images, whose predictions say nothing about one label")
+        if mixed:
+            self._by_pass(f"{mixed[0]} trains on mixed images, whose predictions say nothing about one label")
 
     def _by_pass(self, why):
         if self.from_train:
-            robust_warn(f"{why}: SampleHistory looks at the items in one more pass over the training set instead. "
-                        "`SampleHistory('eval')` asks for that itself, without this warning.", 5)
+            robust_warn(f"{why}: SampleHistory looks at the items in one more pass over the "
+                        "training set instead. `SampleHistory('eval')` asks for that itself, "
+                        "without this warning.", 5)
         self.from_train = False
 
     def before_train(self): self.batches,self.facts,self.walk = [],[],None
@@ -68,7 +64,8 @@ class SampleHistory(QuickEvents, Callback):
     def before_batch(self):
         if not (self.active and self.training and self.iter == 0): return
         self.walk = epoch_idxs(self.dl)     # a later iteration over the same loader replaces it
-        if self.walk is None: self._by_pass("this loader sorts or streams, so a batch does not tell its items")
+        if self.walk is None:
+            self._by_pass("this loader sorts or streams, so a batch does not tell its items")
 
     @property
     def due(self): return (self.n_epochs+1) % self.every == 0
@@ -82,8 +79,9 @@ class SampleHistory(QuickEvents, Callback):
     def _see(self, z, yb, ids):
         "Put a batch aside: no waiting for the device, no operations on small tensors"
         if ids is None:
-            raise ValueError("SampleHistory expected a training loader whose items have positions, got an iterable "
-                             "one. Train from a dataset with `__getitem__`, or leave it out.")
+            raise ValueError("SampleHistory expected a training loader whose items have positions, "
+                             "got an iterable one. Train from a dataset with `__getitem__`, or "
+                             "leave it out.")
         self.batches.append((ids, z.detach().clone(), yb[0].reshape(-1)))
         if len(self.batches)*z.numel() > self.hold: self._digest()
 
@@ -110,8 +108,9 @@ class SampleHistory(QuickEvents, Callback):
         given = np.full(n, -1) if self.given is None else self.given
         other = (given[ids] >= 0) & (given[ids] != y)
         if other.any():
-            raise ValueError(f"expected the labels recorded so far, got others for {int(other.sum())} items: something "
-                             "relabels or reorders them. Call `reset()` after changing labels.")
+            raise ValueError("expected the labels recorded so far, got others for "
+                             f"{int(other.sum())} items: something relabels or reorders them. Call "
+                             "`reset()` after changing labels.")
         row = dict(losses=np.full(n, np.nan, np.float32), margins=np.full(n, np.nan, np.float32),
                    preds=np.full(n, -1, np.int32))
         given[ids],row['losses'][ids],row['margins'][ids],row['preds'][ids] = y,loss,margin,pred
@@ -124,114 +123,12 @@ class SampleHistory(QuickEvents, Callback):
     def __getstate__(self):
         state = {k:v for k,v in super().__getstate__().items() if k not in ('active', 'batches', 'facts', 'walk')}
         dls = getattr(self.learn, 'dls', None)
-        if dls is not None and not len(dls.train_ds):   # `export`: a model for inference has no training items
+        # `export`: a model for inference has no training items
+        if dls is not None and not len(dls.train_ds):
             state.update(rows=[], epochs=[], given=None, n_epochs=0)
         return state
 
-    # --- what was recorded -------------------------------------------------------------------------------------------
-    def _get(self, k):
-        if not self.rows:
-            raise ValueError(f"expected at least one recorded epoch, got none of {self.n_epochs}. First train with "
-                             f"this callback, at least {self.every} epoch{'s'*(self.every > 1)} (`every`).")
-        return np.stack([r[k] for r in self.rows])
-
-    @property
-    def losses(self):
-        "Cross-entropy of the given labels, whatever the training loss (epochs,n); NaN: not seen that epoch"
-        return self._get('losses')
-    @property
-    def margins(self):
-        "`label_margin` of the logits (epochs,n)"
-        return self._get('margins')
-    @property
-    def preds(self):
-        "Predicted classes (epochs,n); -1: not seen that epoch"
-        return self._get('preds')
-    @property
-    def p_given(self):
-        "Probability of the given label (epochs,n)"
-        return np.exp(-self.losses)
-
-    # --- what it tells -----------------------------------------------------------------------------------------------
-    def aum(self,
-        epochs=slice(None)  # Which recorded epochs; the paper stops before the learning rate first drops
-    ):
-        "Area under the margin: mean margin of each item (n,); the lower, the more suspicious"
-        return _mean(self.margins[epochs])
-
-    def mean_loss(self,
-        last=None   # Of so many recorded epochs, the last ones; None: of all
-    ):
-        "Mean cross-entropy of each item (n,)"
-        return _mean(self.losses[-last if last else 0:])
-
-    def split(self,
-        last=None,      # Use the mean loss of so many last epochs (DivideMix: 1, at 90 % noise 5); None: of all
-        *,
-        per_class=False,# Split each class by itself?
-        **kwargs        # More for `small_loss_split`
-    ):
-        "`SmallLossSplit` of the items by their mean loss"
-        return small_loss_split(self.mean_loss(last), self.given if per_class else None, **kwargs)
-
-    def score(self,
-        i=None,     # Positions in the training set; None: all
-        **kwargs    # More for `split`
-    ):
-        "Chance in [0,1] that a label is right: the posterior of the group of small losses"
-        post = self.split(**kwargs).posterior
-        return post if i is None else post[i]
-
-    def forgetting(self):
-        "How often each item, once predicted as its label, no longer was (n,); infinite where it never was"
-        was,ever,n = (np.zeros(len(self.given), o) for o in (bool, bool, float))
-        for p in self.preds:
-            ok,seen = p == self.given,p >= 0
-            n += was & seen & ~ok
-            was,ever = np.where(seen, ok, was),ever | ok & seen
-        return np.where(ever, n, np.inf)
-
-    def suggested(self):
-        "The class most often predicted for each item (n,), of equals the later, and its share of the epochs seen (n,)"
-        ps,rows = self.preds,np.arange(len(self.given))
-        votes = np.zeros((len(rows), ps.max()+1))
-        for e,p in enumerate(ps): votes[rows[p >= 0],p[p >= 0]] += 1 + 1e-6*e
-        return votes.argmax(1),votes.max(1).astype(int)/np.maximum((ps >= 0).sum(0), 1)
-
-    def memorisation(self):
-        "`Memorised` shares by epoch, where `dls.noise` knows the true labels; of what was recorded, without training"
-        rec,preds = getattr(getattr(self.learn, 'dls', None), 'noise', None),self.preds
-        if rec is None:
-            raise ValueError("expected dls that know the true labels (`dls.noise`), got dls without: what is memorised "
-                             "cannot be told from what is learned. `split()` and `table()` do without them.")
-        if ((self.given >= 0) & (self.given != rec.y_noisy)).any():
-            raise ValueError("expected `dls.noise` of the labels recorded, got others. Use the dls trained on.")
-        def shares(p):
-            ok = (p >= 0) & ~rec.is_open
-            return memorisation(p[ok], rec.y_noisy[ok], rec.y_clean[ok])
-        return pd.DataFrame(map(shares, preds), columns=Memorised._fields, index=pd.Index(self.epochs, name='epoch'))
-
-    def table(self, **kwargs):
-        "All items, most suspicious first; `kwargs` are those of `split`"
-        post,(code,share),dls = self.score(**kwargs),self.suggested(),getattr(self.learn, 'dls', None)
-        vocab,files = (None, None) if dls is None else (class_names(dls), item_names(dls.train_ds))
-        name = lambda k: None if k < 0 else k if vocab is None else vocab[int(k)]
-        rows = np.arange(len(post))
-        t = pd.DataFrame(dict(item=rows, name=rows if files is None else files,
-                              given=[name(k) for k in self.given], suggested=[name(k) for k in code], share=share,
-                              score=post, aum=self.aum(), loss=self.mean_loss(), forgotten=self.forgetting(),
-                              flagged=post <= kwargs.get('p', .5)))
-        return t.sort_values(['score', 'aum'], ignore_index=True)   # far to the right scores are equal
-
-    def noisy_ids(self,
-        k=None,     # How many; None: those flagged, whose score is not above `p` (.5)
-        **kwargs    # More for `split`
-    ):
-        "Positions in the training set of the `k` most suspicious items, the worst first"
-        t = self.table(**kwargs)
-        return (t.item[t.flagged] if k is None else t.item[:k]).to_numpy()
-
-# --- one batch -------------------------------------------------------------------------------------------------------
+# --- one batch ------------------------------------------------------------------------------------
 def _check(pred, yb):
     "Refuse at the first batch what has no single label"
     y = yb[0] if len(yb) == 1 else None
@@ -239,6 +136,6 @@ def _check(pred, yb):
           not y.is_floating_point() and y.numel() == len(pred)
     if one: return
     got = f"{len(yb)} targets" if y is None else f"labels {tuple(y.shape)} of {y.dtype}"
-    raise ValueError("SampleHistory expected one whole-number label per item and logits (bs,c), got "
-                     f"{got} and predictions {tuple(getattr(pred, 'shape', ()))}. It is defined for single-label "
-                     "classification: leave it out here.")
+    raise ValueError("SampleHistory expected one whole-number label per item and logits (bs,c), "
+                     f"got {got} and predictions {tuple(getattr(pred, 'shape', ()))}. It is "
+                     "defined for single-label classification: leave it out here.")

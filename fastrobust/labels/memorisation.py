@@ -1,5 +1,6 @@
 "Seeing a network memorise: training accuracy split by what became of the wrong labels, epoch by epoch"
-# The picture is that of Liu et al., Early-Learning Regularization, https://arxiv.org/abs/2007.00151, fig. 1.
+# The picture is that of Liu et al., Early-Learning Regularization,
+# https://arxiv.org/abs/2007.00151, fig. 1.
 import math, time
 import pandas as pd
 import torch
@@ -24,21 +25,23 @@ def lower_is_better(name):
     "Whether small values of metric `name` are good, by fastai's own rule"
     return 'loss' in name or 'error' in name
 
-# --- one pass over the training set ----------------------------------------------------------------------------------
+# --- one pass over the training set ---------------------------------------------------------------
 def _labels(dls, device):
     "Given and true labels and which of them count: an image of no known class (open noise) has no right answer"
     rec = getattr(dls, 'noise', None)
     if rec is None or getattr(rec, 'y_clean', None) is None:
-        raise ValueError("expected dls that know the true labels (`dls.noise`), got dls without: what is memorised "
-                         "cannot be told from what is learned. Make them with add_label_noise or NoisyDataBlock; where "
-                         "nobody knows the true labels, leave Memorisation out.")
+        raise ValueError("expected dls that know the true labels (`dls.noise`), got dls without: "
+                         "what is memorised cannot be told from what is learned. Make them with "
+                         "add_label_noise or NoisyDataBlock; where nobody knows the true labels, "
+                         "leave Memorisation out.")
     return [torch.as_tensor(o).to(device) for o in (rec.y_noisy, rec.y_clean, ~rec.is_open)]
 
 def _count(pred, ids, labels):
     pred = pred[0] if isinstance(pred, (tuple, list)) else pred
     if pred.ndim != 2 or len(pred) != len(ids):
-        raise ValueError(f"expected one row of logits per image, ({len(ids)},c), got predictions of shape "
-                         f"{tuple(pred.shape)}. Memorisation is defined for single-label classification.")
+        raise ValueError(f"expected one row of logits per image, ({len(ids)},c), got predictions "
+                         f"of shape {tuple(pred.shape)}. Memorisation is defined for single-label "
+                         "classification.")
     given,true,known = (o[ids.to(o.device)] for o in labels)
     return memorisation_counts(pred.detach().argmax(1)[known], given[known], true[known])
 
@@ -50,8 +53,9 @@ def _eval_pass(learn):
 
 def _need_ids(ids):
     if ids is not None: return ids
-    raise ValueError("Memorisation expected a training loader whose items have positions, got an iterable one. Train "
-                     "from a dataset with `__getitem__`, or remove the callback.")
+    raise ValueError("Memorisation expected a training loader whose items have positions, got an "
+                     "iterable one. Train from a dataset with `__getitem__`, or remove the "
+                     "callback.")
 
 def measure_memorisation(
     learn   # A Learner on dls with `dls.noise`
@@ -59,7 +63,7 @@ def measure_memorisation(
     "`Memorised` shares of the model as it is, over the whole training set without augmentation; changes nothing"
     return memorised_shares(_eval_pass(learn))
 
-# --- the callback ----------------------------------------------------------------------------------------------------
+# --- the callback ---------------------------------------------------------------------------------
 class Memorisation(ColumnsCallback):
     "Records `clean_fit`, `memorised` and `recovered` each epoch of any Learner on dls with known true labels"
     active,counts,labels,idxs,from_train = False,None,None,None,True   # of the fit under way
@@ -84,14 +88,16 @@ class Memorisation(ColumnsCallback):
     def _open(self):
         self.labels = _labels(self.dls, self.dls.device)
         if len(self.labels[0]) != len(self.dls.train_ds):
-            raise ValueError(f"expected `dls.noise` of the {len(self.dls.train_ds)} training items, got one of "
-                             f"{len(self.labels[0])}. Draw the noise on the very dls you train on.")
+            raise ValueError(f"expected `dls.noise` of the {len(self.dls.train_ds)} training "
+                             f"items, got one of {len(self.labels[0])}. Draw the noise on the very "
+                             "dls you train on.")
         mixed = [cb for cb in self.learn.cbs if isinstance(cb, MixHandler)]
         self.from_train = self.source == 'train' and not mixed
         if mixed and self.source == 'train':
-            robust_warn(f"{mixed[0].name} trains on mixed images, whose predictions say nothing about one label: "
-                        "memorisation is measured by one more pass over the training set each epoch instead. "
-                        "`Memorisation('eval')` asks for that itself, without this warning.", 4)
+            robust_warn(f"{mixed[0].name} trains on mixed images, whose predictions say nothing "
+                        "about one label: memorisation is measured by one more pass over the "
+                        "training set each epoch instead. `Memorisation('eval')` asks for that "
+                        "itself, without this warning.", 4)
 
     def before_train(self): self.counts,self.idxs = None,None
 
@@ -107,8 +113,9 @@ class Memorisation(ColumnsCallback):
 
     def _check_labels(self, y, ids):
         if y.ndim == 1 and not y.is_floating_point() and (y != self.labels[0][ids].to(y.device)).any():
-            raise ValueError("expected the labels of the batch to be those of `dls.noise` at its positions, got "
-                             "others: something relabels or reorders them. Draw the noise on the dls you train on.")
+            raise ValueError("expected the labels of the batch to be those of `dls.noise` at its "
+                             "positions, got others: something relabels or reorders them. Draw the "
+                             "noise on the dls you train on.")
 
     def after_validate(self):
         if self.active and not self.from_train:
@@ -140,10 +147,11 @@ class Memorisation(ColumnsCallback):
     )->Figure:
         "The curves beside validation accuracy, the best epoch (known to an oracle only) and the last one marked"
         if not self.history:
-            raise ValueError("expected at least one finished epoch to plot, got none. First `learn.fit_one_cycle(5)`.")
+            raise ValueError("expected at least one finished epoch to plot, got none. First "
+                             "`learn.fit_one_cycle(5)`.")
         return plot_memorisation(self.table, metric=self.metric, ax=ax, figsize=figsize, title=title)
 
-# --- the picture -----------------------------------------------------------------------------------------------------
+# --- the picture ----------------------------------------------------------------------------------
 _LINES = [('clean_fit', 'right labels fitted', RIGHT, '--'),
           ('memorised', 'wrong labels memorised', WRONG, '-'),
           ('recovered', 'wrong labels seen through', GREEN, '-.')]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 __all__ = []
 
-# --- memorisation: what became of the wrong labels -------------------------------------------------------------------
+# --- memorisation: what became of the wrong labels ------------------------------------------------
 class Memorised(NamedTuple):
     "Shares of training items; the last three are of the wrongly labelled ones and sum to 1; NaN where there are none"
     clean_fit:float  # Rightly labelled items predicted as their label
@@ -24,8 +24,9 @@ def memorisation_counts(
     pred,given,true = as_t(pred),as_t(y_noisy),as_t(y_clean)
     if pred.ndim == 2: pred = pred.argmax(1)
     if not (pred.ndim == given.ndim == true.ndim == 1 and len(pred) == len(given) == len(true)):
-        raise ValueError(f"expected predictions (n,) or (n,c) with given and true labels (n,), got "
-                         f"{tuple(pred.shape)}, {tuple(given.shape)}, {tuple(true.shape)}. Select all three alike.")
+        raise ValueError("expected predictions (n,) or (n,c) with given and true labels (n,), got "
+                         f"{tuple(pred.shape)}, {tuple(given.shape)}, {tuple(true.shape)}. Select "
+                         "all three alike.")
     given,true = given.to(pred.device),true.to(pred.device)
     wrong = given != true
     return torch.stack([o.sum() for o in (~wrong, ~wrong & (pred == given),
@@ -47,7 +48,7 @@ def memorisation(
     "What became of the wrong labels: memorised, recovered or neither; and how well the right ones are fitted"
     return memorised_shares(memorisation_counts(pred, y_noisy, y_clean))
 
-# --- the margin ------------------------------------------------------------------------------------------------------
+# --- the margin -----------------------------------------------------------------------------------
 def label_margin(
     z,  # Logits (bs,c), not probabilities: a margin of those saturates
     y   # Given labels (bs,)
@@ -56,10 +57,11 @@ def label_margin(
     y = y[:,None]
     return (z.gather(1, y) - z.scatter(1, y, float('-inf')).amax(1, keepdim=True))[:,0]
 
-# --- selection and detection: how well wrong labels are avoided, and how well they are found --------------------------
+# --- selection and detection: how well wrong labels are avoided, and how well they are found ------
 class SelectionQuality(NamedTuple):
     "How clean a selection of training items is; NaN where there is nothing to divide by"
-    precision:float # Of the selected items, share whose label is right ('pure ratio' in Co-teaching's code)
+    # Of the selected items, share whose label is right ('pure ratio' in Co-teaching's code)
+    precision:float
     recall:float    # Of the rightly labelled items, share that is selected
 
 def label_precision_recall(
@@ -75,8 +77,8 @@ def label_precision_recall(
 def _pair(a, b):
     a,b = (np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o) for o in (a, b))
     if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"expected one value per item in both, (n,) and (n,), got {a.shape} and {b.shape}. Select "
-                         "both alike.")
+        raise ValueError(f"expected one value per item in both, (n,) and (n,), got {a.shape} and "
+                         f"{b.shape}. Select both alike.")
     return a,b
 
 def precision_at(
@@ -86,6 +88,7 @@ def precision_at(
 )->float:
     "Share of positives among the `k` highest scores; of tied ones the first count"
     s,pos = _pair(score, positive)
-    if not 0 < k <= len(s): raise ValueError(f"`k` must lie in 1..{len(s)}, got {k}. Look at fewer items.")
+    if not 0 < k <= len(s):
+        raise ValueError(f"`k` must lie in 1..{len(s)}, got {k}. Look at fewer items.")
     top = np.argsort(-np.where(np.isnan(s.astype(float)), -np.inf, s), kind='stable')[:k]
     return float(pos.astype(bool)[top].mean())

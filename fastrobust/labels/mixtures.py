@@ -1,6 +1,7 @@
 "Two Gaussians under the losses of a training set: rightly labelled items on the left, wrongly labelled on the right"
-# DivideMix, https://arxiv.org/abs/2002.07394, takes the posterior of the low-mean Gaussian for the chance that a label
-# is right. Two Gaussians can be laid under any losses, so the result says whether there really are two groups.
+# DivideMix, https://arxiv.org/abs/2002.07394, takes the posterior of the low-mean Gaussian for the
+# chance that a label is right. Two Gaussians can be laid under any losses, so the result says
+# whether there really are two groups.
 import warnings
 from typing import NamedTuple
 import numpy as np
@@ -13,7 +14,8 @@ _MIN_ITEMS = 20     # a class with fewer is judged by the fit to all classes
 def _log_joint(x, means, stds, weights):
     "log(weight * density) of each component (n,2)"
     z = (np.asarray(x, dtype=float)[..., None]-means)/stds
-    with np.errstate(divide='ignore'): return np.log(weights) - np.log(stds) - .5*z**2 - .5*np.log(2*np.pi)
+    with np.errstate(divide='ignore'):
+        return np.log(weights) - np.log(stds) - .5*z**2 - .5*np.log(2*np.pi)
 
 def _two_means(x):
     "Which of the sorted values `x` are in the upper group of the best split into two (exact 2-means)"
@@ -34,8 +36,8 @@ def gaussian_mixture(
     from sklearn.mixture import GaussianMixture
     x = np.sort(np.asarray(x, dtype=float))
     if x.ndim != 1 or not len(x) or not np.isfinite(x).all() or x[0] == x[-1]:
-        raise ValueError(f"expected at least two different finite values (n,), got shape {x.shape}. Constant losses "
-                         "have no two groups.")
+        raise ValueError("expected at least two different finite values (n,), got shape "
+                         f"{x.shape}. Constant losses have no two groups.")
     up = _two_means(x)
     groups = x[~up],x[up]
     weights,means,stds = (np.array([f(g) for g in groups]) for f in (lambda g: len(g)/len(x), np.mean, np.std))
@@ -44,7 +46,8 @@ def gaussian_mixture(
         em = GaussianMixture(2, covariance_type='spherical', tol=tol, reg_covar=reg, max_iter=max_iter-1,
                              weights_init=weights, means_init=means[:, None], precisions_init=1/variances)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', ConvergenceWarning)     # `max_iter` steps were asked for
+            # `max_iter` steps were asked for
+            warnings.simplefilter('ignore', ConvergenceWarning)
             em.fit(x[:, None])
         weights,means,variances = em.weights_,em.means_[:, 0],em.covariances_
     order = np.argsort(means)
@@ -55,7 +58,8 @@ class SmallLossSplit(NamedTuple):
     means:np.ndarray        # Of the two groups (2,), in units of the losses, small losses first
     stds:np.ndarray         # Their standard deviations (2,)
     weights:np.ndarray      # Their shares (2,): the second estimates the share of wrong labels
-    posterior:np.ndarray    # Chance of being in the group of small losses (n,); NaN where the loss is
+    # Chance of being in the group of small losses (n,); NaN where the loss is
+    posterior:np.ndarray
     threshold:float         # Loss between the means where that chance is `p`; NaN if it is nowhere
     separated:bool          # Whether there really are two groups
     p:float                 # Chance from which an item counts as clean
@@ -75,8 +79,8 @@ def separation(means, stds, weights):
 
 def _two_humps(means, stds, weights):
     "Whether the density dips between the means, to below .9 of the lower hump"
-    # embedded Fashion-MNIST, 12 epochs: .92 to 1 on true labels, .58 to .86 with 20 or 40 % symmetric noise; heavy
-    # tails alone can be two pooled standard deviations apart
+    # embedded Fashion-MNIST, 12 epochs: .92 to 1 on true labels, .58 to .86 with 20 or 40 %
+    # symmetric noise; heavy tails alone can be two pooled standard deviations apart
     d = np.exp(_log_joint(np.linspace(*means, 200), means, stds, weights)).sum(1)
     return bool(d.min() < .9*min(d[0], d[-1]))
 
@@ -117,17 +121,19 @@ def small_loss_split(
     l = np.asarray(losses.detach().cpu() if hasattr(losses, 'detach') else losses, dtype=float)
     seen = ~np.isnan(l)
     if l.ndim != 1 or not seen.any() or np.isinf(l).any():
-        raise ValueError(f"expected one finite loss per item (n,), NaN where it is unknown, got shape {l.shape} with "
-                         f"{int(seen.sum())} known and {int(np.isinf(l).sum())} infinite. Did training diverge?")
+        raise ValueError("expected one finite loss per item (n,), NaN where it is unknown, got "
+                         f"shape {l.shape} with {int(seen.sum())} known and "
+                         f"{int(np.isinf(l).sum())} infinite. Did training diverge?")
     if not 0 < p < 1: raise ValueError(f"`p` must lie in (0,1), got {p}. .5 is DivideMix's.")
     res,post = _fit(l[seen], p, **kwargs),np.full(len(l), np.nan)
     post[seen] = res.posterior
     if warn and not res.separated:
         why = "all losses are equal" if not res.stds.any() else (
-            f"the means are {res.separation:.1f} pooled standard deviations apart (2 make two groups) or the density "
-            "does not dip between them")
-        robust_warn(f"no separation: {why}. The chances of being clean mean little here: few labels are wrong, or the "
-                    "network has not learned enough yet, or has memorised the wrong labels already.")
+            f"the means are {res.separation:.1f} pooled standard deviations apart (2 make two "
+            "groups) or the density does not dip between them")
+        robust_warn(f"no separation: {why}. The chances of being clean mean little here: few "
+                    "labels are wrong, or the network has not learned enough yet, or has memorised "
+                    "the wrong labels already.")
     parts = {}
     if labels is not None:
         y = np.asarray(labels)

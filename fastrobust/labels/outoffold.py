@@ -10,7 +10,7 @@ from fastrobust.reporting.report import saving
 
 __all__ = []
 
-# --- the result ------------------------------------------------------------------------------------------------------
+# --- the result -----------------------------------------------------------------------------------
 class OutOfFold:
     "Out-of-sample probabilities (n,c) by position in `train_ds`; numpy and `find_label_issues` take it as an array"
     out_of_sample = True
@@ -33,8 +33,9 @@ class OutOfFold:
 
     def __repr__(self):
         lo,hi = min(self.fold_acc),max(self.fold_acc)
-        return (f"OutOfFold: {len(self)} items, {self.shape[1]} classes, {len(self.fold_acc)} folds; accuracy on the "
-                f"given labels {self.acc:.3f} (folds {lo:.3f} to {hi:.3f}), {self.seconds:.0f} s")
+        return (f"OutOfFold: {len(self)} items, {self.shape[1]} classes, {len(self.fold_acc)} "
+                f"folds; accuracy on the given labels {self.acc:.3f} (folds {lo:.3f} to {hi:.3f}), "
+                f"{self.seconds:.0f} s")
 
     def save(self,
         path    # File to write, .npz
@@ -61,12 +62,13 @@ def write_whole(path, **arrays):
         os.replace(tmp, path)
     return path
 
-# --- finished folds on disk ------------------------------------------------------------------------------------------
+# --- finished folds on disk -----------------------------------------------------------------------
 def _crc(o): return zlib.crc32(o if isinstance(o, (bytes, np.ndarray)) else repr(o).encode())
 
 def _code(f):
     "What a function says, as far as it can be told: another architecture or number of epochs is another code"
-    if isinstance(f, partial): return [_code(o) for o in (f.func, *f.args, *sum(f.keywords.items(), ()))]
+    if isinstance(f, partial):
+        return [_code(o) for o in (f.func, *f.args, *sum(f.keywords.items(), ()))]
     f = getattr(f, '__code__', f)
     if not hasattr(f, 'co_code'): return repr(f) if isinstance(f, (int, float, str)) else _name(f)
     consts = [_code(o) if hasattr(o, 'co_code') else repr(o) for o in f.co_consts]
@@ -77,7 +79,8 @@ def _name(o): return getattr(o, '__qualname__', type(o).__qualname__)
 def _items(ds):
     "What tells the items from others: pixels in memory, file names, else how many"
     items = getattr(ds, 'items', ())
-    if isinstance(getattr(items, 'x', None), torch.Tensor): return _crc(np.ascontiguousarray(items.x.cpu().numpy()))
+    if isinstance(getattr(items, 'x', None), torch.Tensor):
+        return _crc(np.ascontiguousarray(items.x.cpu().numpy()))
     if not isinstance(items, (list, tuple, L)): return len(ds)
     return _crc([str(o) for o in items if isinstance(o, (str, Path))])
 
@@ -102,8 +105,9 @@ def stored_folds(path, marks, n_folds):
             robust_warn(f"{file} cannot be read ({e}): fold {k+1} is trained again.", stacklevel=4)
             continue
         if other := [o for o in marks if old.get(o) != marks[o]]:
-            raise OtherRun(f"expected folds of this very run in {str(path)!r}, got one of other {', '.join(other)}. "
-                           "Give another `path`, or delete that folder if its folds are of no use any more.")
+            raise OtherRun(f"expected folds of this very run in {str(path)!r}, got one of other "
+                           f"{', '.join(other)}. Give another `path`, or delete that folder if its "
+                           "folds are of no use any more.")
     return res
 
 def store_fold(path, k, marks, probs, acc, seconds):
@@ -118,7 +122,7 @@ def drop_folds(path):
         for f in files: f.unlink()
         if (files or d == path) and d.is_dir() and not any(d.iterdir()): d.rmdir()
 
-# --- the bridge to cleanlab ------------------------------------------------------------------------------------------
+# --- the bridge to cleanlab -----------------------------------------------------------------------
 def to_cleanlab(
     oof     # What `cross_val_preds` returned
 )->dict: # labels (n,), pred_probs (n,c)
@@ -132,6 +136,7 @@ def cleanlab_issues(
     "The issues that cleanlab finds itself, a mask (n,) unless `kwargs` ask for a ranking"
     try: from cleanlab.filter import find_label_issues
     except ImportError as e:
-        raise ImportError("expected the package cleanlab to be installed, got none. Install `fastrobust[label]`, or "
-                          "use our own `find_label_issues(oof.y, oof, collision='cleanlab')`.") from e
+        raise ImportError("expected the package cleanlab to be installed, got none. Install "
+                          "`fastrobust[label]`, or use our own `find_label_issues(oof.y, oof, "
+                          "collision='cleanlab')`.") from e
     return find_label_issues(**to_cleanlab(oof), **{'n_jobs': 1, **kwargs})

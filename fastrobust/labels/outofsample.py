@@ -13,7 +13,8 @@ def warn_in_sample(
     y,p = need_probs(y, probs)
     share = (p.argmax(1) == y).mean()
     if len(y) < 100 or share < .99: return False
-    robust_warn(f"{share:.1%} of the labels are predicted as they are given. Either the labels are clean and the task "
-                "is easy, or the network was trained on these items: then its probabilities are no evidence. Take "
-                "them from `cross_val_preds(make_learner, dls)`.", stacklevel=4)
+    robust_warn(f"{share:.1%} of the labels are predicted as they are given. Either the labels are "
+                "clean and the task is easy, or the network was trained on these items: then its "
+                "probabilities are no evidence. Take them from `cross_val_preds(make_learner, "
+                "dls)`.", stacklevel=4)
     return True

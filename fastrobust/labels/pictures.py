@@ -26,8 +26,9 @@ def plot_loss_split(
     l = np.asarray(losses, dtype=float)
     s = small_loss_split(l) if split is None else split
     if not isinstance(s, SmallLossSplit) or len(s.posterior) != len(l):
-        raise ValueError(f"expected `split` as the SmallLossSplit of these {len(l)} losses, got {type(s).__name__} of "
-                         f"{len(getattr(s, 'posterior', []))} items. Leave it out, or pass `history.split()`.")
+        raise ValueError(f"expected `split` as the SmallLossSplit of these {len(l)} losses, got "
+                         f"{type(s).__name__} of {len(getattr(s, 'posterior', []))} items. Leave "
+                         "it out, or pass `history.split()`.")
     ax,seen = tidy(axes_on(ax, figsize)),~np.isnan(l)
     lo,hi = l[seen].min(),max(np.quantile(l[seen], .999), l[seen].min()+1e-6)
     edges = np.linspace(lo, hi, bins+1)
@@ -67,8 +68,8 @@ def _curves(obj, keys, what):
     name = None if isinstance(obj, pd.DataFrame) else type(obj).__name__
     t = obj if name is None else pd.DataFrame(obj.history)
     if not len(t) or set(keys) - set(t.columns):
-        raise ValueError(f"expected at least one epoch with {', '.join(keys)}, got {len(t)} with {list(t.columns)}. "
-                         f"Train first; {what}.")
+        raise ValueError(f"expected at least one epoch with {', '.join(keys)}, got {len(t)} with "
+                         f"{list(t.columns)}. Train first; {what}.")
     return t,(t['epoch'].to_numpy() + (t['epoch'].iloc[0] == 0) if 'epoch' in t else np.arange(1, len(t)+1)),name
 
 def plot_selection(
@@ -87,8 +88,9 @@ def plot_selection(
     else:
         masks = np.asarray([np.asarray(m) for m in selected], dtype=bool)
         if masks.ndim != 2 or not len(masks) or np.shape(is_noisy) != masks.shape[1:]:
-            raise ValueError(f"expected masks (epochs,n) and `is_noisy` (n,), got {masks.shape} and "
-                             f"{np.shape(is_noisy)}. Without true labels there is no quality of a selection to draw.")
+            raise ValueError(f"expected masks (epochs,n) and `is_noisy` (n,), got {masks.shape} "
+                             f"and {np.shape(is_noisy)}. Without true labels there is no quality "
+                             "of a selection to draw.")
         precision,recall = np.array([label_precision_recall(m, is_noisy) for m in masks]).T
         kept,x = masks.mean(1),np.arange(1, len(masks)+1)
     ax,dot = tidy(axes_on(ax, figsize)),_dots(x)
@@ -143,7 +145,8 @@ def plot_noise_matrices(
         raise ValueError("expected square matrices of one size, got shapes "
                          f"{ {k: m.shape for k,m in ms.items()} }. Give each as (classes,classes).")
     names = [str(v) for v in (range(c) if vocab is None else vocab)]
-    if len(names) != c: raise ValueError(f"expected {c} names in `vocab`, got {len(names)}. One for each class.")
+    if len(names) != c:
+        raise ValueError(f"expected {c} names in `vocab`, got {len(names)}. One for each class.")
     side = min(6.5, max(3.4, .42*c+1))
     fig = new_figure(figsize or (side*len(ms)+1.6, side+1.1), 'compressed')
     axs = fig.subplots(1, len(ms), squeeze=False, sharey=True)
@@ -160,7 +163,7 @@ def plot_noise_matrices(
     if title: fig.suptitle(title)
     return fig
 
-# --- the worst images ------------------------------------------------------------------------------------------------
+# --- the worst images -----------------------------------------------------------------------------
 def _image(ds, i):
     "Image of item `i` as an array, before any item transform; None where items are no images"
     tls = getattr(ds, 'tls', None)
@@ -181,10 +184,11 @@ def plot_label_issues(
     table = getattr(table, 'table', table)
     if not isinstance(table, pd.DataFrame) or {'item', 'given', 'suggested'} - set(table.columns):
         raise ValueError("expected a DataFrame with columns item, given, suggested, got "
-                         f"{list(getattr(table, 'columns', [type(table).__name__]))}. Pass `noise_report(..)` or "
-                         "`history.table()`.")
+                         f"{list(getattr(table, 'columns', [type(table).__name__]))}. Pass "
+                         "`noise_report(..)` or `history.table()`.")
     head,ds,rec = table[:n],dls.train_ds,getattr(dls, 'noise', None)
-    if not len(head) or n < 1: raise ValueError(f"expected at least one row to show, got {len(table)} and n={n}.")
+    if not len(head) or n < 1:
+        raise ValueError(f"expected at least one row to show, got {len(table)} and n={n}.")
     if _image(ds, head.item.iloc[0]) is None:
         print('plot_label_issues: these items are no images, so here are the rows instead of a picture.')
         return head

@@ -1,10 +1,12 @@
 "The planted-error audit: labels made wrong on purpose tell how wrong labels look to this network on these data"
-# Margin of a label: m = (p_label - max of the others + 1)/2, low = doubtful. F(t): share of labels with margin <= t.
-# Given labels are a mixture, F_given = (1-r) F_right + r F_wrong, so r <= F_given(t)/F_wrong(t) for every t: a bound on
-# a mixture proportion (Blanchard et al., Semi-supervised novelty detection, JMLR 2010), close where right labels are
-# rare, in the lower tail. Planted labels stand for F_wrong. No network saw the label of an item it predicts, so what
-# *every* other label of *every* item would have looked like, had it been planted, is known from the same probabilities:
-# n(c-1) plants in place of a few hundred. The labels really planted check that this holds (`plant_check`).
+# Margin of a label: m = (p_label - max of the others + 1)/2, low = doubtful. F(t): share of labels
+# with margin <= t. Given labels are a mixture, F_given = (1-r) F_right + r F_wrong, so r <=
+# F_given(t)/F_wrong(t) for every t: a bound on a mixture proportion (Blanchard et al.,
+# Semi-supervised novelty detection, JMLR 2010), close where right labels are rare, in the lower
+# tail. Planted labels stand for F_wrong. No network saw the label of an item it predicts, so what
+# *every* other label of *every* item would have looked like, had it been planted, is known from the
+# same probabilities: n(c-1) plants in place of a few hundred. The labels really planted check that
+# this holds (`plant_check`).
 from typing import NamedTuple
 import numpy as np
 from fastrobust.basics import need_number, need_whole
@@ -17,10 +19,11 @@ KINDS = ('symmetric', 'confusion')
 
 def _kind(kind):
     if kind not in KINDS:
-        raise ValueError(f"plants must be 'symmetric' or 'confusion', got {kind!r}. The first are drawn evenly from "
-                         "the other classes, the second as the network confuses them.")
+        raise ValueError(f"plants must be 'symmetric' or 'confusion', got {kind!r}. The first are "
+                         "drawn evenly from the other classes, the second as the network confuses "
+                         "them.")
 
-# --- making labels wrong ---------------------------------------------------------------------------------------------
+# --- making labels wrong --------------------------------------------------------------------------
 def plant_labels(
     y,                      # Given labels (n,), ints 0..c-1; never written to
     n_classes:int,          # c
@@ -34,18 +37,19 @@ def plant_labels(
     _kind(kind)
     y,c = np.array(y),n_classes
     if y.ndim != 1 or y.dtype.kind not in 'iu' or not len(y) or y.min() < 0 or y.max() >= c or c < 2:
-        raise ValueError(f"expected labels (n,) as ints in 0..{c-1} of at least 2 classes, got {y.dtype} of shape "
-                         f"{y.shape}. Take them from `given_labels(dls)`.")
+        raise ValueError(f"expected labels (n,) as ints in 0..{c-1} of at least 2 classes, got "
+                         f"{y.dtype} of shape {y.shape}. Take them from `given_labels(dls)`.")
     need_number('share', share)
     k = round(share*len(y))
     if not 0 < share <= .5 or k < 1:
-        raise ValueError(f"`share` must be in (0,.5] and change at least one of the {len(y)} labels, got {share}. "
-                         "Try .05.")
+        raise ValueError(f"`share` must be in (0,.5] and change at least one of the {len(y)} "
+                         f"labels, got {share}. Try .05.")
     need_whole('seed', seed, 0)
     if (kind == 'confusion') != (probs is not None):
-        raise ValueError(f"expected `probs` with kind='confusion' and only there, got kind={kind!r}. Give "
-                         "out-of-sample probabilities, or leave both out.")
-    rng,mask = np.random.default_rng([seed, 1]),np.zeros(len(y), bool)    # the folds are dealt by `seed` alone
+        raise ValueError("expected `probs` with kind='confusion' and only there, got "
+                         f"kind={kind!r}. Give out-of-sample probabilities, or leave both out.")
+    # the folds are dealt by `seed` alone
+    rng,mask = np.random.default_rng([seed, 1]),np.zeros(len(y), bool)
     i = np.sort(rng.permutation(len(y))[:k])
     mask[i] = True
     if kind == 'symmetric': new = (y[i] + rng.integers(1, c, k))%c
@@ -56,7 +60,7 @@ def plant_labels(
     y[i] = new
     return y,mask
 
-# --- what planted labels look like -----------------------------------------------------------------------------------
+# --- what planted labels look like ----------------------------------------------------------------
 def rival_margins(
     y,      # Given labels (n,)
     probs   # Out-of-sample probabilities (n,c)
@@ -113,7 +117,8 @@ def planted_tail(
     given,planted = float((own <= t).mean()),float(w[v <= t].sum()/w.sum())
     bound = given/planted
     se = np.sqrt(max(given*(1-given), 1/len(own))/len(own))/planted
-    if kind == 'symmetric': bound /= 1 + bound/(p.shape[1]-1)       # r/(c-1) of the plants are right labels
+    if kind == 'symmetric':
+        bound /= 1 + bound/(p.shape[1]-1)       # r/(c-1) of the plants are right labels
     return Tail(float(min(bound, 1)), float(se), float(t), given, planted)
 
 class PlantCheck(NamedTuple):
@@ -132,7 +137,8 @@ def plant_check(
     "Compare margins of planted labels with those of all possible plants: copies across folds, or peeking, differ"
     y,p = need_probs(y, probs)
     mask = np.asarray(mask)
-    if not mask.any(): raise ValueError("expected at least one planted label, got none. Use `plant_labels`.")
+    if not mask.any():
+        raise ValueError("expected at least one planted label, got none. Use `plant_labels`.")
     _,rivals = rival_margins(y, p)
     w = _weights(y, p, kind)[mask]
     v = rivals[mask]
@@ -147,7 +153,7 @@ def plant_check(
     tail = 1. if z < .3 else 2*sum((-1)**(j-1)*np.exp(-2*j*j*z*z) for j in range(1, 101))
     return PlantCheck(d, float(min(max(tail, 0), 1)), len(seen))
 
-# --- the rate --------------------------------------------------------------------------------------------------------
+# --- the rate -------------------------------------------------------------------------------------
 class NoiseRate(NamedTuple):
     "Share of wrong labels: point and interval, and the estimates they are made of"
     rate:float

@@ -16,18 +16,20 @@ from fastrobust.resting import keep_random
 
 __all__ = ['noise_report', 'estimate_tau']
 
-# --- the report ------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 def _given_probs(y, probs, c):
     "Probabilities from elsewhere, refused where they cannot be evidence; and their folds"
     own = getattr(probs, 'y', None)
     if own is not None and (len(own) != len(y) or (np.asarray(own) != y).any()):
-        raise ValueError("expected probabilities made with the labels of these dls, got some made with other labels or "
-                         "in another order. Run cross_val_preds on the dls that you pass.")
+        raise ValueError("expected probabilities made with the labels of these dls, got some made "
+                         "with other labels or in another order. Run cross_val_preds on the dls "
+                         "that you pass.")
     p = need_probs(y, probs, c)[1]
     if warn_in_sample(y, probs) and not getattr(probs, 'out_of_sample', False):
-        raise ValueError("expected out-of-sample probabilities, got some that predict practically every label as "
-                         "given, as a network does on items it was trained on: no evidence. Take them from "
-                         "cross_val_preds(make_learner, dls), whose result is trusted whole, or pass `make_learner`.")
+        raise ValueError("expected out-of-sample probabilities, got some that predict practically "
+                         "every label as given, as a network does on items it was trained on: no "
+                         "evidence. Take them from cross_val_preds(make_learner, dls), whose "
+                         "result is trusted whole, or pass `make_learner`.")
     folds = getattr(probs, 'folds', None)
     return p,np.zeros(len(y), int) if folds is None else folds
 
@@ -44,11 +46,12 @@ def _planted_preds(make_learner, dls, y, c, n_folds, share, seed, kind, kwargs):
 def _need_either(make_learner, dls, probs):
     "Refuse a call without data, or without anything to judge them by"
     if dls is None:
-        raise TypeError("expected `dls`, got None. Pass noise_report(make_learner, dls), or noise_report(dls=dls, "
-                        "probs=p) with out-of-sample probabilities.")
+        raise TypeError("expected `dls`, got None. Pass noise_report(make_learner, dls), or "
+                        "noise_report(dls=dls, probs=p) with out-of-sample probabilities.")
     if make_learner is None and probs is None:
-        raise TypeError("expected `make_learner` or `probs`, got neither. Pass a function that builds a new learner, "
-                        "e.g. lambda dls: vision_learner(dls, resnet18), or out-of-sample probabilities (n,c).")
+        raise TypeError("expected `make_learner` or `probs`, got neither. Pass a function that "
+                        "builds a new learner, e.g. lambda dls: vision_learner(dls, resnet18), or "
+                        "out-of-sample probabilities (n,c).")
 
 def _aum(history, y):
     "Area under the margin of each item (n,), of a `SampleHistory` or as given; None: none"
@@ -56,11 +59,13 @@ def _aum(history, y):
     given,aum = getattr(history, 'given', None),getattr(history, 'aum', None)
     a = np.asarray(aum() if callable(aum) else history)
     if a.shape != y.shape or a.dtype.kind not in 'fiu':
-        raise ValueError(f"expected `history` as a SampleHistory or AUM values of the {len(y)} training items, got "
-                         f"{a.dtype} of shape {a.shape}. Pass `learn.sample_history` of a training on these dls.")
+        raise ValueError(f"expected `history` as a SampleHistory or AUM values of the {len(y)} "
+                         f"training items, got {a.dtype} of shape {a.shape}. Pass "
+                         "`learn.sample_history` of a training on these dls.")
     if callable(aum) and given is not None and ((given >= 0) & (given != y)).any():
-        raise ValueError(f"expected a history of the labels of these dls, got other labels for "
-                         f"{int(((given >= 0) & (given != y)).sum())} items. Pass that of a training on them.")
+        raise ValueError("expected a history of the labels of these dls, got other labels for "
+                         f"{int(((given >= 0) & (given != y)).sum())} items. Pass that of a "
+                         "training on them.")
     return a.astype(float)
 
 def noise_report(
@@ -77,16 +82,19 @@ def noise_report(
     **kwargs            # More for `cross_val_preds`: epochs, lr, fit, path, verbose
 )->NoiseReport:
     "Share of wrong labels with interval, precision and recall of the list, and all items, most suspicious first"
-    if plant_kind not in KINDS: raise ValueError(f"`plant_kind` must be one of {KINDS}, got {plant_kind!r}.")
+    if plant_kind not in KINDS:
+        raise ValueError(f"`plant_kind` must be one of {KINDS}, got {plant_kind!r}.")
     _need_either(make_learner, dls, probs)
     y,vocab = given_labels(dls),target_vocab(dls)
     aum = _aum(history, y)
     if probs is not None:
-        if kwargs: raise ValueError(f"expected no {', '.join(kwargs)} beside `probs`, where nothing is trained. Leave "
-                                    "them or `probs` out.")
+        if kwargs:
+            raise ValueError(f"expected no {', '.join(kwargs)} beside `probs`, where nothing is "
+                             "trained. Leave them or `probs` out.")
         p,folds = _given_probs(y, probs, len(vocab))
-        planted,notes = None,["nothing was planted, as the probabilities were given: the tail of planted labels is "
-                              "computed from them, and nothing checks that they are out-of-sample."]
+        planted,notes = None,["nothing was planted, as the probabilities were given: the tail of "
+                              "planted labels is computed from them, and nothing checks that they "
+                              "are out-of-sample."]
     else:
         need_maker(make_learner)
         res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed, plant_kind, kwargs)
@@ -94,7 +102,7 @@ def noise_report(
     return NoiseReport(y, p, vocab, names=item_names(dls.train_ds), folds=folds, planted=planted, kind=plant_kind,
                        notes=notes, aum=aum)
 
-# --- the rate alone --------------------------------------------------------------------------------------------------
+# --- the rate alone -------------------------------------------------------------------------------
 def _warmed_up(make_learner, dls, epochs):
     "Losses of the training items after a short training on all of them, and their mixture"
     with keep_random():
@@ -126,8 +134,8 @@ def estimate_tau(
     _need_either(make_learner, dls, probs)
     if method == 'gmm':
         if kwargs or probs is not None:
-            raise ValueError("expected neither `probs` nor settings of `noise_report` with method='gmm', got some. "
-                             "Leave them out, or use method='planted'.")
+            raise ValueError("expected neither `probs` nor settings of `noise_report` with "
+                             "method='gmm', got some. Leave them out, or use method='planted'.")
         need_maker(make_learner)
         given_labels(dls)       # refuses what has no single label
         tau = _warmed_up(make_learner, dls, warmup)

@@ -1,62 +1,20 @@
 "What an audit of the labels found: how many are wrong, which, how the audit itself fared, and a picture of it"
 from typing import NamedTuple
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from fastrobust.labels.channel import wrong_if_given
-from fastrobust.labels.confident import confident_joint, find_label_issues
-from fastrobust.labels.mixtures import small_loss_split
 from fastrobust.predictions import need_probs
 from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.planting import noise_rate, plant_check, rival_margins
 from fastrobust.reporting.report import Report
 from fastrobust.reporting.style import BLUE, VERMILION, new_figure
-from fastrobust.labels.transition import noise_rate_from_joint
+from fastrobust.labels.estimates import ERRS, LIKELY, WEAK, estimates_of, ranking_of
+from fastrobust.metrics import wilson_interval
 
 __all__ = []
 
-WEAK = .45      # Agreement with the given labels below which a network says little about them
-ERRS = .2       # Share of the labels contradicted beyond the estimated rate: the network's own errors
 _HARDLY = .02   # Estimated rate below which too few labels are flagged to find planted errors by
-_LIKELY = .05   # Share of errors to try the ranking on where none were planted
 _SHOWN = 10     # Rows printed; `.table` has all
 _GREY = '#6b7580'
-
-def _wilson(k, n, z=1.96):
-    "Interval of a share"
-    p,d = k/n,1+z*z/n
-    mid,half = (p+z*z/2/n)/d,z*np.sqrt(p*(1-p)/n + z*z/4/n/n)/d
-    return float(max(mid-half, 0)),float(min(mid+half, 1))
-
-def _ranked(own, rival, planted):
-    "Share of planted errors among as many labels that rank first, its interval, and how many that are"
-    (s,m),(rs,rm),n = own,rival,len(own[0])       # suspicion and margin of the given labels, and of all others
-    if planted is not None:
-        new,mask = planted
-        s,m,k = np.where(mask, rs[np.arange(n), new], s),np.where(mask, rm[np.arange(n), new], m),int(mask.sum())
-        found = int(mask[np.lexsort((m, -s))[:k]].sum())
-        return found/k,*_wilson(found, k),k
-    k,others = max(round(_LIKELY*n), 1),~np.isnan(rm)   # none: what to expect of errors in k labels at random
-    s,m,plants = np.append(s, rs[others]),np.append(m, rm[others]),np.arange(n + others.sum()) >= n
-    o = np.lexsort((np.random.default_rng(0).random(len(s)), m, -s))    # a sure network makes ties
-    w = np.where(plants, k/n/others.sum(), (1-k/n)/n)[o]
-    first = w.cumsum() <= k/n
-    return float((w*plants[o])[first].sum()*n/k),np.nan,np.nan,k
-
-class _OutOfSample(np.ndarray): out_of_sample = True
-
-def _estimates(y, p, est, acc):
-    "Every estimate by name, the two that count first; which way each errs"
-    loss = -np.log(np.maximum(p[np.arange(len(y)), y].astype(float), 1e-9))
-    gmm = small_loss_split(np.minimum(loss, np.quantile(loss, .999)), warn=False) if np.ptp(loss) > 0 else None
-    flagged = find_label_issues(y, p.view(_OutOfSample))    # the caller has looked whether they are
-    rows = [('planted tail', est.tail.rate, 'too high where networks err, too low for confusable errors'),
-            ('label channel', est.channel.rate, 'too high where classes look alike, too low for confusable errors'),
-            ('small-loss mixture', np.nan if gmm is None else float(gmm.weights[1]),
-             'two groups of losses' if gmm is not None and gmm.separated else 'no two groups: means little'),
-            ('flagged by PBNR', float(flagged.mean()), 'upper bound'),
-            ('confident joint', noise_rate_from_joint(confident_joint(y, p)), 'counts model errors as noise'),
-            ('disagreement', 1-acc, 'upper bound: all that the folds predict otherwise')]
-    return pd.DataFrame(rows, columns=['estimate', 'rate', 'note']).set_index('estimate')
 
 class Tau(NamedTuple):
     "Estimated share of wrong labels, as the selection methods take it, and its interval"
@@ -89,7 +47,7 @@ class NoiseReport(Report):
         folds = np.zeros(len(y), int) if folds is None else folds
         self.fold_acc = [float(hit[folds[~mask] == k].mean()) for k in np.unique(folds)]
         self.acc = float(hit.mean())
-        self.estimates = _estimates(y[~mask], p[~mask], est, self.acc)
+        self.estimates = estimates_of(y[~mask], p[~mask], est, self.acc)
         self._flag(planted)
         self.check = None if planted is None else plant_check(y, p, *planted, kind)
         notes = [*self._say(), *notes]
@@ -108,12 +66,14 @@ class NoiseReport(Report):
         if planted is not None:
             new,mask = planted
             found = would[mask, new[mask]] > cut
-            self.recall,(self.recall_lo,self.recall_hi) = float(found.mean()),_wilson(found.sum(), len(found))
+            self.recall = float(found.mean())
+            self.recall_lo,self.recall_hi = map(float, wilson_interval(self.recall, len(found)))
         share = self.issues.mean()
         own,rivals = rival_margins(self.given, self.probs)
-        ranked = _ranked((would[~other], own), (would, rivals), planted)
+        ranked = ranking_of((would[~other], own), (would, rivals), planted)
         self.by_rank,self.by_rank_lo,self.by_rank_hi,self.first = ranked
-        need = min(self.first, _LIKELY*len(wrong))      # where so few are flagged, most of the planted cannot be
+        # where so few are flagged, most of the planted cannot be
+        need = min(self.first, LIKELY*len(wrong))
         self.few = bool(self.rate < _HARDLY or self.issues.sum() < need/3)
         per = lambda r: float(min(r*self.recall/share, 1)) if share else np.nan
         self.precision_lo,self.precision_hi = per(self.lo),per(self.hi)
@@ -142,8 +102,8 @@ class NoiseReport(Report):
         return {**res, **{f'rate by {k}': float(v) for k,v in self.estimates.rate.items()}}
 
     def _title(self):
-        return (f"{self.rate:.1%} of the labels are wrong ({self.lo:.1%} to {self.hi:.1%}); {self.issues.sum():,} of "
-                f"{len(self.given):,} flagged, the most suspicious first")
+        return (f"{self.rate:.1%} of the labels are wrong ({self.lo:.1%} to {self.hi:.1%}); "
+                f"{self.issues.sum():,} of {len(self.given):,} flagged, the most suspicious first")
 
     @property
     def tau(self):
@@ -158,41 +118,47 @@ class NoiseReport(Report):
     def _found(self):
         "What the list finds of planted errors, by its flags or, where hardly any label is flagged, by its order"
         n = int(self.issues.sum())
-        if self.few: res = f"{'hardly any' if n else 'no'} label is called wrong ({n:,} of {len(self.issues):,})"
+        if self.few:
+            res = f"{'hardly any' if n else 'no'} label is called wrong ({n:,} of {len(self.issues):,})"
         if self.few and self.check is None:
-            res += (f"; of random errors in {self.first:,} labels, {self.by_rank:.0%} would be among the "
-                    f"{self.first:,} most suspicious")
+            res += (f"; of random errors in {self.first:,} labels, {self.by_rank:.0%} would be "
+                    f"among the {self.first:,} most suspicious")
         elif self.few:
-            res += (f"; of {self.check.n} planted errors, {self.by_rank:.0%} ({self.by_rank_lo:.0%} to "
-                    f"{self.by_rank_hi:.0%}) are among the {self.first:,} most suspicious labels")
+            res += (f"; of {self.check.n} planted errors, {self.by_rank:.0%} "
+                    f"({self.by_rank_lo:.0%} to {self.by_rank_hi:.0%}) are among the "
+                    f"{self.first:,} most suspicious labels")
         elif self.check is None: res = f"{self.recall:.0%} of random errors would be flagged"
         else:
-            res = (f"{self.recall:.0%} of planted errors are flagged ({self.recall_lo:.0%} to {self.recall_hi:.0%}, "
-                   f"{self.check.n} planted)")
+            res = (f"{self.recall:.0%} of planted errors are flagged ({self.recall_lo:.0%} to "
+                   f"{self.recall_hi:.0%}, {self.check.n} planted)")
         if not n: return res + '.'
-        return (f"{res}; of the flagged, about {self.precision:.0%} are wrong ({self.precision_lo:.0%} to "
-                f"{self.precision_hi:.0%}).")
+        return (f"{res}; of the flagged, about {self.precision:.0%} are wrong "
+                f"({self.precision_lo:.0%} to {self.precision_hi:.0%}).")
 
     def _say(self):
         "What a reader must know, the gravest first"
         if self.acc < WEAK:
-            yield (f"model too weak: its folds predict only {self.acc:.0%} of the labels as given ({WEAK:.0%} is the "
-                   "least). Either it learned little or many labels are wrong: train better, or take the rate as "
-                   "rough.")
+            yield (f"model too weak: its folds predict only {self.acc:.0%} of the labels as given "
+                   f"({WEAK:.0%} is the least). Either it learned little or many labels are wrong: "
+                   "train better, or take the rate as rough.")
         if self.check is not None and self.check.p < .001:
-            yield (f"planted labels do not look as they should (distance {self.check.distance:.2f}, p "
-                   f"{self.check.p:.1g}): are there copies of items in several folds, or was the network trained on "
-                   "them before? Then the rate is too low.")
+            yield ("planted labels do not look as they should (distance "
+                   f"{self.check.distance:.2f}, p {self.check.p:.1g}): are there copies of items "
+                   "in several folds, or was the network trained on them before? Then the rate is "
+                   "too low.")
         yield self._found()
         if 1-self.acc-self.rate > ERRS:
-            yield (f"the folds contradict {1-self.acc:.0%} of the labels, far more than are estimated to be wrong: "
-                   "they err often themselves. Take the rate as rough and the precision as an upper bound; a better "
-                   "network (pretrained, more images) makes both sharper.")
+            yield (f"the folds contradict {1-self.acc:.0%} of the labels, far more than are "
+                   "estimated to be wrong: they err often themselves. Take the rate as rough and "
+                   "the precision as an upper bound; a better network (pretrained, more images) "
+                   "makes both sharper.")
         if len(self.T) > 3 and self.rate > .05 and self.paired() > .5:
-            yield (f"confusable errors hide: {self.paired():.0%} of the errors go to one class for each class, as in "
-                   "pair noise. The network learns such errors and repeats them: the rate is rather a lower bound.")
-        else: yield ("planted errors are easier to see than confusable ones (cat for dog): if yours are of that kind, "
-                     "the rate is a lower bound and recall is lower than stated.")
+            yield (f"confusable errors hide: {self.paired():.0%} of the errors go to one class for "
+                   "each class, as in pair noise. The network learns such errors and repeats them: "
+                   "the rate is rather a lower bound.")
+        else:
+            yield ("planted errors are easier to see than confusable ones (cat for dog): if yours "
+                   "are of that kind, the rate is a lower bound and recall is lower than stated.")
 
     def formatted(self):
         "The most suspicious items"
@@ -228,7 +194,8 @@ def _draw(rep, figsize=(11, 4.6)):
     axs[1].scatter(e, range(len(e)), c=[BLUE if m else _GREY for m in main], s=36, zorder=3)
     top = max(.1, 1.15*float(np.nanmax([rep.hi, *e])))
     for i,v in enumerate(e):
-        if np.isfinite(v): axs[1].annotate(f'{v:.1%}', (v, i), xytext=(7, 5), textcoords='offset points', fontsize=9)
+        if np.isfinite(v):
+            axs[1].annotate(f'{v:.1%}', (v, i), xytext=(7, 5), textcoords='offset points', fontsize=9)
     axs[1].set(yticks=range(len(e)), yticklabels=list(e.index), xlim=(0, top), ylim=(-.6, len(e)-.3),
                xlabel='share of wrong labels', title='Estimates beside each other')
     axs[1].legend(frameon=False, loc='upper center', bbox_to_anchor=(.5, -.17), fontsize=9, ncols=2)

@@ -1,7 +1,6 @@
 "Tables of suspected labels, from a report or as a reviewer gives them back, and whose items they speak of"
 from pathlib import Path, PurePath
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from fastcore.foundation import L
 from fastai.data.core import Datasets
 from fastai.data.transforms import ColReader
@@ -28,22 +27,23 @@ def item_names(
     ok = isinstance(items, (list, L)) and len(items) and isinstance(items[0], PurePath)
     return [str(o) for o in items] if ok else None
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 def need_columns(t, k, why):
     if k in t: return
-    raise ValueError(f"expected a column `{k}` {why}, got {[o.rstrip('_') for o in t.columns]}. Give the whole table "
-                     "of the report.")
+    raise ValueError(f"expected a column `{k}` {why}, got {[o.rstrip('_') for o in t.columns]}. "
+                     "Give the whole table of the report.")
 
 def read_cells(fname):
     "All cells of a CSV as text ('None' may be a class), whichever of , ; tab a spreadsheet wrote between them"
-    if not Path(fname).is_file(): raise FileNotFoundError(f"expected a CSV, got no file {str(fname)!r}.")
+    if not Path(fname).is_file():
+        raise FileNotFoundError(f"expected a CSV, got no file {str(fname)!r}.")
     try:
         with open(fname, encoding='utf-8-sig') as f: first = f.readline()
         return pd.read_csv(fname, dtype=str, keep_default_na=False, encoding='utf-8-sig',
                            sep=max(',;\t', key=first.count))
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-        raise ValueError(f"expected a CSV in UTF-8 with a line of column names, got {str(fname)!r} ({e}). Save it as "
-                         "'CSV UTF-8'.") from e
+        raise ValueError(f"expected a CSV in UTF-8 with a line of column names, got {str(fname)!r} "
+                         f"({e}). Save it as 'CSV UTF-8'.") from e
 
 def _read_csv(fname):
     "A written report, in the order of its first column if that is the index"
@@ -70,14 +70,15 @@ def _numbers(s, k):
     v = pd.to_numeric(s, errors='coerce')
     bad = np.flatnonzero(v.isna())
     if len(bad):
-        raise ValueError(f"expected numbers in column `{k}`, got {s.iloc[bad[0]]!r} in row {bad[0]}. Leave that column "
-                         "as it was written.")
+        raise ValueError(f"expected numbers in column `{k}`, got {s.iloc[bad[0]]!r} in row "
+                         f"{bad[0]}. Leave that column as it was written.")
     return v.to_numpy()
 
 def _flags(s):
     low = [str(o).strip().lower() for o in s]
     bad = [o for o in low if o not in _WORDS]
-    if bad: raise ValueError(f"expected True or False in column `flagged`, got {bad[0]!r}. Write True or False.")
+    if bad:
+        raise ValueError(f"expected True or False in column `flagged`, got {bad[0]!r}. Write True or False.")
     return np.array([_WORDS[o] for o in low], bool)
 
 def read_review(
@@ -96,8 +97,8 @@ def read_review(
     for k in ('item', 'given'): need_columns(t, k, 'in the table')
     item = _numbers(t['item'], 'item')
     if (item != np.floor(item)).any() or (item < 0).any():
-        raise ValueError("expected positions in the training set in column `item`, got fractions or negative numbers. "
-                         "Leave that column as it was written.")
+        raise ValueError("expected positions in the training set in column `item`, got fractions "
+                         "or negative numbers. Leave that column as it was written.")
     if len(np.unique(item)) < len(item):
         twice = pd.Series(item.astype(int))[pd.Series(item).duplicated()].iloc[0]
         raise ValueError(f"expected every item once, got item {twice} twice. Delete one of the two rows.")
@@ -110,12 +111,13 @@ def read_review(
     if 'flagged' in t: res['flagged'] = _flags(t['flagged'])
     if 'decision' in t:
         clash = {'keep', 'drop'} & set(names or ())
-        if clash: raise ValueError(f"a class is called {clash.pop()!r}, so a decision of that name has two meanings. "
-                                   "Edit the column `suggested` and use how='relabel'.")
+        if clash:
+            raise ValueError(f"a class is called {clash.pop()!r}, so a decision of that name has "
+                             "two meanings. Edit the column `suggested` and use how='relabel'.")
         res['decision'] = _classes(t, 'decision', names, ('keep', 'drop'))
     return res
 
-# --- whose items -----------------------------------------------------------------------------------------------------
+# --- whose items ----------------------------------------------------------------------------------
 def _find(wanted, names):
     "Position of each file in `names`, -1: not there; a relative name fits the one file that ends with it"
     known,res = {o: i for i,o in enumerate(names)},[]
@@ -125,7 +127,8 @@ def _find(wanted, names):
         if w in known or not p: res.append(known.get(w, -1)); continue
         if len(p) not in tails:
             tails[len(p)] = d = {}
-            for i,q in enumerate(parts):    # two fit: none does, unless they are one file listed twice
+            # two fit: none does, unless they are one file listed twice
+            for i,q in enumerate(parts):
                 old = d.get(q[-len(p):], i)
                 d[q[-len(p):]] = i if old >= 0 and parts[old] == q else -1
         res.append(tails[len(p)].get(p, -1))
@@ -137,23 +140,26 @@ def by_position(t, dls, y, names):
     if files is not None and not (t.name_ == t['item'].astype(str)).all():
         pos = _find(t.name_, files)
         if not (pos >= 0).any():
-            raise ValueError(f"expected a report on these training items, got one on other files, e.g. "
-                             f"{t.name_.iloc[0]!r} (here: {files[0]!r}). Pass the dls it was made of.")
+            raise ValueError("expected a report on these training items, got one on other files, "
+                             f"e.g. {t.name_.iloc[0]!r} (here: {files[0]!r}). Pass the dls it was "
+                             "made of.")
         if (pos < 0).any():
-            robust_warn(f"{(pos < 0).sum()} of {len(pos)} rows of the report are of files that are not in the training "
-                        "set (of the validation set, deleted): left out.", 4)
+            robust_warn(f"{(pos < 0).sum()} of {len(pos)} rows of the report are of files that are "
+                        "not in the training set (of the validation set, deleted): left out.", 4)
         own = t['item'].to_numpy()
-        same = [p >= 0 and i < len(files) and files[i] == files[p] for i,p in zip(own, pos)]    # listed twice: this one
+        # listed twice: this one
+        same = [p >= 0 and i < len(files) and files[i] == files[p] for i,p in zip(own, pos)]
         pos = np.where(same, own, pos)
         t = t.assign(item=pos)[pos >= 0].reset_index(drop=True)
     elif len(t) and t['item'].max() >= len(y):
-        raise ValueError(f"expected positions in a training set of {len(y)} items, got {t['item'].max()}. Pass the dls "
-                         "the report was made of.")
+        raise ValueError(f"expected positions in a training set of {len(y)} items, got "
+                         f"{t['item'].max()}. Pass the dls the report was made of.")
     have = np.array(names, object)[y[t['item'].to_numpy()]]
     bad = np.flatnonzero(have != t.given.to_numpy())
     if len(bad):
         i = bad[0]
-        raise ValueError(f"expected the report's `given` labels to be those of these dls, got {len(bad)} others: item "
-                         f"{t['item'][i]} has {have[i]!r}, the report says {t.given[i]!r}. It is of other dls, or of "
-                         "these before they were fixed: pass the dls it was made of.")
+        raise ValueError("expected the report's `given` labels to be those of these dls, got "
+                         f"{len(bad)} others: item {t['item'][i]} has {have[i]!r}, the report says "
+                         f"{t.given[i]!r}. It is of other dls, or of these before they were fixed: "
+                         "pass the dls it was made of.")
     return t

@@ -1,6 +1,7 @@
 "Noise matrices estimated from out-of-sample probabilities: by the confident joint, by anchors, and dual-T"
-# Every T here has rows = true class and columns = given class, and its rows sum to 1: T[i,j] = P(given j | true i).
-# A joint Q has rows = given, columns = true (as in cleanlab, whose noise matrix is the transpose of our T).
+# Every T here has rows = true class and columns = given class, and its rows sum to 1: T[i,j] =
+# P(given j | true i). A joint Q has rows = given, columns = true (as in cleanlab, whose noise
+# matrix is the transpose of our T).
 import numpy as np
 from fastrobust.basics import need_number, robust_warn
 from fastrobust.labels.confident import confident_joint
@@ -12,8 +13,9 @@ def _need_joint(joint):
     Q = np.asarray(joint, dtype=np.float64)
     square = Q.ndim == 2 and Q.shape[0] == Q.shape[1] > 1
     if not square or not np.isfinite(Q).all() or (Q < 0).any() or not Q.any():
-        raise ValueError("expected a joint (c,c) of counts or shares, rows = given, columns = true, got shape "
-                         f"{Q.shape} or values that are negative, NaN or all 0. Take it from `confident_joint`.")
+        raise ValueError("expected a joint (c,c) of counts or shares, rows = given, columns = "
+                         f"true, got shape {Q.shape} or values that are negative, NaN or all 0. "
+                         "Take it from `confident_joint`.")
     return Q
 
 def _rows(m):
@@ -43,8 +45,9 @@ def _anchor_T(p, q):
     at = _anchors(p, q)
     T = p[at].astype(np.float64)        # a copy: nothing is zeroed in the probabilities themselves
     if alien := np.flatnonzero(T.argmax(1) != np.arange(len(T))).tolist():
-        robust_warn(f"no anchor for classes {alien[:10]}: even the item most probably given that label looks more like "
-                    "another class, so these rows of T are guesses. Train better, or use how='joint'.", stacklevel=4)
+        robust_warn(f"no anchor for classes {alien[:10]}: even the item most probably given that "
+                    "label looks more like another class, so these rows of T are guesses. Train "
+                    "better, or use how='joint'.", stacklevel=4)
     return _rows(np.maximum(T, 0))
 
 def estimate_T(
@@ -59,16 +62,18 @@ def estimate_T(
     "Noise matrix by the confident joint, by anchors (https://arxiv.org/abs/1609.03683) or as T♣T♠ (arXiv 2006.07805)"
     y,p = need_probs(y, probs)
     need_number('q', q)
-    if not 0 < q <= 1: raise ValueError(f"`q` must be a quantile in (0,1], got {q}. 1 takes the most probable item.")
+    if not 0 < q <= 1:
+        raise ValueError(f"`q` must be a quantile in (0,1], got {q}. 1 takes the most probable item.")
     if how == 'joint': return T_from_joint(confident_joint(y, p, collision=collision))
     if how not in ('anchor', 'dual'):
         raise ValueError(f"`how` must be 'joint', 'anchor' or 'dual', got {how!r}.")
     if 1-q >= 1/p.shape[1]:
-        robust_warn(f"q={q} looks for anchors below the top {1-q:.0%}, but a class has about {1/p.shape[1]:.0%} of the "
-                    "items: these are no anchors. Use a larger `q`.")
+        robust_warn(f"q={q} looks for anchors below the top {1-q:.0%}, but a class has about "
+                    f"{1/p.shape[1]:.0%} of the items: these are no anchors. Use a larger `q`.")
     club = _anchor_T(p, q)
     if how == 'anchor': return club
-    spade = np.zeros((p.shape[1], p.shape[1]))              # from predicted to given class, by counting
+    # from predicted to given class, by counting
+    spade = np.zeros((p.shape[1], p.shape[1]))
     np.add.at(spade, (p.argmax(1), y), 1)
     return club @ _rows(spade)
 
@@ -79,15 +84,15 @@ def true_prior(
     "Shares of the true classes, T^-T (shares of the given ones); negative shares are cut to 0"
     T,given = np.asarray(T, dtype=np.float64),np.asarray(given)
     if T.ndim != 2 or T.shape[0] != T.shape[1] or (T < -1e-9).any() or not np.allclose(T.sum(1), 1, atol=1e-6):
-        raise ValueError(f"expected a noise matrix (c,c) with rows = true class that sum to 1, got shape {T.shape}. "
-                         "Of cleanlab's matrices take the transpose.")
+        raise ValueError("expected a noise matrix (c,c) with rows = true class that sum to 1, got "
+                         f"shape {T.shape}. Of cleanlab's matrices take the transpose.")
     if given.dtype.kind in 'iu' and given.ndim == 1 and len(given) and 0 <= given.min() and given.max() < len(T):
         given = np.bincount(given, minlength=len(T))/len(given)
     if given.shape != (len(T),) or given.dtype.kind != 'f' or not np.isclose(given.sum(), 1):
-        raise ValueError(f"expected labels in 0..{len(T)-1}, or {len(T)} shares that sum to 1, got {given.dtype} of "
-                         f"shape {given.shape}. Pass the given labels.")
+        raise ValueError(f"expected labels in 0..{len(T)-1}, or {len(T)} shares that sum to 1, got "
+                         f"{given.dtype} of shape {given.shape}. Pass the given labels.")
     if np.linalg.cond(T) > 1e4:
-        robust_warn("this noise matrix is nearly singular: some classes cannot be told apart by their labels, and the "
-                    "prior is one of many that fit. Use a prior you know.")
+        robust_warn("this noise matrix is nearly singular: some classes cannot be told apart by "
+                    "their labels, and the prior is one of many that fit. Use a prior you know.")
     prior = np.maximum(np.linalg.lstsq(T.T, given, rcond=None)[0], 0)
     return prior/prior.sum()

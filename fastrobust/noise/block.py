@@ -5,7 +5,8 @@ import torch
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.tabular.core import Tabular
-from fastrobust.data.arrays import ArrayItems, check_like
+from fastrobust.data.arrays import ArrayItems
+from fastrobust.data.arraychecks import check_like
 from fastrobust.data.copying import loader_like, relabelled
 from fastrobust.data.givenlists import GivenLabels, NoisyDatasets, OpenInputs
 from fastrobust.data.reading import Part, label_vocab, target
@@ -15,7 +16,7 @@ from fastrobust.noise.record import NoiseRecord
 
 __all__ = ['NoisyDataBlock', 'add_label_noise']
 
-# --- the law on a dataset --------------------------------------------------------------------------------------------
+# --- the law on a dataset -------------------------------------------------------------------------
 def _draw(noise, part, y, vocab, stream=0):
     if isinstance(noise, NoisyLabels):
         X,rows = part.X if noise.needs_X else None,part.rows if noise.kind == 'human' else None
@@ -26,7 +27,8 @@ def _draw(noise, part, y, vocab, stream=0):
 
 def _check_noise(noise):
     if isinstance(noise, (NoisyLabels, NoiseRecord)): return
-    raise TypeError(f"`noise` must be NoisyLabels or a NoiseRecord, got {noise!r}. Pass NoisyLabels('symmetric', .4).")
+    raise TypeError(f"`noise` must be NoisyLabels or a NoiseRecord, got {noise!r}. Pass "
+                    "NoisyLabels('symmetric', .4).")
 
 def _records(noise, train, valid, vocab):
     "Record of the `Part` to train on, and of the one to validate on where the law wants it noisy"
@@ -34,20 +36,24 @@ def _records(noise, train, valid, vocab):
     wanted,rec.valid = noise.noisy_valid if isinstance(noise, NoisyLabels) else noise.valid is not None,None
     if wanted:
         yv = [] if valid is None else valid.y
-        if not len(yv): raise ValueError("noisy_valid expected validation items, got none. Use another splitter.")
+        if not len(yv):
+            raise ValueError("noisy_valid expected validation items, got none. Use another splitter.")
         rec.valid = _draw(noise, valid, yv, vocab, 1)
     rec.log_true = wanted == 'both' or (rec.log_true and wanted)
     return rec
 
-# --- loaders ---------------------------------------------------------------------------------------------------------
+# --- loaders --------------------------------------------------------------------------------------
 def _open_set(ds, rec, codes=None):
     "`ds` with the foreign images of `rec` at `codes`; None: as it was, but its test sets show them for training items"
     if not rec.is_open.any(): return ds
-    if isinstance(ds, Tabular): raise TypeError("expected images to replace by others, got a table. Use closed noise.")
+    if isinstance(ds, Tabular):
+        raise TypeError("expected images to replace by others, got a table. Use closed noise.")
     if rec.images is None or (rec.is_open != (rec.open_from >= 0)).any():
-        raise ValueError(f"expected the images of the {int(rec.is_open.sum())} open-set items, got none. A CSV "
-                         "holds none: set `record.images` to those it was drawn with, or draw again from the law.")
-    if ds.n_inp != 1: raise ValueError(f"open-set noise expected one image per item, got {ds.n_inp} inputs.")
+        raise ValueError(f"expected the images of the {int(rec.is_open.sum())} open-set items, got "
+                         "none. A CSV holds none: set `record.images` to those it was drawn with, "
+                         "or draw again from the law.")
+    if ds.n_inp != 1:
+        raise ValueError(f"open-set noise expected one image per item, got {ds.n_inp} inputs.")
     if not isinstance(ds.items, ArrayItems):
         if codes is None and type(ds.tls[0]) is OpenInputs: return ds
         tls = [OpenInputs.of(ds.tls[0], codes, images=rec.images), *ds.tls[1:]]
@@ -69,7 +75,8 @@ def add_label_noise(
     "New `DataLoaders` like `dls` with noisy training labels, fixed by position; `.noise` is the `NoiseRecord`"
     _check_noise(noise)
     bad = [type(dl).__name__ for dl in getattr(dls, 'loaders', [dls]) if not isinstance(dl, TfmdDL)]
-    if bad: raise TypeError(f"expected `DataLoaders` of TfmdDLs, got {bad[0]}. Use a DataBlock or array_dls.")
+    if bad:
+        raise TypeError(f"expected `DataLoaders` of TfmdDLs, got {bad[0]}. Use a DataBlock or array_dls.")
     old,vocab = getattr(dls, 'noise', None),label_vocab(dls.train_ds, 'the training set')
     if old is not None and not compound:
         raise ValueError(f"expected dls with true labels, got noisy ones ({old}). Use the clean dls, or compound=True.")
@@ -87,7 +94,8 @@ def add_label_noise(
         res.log_true,rec = rec.log_true or old.log_true,res
     new = copy.copy(dls)
     new.loaders = [loader_like(dls.train, relabelled(train, rec))]
-    if valid is not None: new.loaders.append(loader_like(dls.valid, relabelled(valid, rec.valid, n)))
+    if valid is not None:
+        new.loaders.append(loader_like(dls.valid, relabelled(valid, rec.valid, n)))
     new.loaders += list(dls.loaders[2:])
     return rec.attach(new)
 

@@ -1,5 +1,6 @@
 "Labels that people gave, and label files of others: CIFAR-10N/100N, CSV, JSON, checked item by item"
-# CIFAR-N: Wei et al., Learning with Noisy Labels Revisited, https://arxiv.org/abs/2110.12088; labels CC BY-NC 4.0.
+# CIFAR-N: Wei et al., Learning with Noisy Labels Revisited,
+# https://arxiv.org/abs/2110.12088; labels CC BY-NC 4.0.
 import csv, io, json, pickle
 from collections import Counter
 from functools import lru_cache
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastrobust.basics import nearest, robust_warn
-from fastrobust.noise.matrices import CIFAR100_COARSE
+from fastrobust.noise.classmaps import CIFAR100_COARSE
 from fastrobust.noise.record import NoiseRecord
 from fastrobust.data.reading import int_labels
 
@@ -18,7 +19,7 @@ _KEYS = {'aggre': 'aggre_label', 'worse': 'worse_label', 'random1': 'random_labe
 _ALIAS = {'worst': 'worse', 'rand1': 'random1', 'rand2': 'random2', 'rand3': 'random3', 'aggregate': 'aggre',
           'noisy': 'noisy100', 'noise_label': 'noisy100', 'noisy_coarse': 'coarse', **{v: k for k,v in _KEYS.items()}}
 
-# --- files, none of which may run code -------------------------------------------------------------------------------
+# --- files, none of which may run code ------------------------------------------------------------
 def _array_globals():
     "What a pickle of integer arrays needs, under the names of NumPy 1 and 2"
     core = getattr(np, '_core', None) or np.core
@@ -31,7 +32,8 @@ class _Arrays(pickle.Unpickler):
     def find_class(self, module, name):
         known = {f'{m}.multiarray': ['_reconstruct'] for m in ('numpy.core', 'numpy._core')}
         known.update({'numpy': ['ndarray', 'dtype'], '_codecs': ['encode']})
-        if name in known.get(module, []): return super().find_class(module.replace('numpy.core', _CORE), name)
+        if name in known.get(module, []):
+            return super().find_class(module.replace('numpy.core', _CORE), name)
         raise pickle.UnpicklingError(f'{module}.{name}')
 
 _CORE = 'numpy._core' if hasattr(np, '_core') else 'numpy.core'
@@ -47,8 +49,9 @@ def _read(path):
     "dict of label arrays in `path`"
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"expected a label file, got {path}, which does not exist. CIFAR-N's are at "
-                         "github.com/UCSC-REAL/cifar-10-100n (CC BY-NC 4.0); this package holds none.")
+        raise ValueError(f"expected a label file, got {path}, which does not exist. CIFAR-N's are "
+                         "at github.com/UCSC-REAL/cifar-10-100n (CC BY-NC 4.0); this package holds "
+                         "none.")
     try:
         if path.suffix == '.npz':
             with np.load(path) as z: d = dict(z)
@@ -58,9 +61,10 @@ def _read(path):
             with torch.serialization.safe_globals(_array_globals()):
                 d = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:      # readers of pickles raise anything at all on bytes that are none
-        raise ValueError(f"{path}: expected a dict of integer labels, got something else ({str(e)[:80]}). "
-                         "Nothing of it was run. Download it again.") from e
-    if not isinstance(d, dict): raise ValueError(f"{path}: expected a dict of labels, got {type(d).__name__}.")
+        raise ValueError(f"{path}: expected a dict of integer labels, got something else "
+                         f"({str(e)[:80]}). Nothing of it was run. Download it again.") from e
+    if not isinstance(d, dict):
+        raise ValueError(f"{path}: expected a dict of labels, got {type(d).__name__}.")
     return {str(k): v for k,v in d.items()}
 
 @lru_cache(None)
@@ -68,7 +72,8 @@ def _notice():
     robust_warn("CIFAR-N labels are CC BY-NC 4.0: not for commercial use, credit Wei et al. (ICLR 2022). Said once.", 4)
 
 def _get(d, key, path):
-    hits = [k for k in d if k == key] or [k for k in d if k.endswith('_'+key)]  # a prefix, as in collections of files
+    # a prefix, as in collections of files
+    hits = [k for k in d if k == key] or [k for k in d if k.endswith('_'+key)]
     if hits: return int_labels(d[hits[0]] if hasattr(d[hits[0]], 'dtype') else np.array(d[hits[0]]))
     raise ValueError(f"{path}: expected labels {key!r}, got {', '.join(d)}. Is it the file of the other data set?")
 
@@ -80,11 +85,14 @@ def cifar_n(
     "CIFAR-10N/100N, all labels of the file; `add_label_noise` takes the record and checks each true label"
     key = _ALIAS.get(name, name)
     if key not in _KEYS:
-        raise ValueError(f"unknown CIFAR-N labels {name!r}. {nearest(name, [*_KEYS, 'worst', 'rand1'])}")
+        raise ValueError(f"unknown CIFAR-N labels {name!r}. "
+                         f"{nearest(name, [*_KEYS, 'worst', 'rand1'])}")
     d = _read(path)
-    if key == 'noisy100' and 'noise_label' in d: d = {**d, 'noisy_label': d['noise_label']}     # the ordered file
+    if key == 'noisy100' and 'noise_label' in d:
+        d = {**d, 'noisy_label': d['noise_label']}     # the ordered file
     clean,given = _get(d, 'clean_label', path),_get(d, 'noisy_label' if key == 'coarse' else _KEYS[key], path)
-    if key == 'coarse':     # from the fine ones: the coarse labels of files before March 2023 are wrong
+    # from the fine ones: the coarse labels of files before March 2023 are wrong
+    if key == 'coarse':
         clean,given = np.array(CIFAR100_COARSE)[clean],np.array(CIFAR100_COARSE)[given]
     rec = NoiseRecord(clean, given, 'human', 0., sampling=f'CIFAR-N {key}')
     rec.nominal_rate = rec.realised_rate
@@ -102,17 +110,19 @@ def match_record(rec, y, rows=None, c=None):
         if len(rec) != len(y): got = f"one of {len(rec)} labels for {len(y)}"
         else:
             bad = np.flatnonzero(rec.y_clean != y)
-            got = (f"one with {len(bad)} other true labels (item {bad[0]}: {rec.y_clean[bad[0]]} in the record, "
-                   f"{y[bad[0]]} in the data): the labels are in another order")
-        raise ValueError(f"expected the record of these very items in this order, got {got}. Use the same files and "
-                         "split; a part of the record is `record.take(positions)`.")
+            got = (f"one with {len(bad)} other true labels (item {bad[0]}: {rec.y_clean[bad[0]]} "
+                   f"in the record, {y[bad[0]]} in the data): the labels are in another order")
+        raise ValueError(f"expected the record of these very items in this order, got {got}. Use "
+                         "the same files and split; a part of the record is "
+                         "`record.take(positions)`.")
     top = max(found.y_clean.max(), found.y_noisy.max())+1
     if c is not None and (top > c or ((found.T is not None or found.vocab) and found.n_classes != c)):
         raise ValueError("expected the record of these very items in this order, got one of "
-                         f"{max(top, found.n_classes)} classes for {c}. Use the same files and split.")
+                         f"{max(top, found.n_classes)} classes for {c}. Use the same files and "
+                         "split.")
     return found
 
-# --- label files of others -------------------------------------------------------------------------------------------
+# --- label files of others ------------------------------------------------------------------------
 _TRUE,_GIVEN,_ITEM = ('label', 'clean_label', 'true', 'y'), ('label_noisy', 'noisy_label', 'given'), ('item', 'name')
 
 def _codes(vals, vocab, path):
@@ -120,21 +130,23 @@ def _codes(vals, vocab, path):
     except ValueError: pass
     o2i = {str(v): i for i,v in enumerate(vocab or [])}
     bad = [v for v in vals if v not in o2i]
-    if bad: raise ValueError(f"{path}: expected labels as ints or classes of the `vocab`, got {bad[0]!r}. "
-                             f"{nearest(bad[0], o2i) if o2i else 'Pass vocab=dls.vocab.'}")
+    if bad:
+        raise ValueError(f"{path}: expected labels as ints or classes of the `vocab`, got "
+                         f"{bad[0]!r}. {nearest(bad[0], o2i) if o2i else 'Pass vocab=dls.vocab.'}")
     return np.array([o2i[v] for v in vals])
 
 def _order(names, items, path):
     "Rows of the file for each of `items`, by full name, else by file name"
     for key in (str, lambda o: Path(str(o)).name):
         o2i = {key(o): i for i,o in enumerate(names)}
-        if len(o2i) == len(names) and all(key(o) in o2i for o in items): return [o2i[key(o)] for o in items]
+        if len(o2i) == len(names) and all(key(o) in o2i for o in items):
+            return [o2i[key(o)] for o in items]
     rows = Counter(Path(str(o)).name for o in names)
     miss = [str(o) for o in items if not rows[Path(str(o)).name]]
     bad,got = (miss, 'none') if miss else (list(dict.fromkeys(o for o in rows if rows[o] > 1)), 'two or several,')
     which = ', '.join(bad[:3]) + (f' and {len(bad)-3} more' if len(bad) > 3 else '')
-    raise ValueError(f"{path}: expected one row for each of the {len(items)} items, got {len(names)} rows, {got} for "
-                     f"{which}. Use the same files.")
+    raise ValueError(f"{path}: expected one row for each of the {len(items)} items, got "
+                     f"{len(names)} rows, {got} for {which}. Use the same files.")
 
 def _of_csv(path, lines, y, items, vocab):
     rd = csv.DictReader([o for o in lines if not o.startswith('#')])
@@ -142,8 +154,9 @@ def _of_csv(path, lines, y, items, vocab):
     col = lambda names: next((k for k in names if k in cols), None)
     true,given,item = col(_TRUE),col(_GIVEN),col(_ITEM)
     if given is None or (true is None and y is None) or not rows:
-        raise ValueError(f"{path}: expected rows of 'label' and 'label_noisy' (and 'item'), got columns {cols}. Rename "
-                         "them; without 'label' give the true labels as `y`.")
+        raise ValueError(f"{path}: expected rows of 'label' and 'label_noisy' (and 'item'), got "
+                         f"columns {cols}. Rename them; without 'label' give the true labels as "
+                         "`y`.")
     if items is not None and item is not None:
         order = _order([r[item] for r in rows], list(items), path)
         rows = [rows[i] for i in order]
@@ -152,8 +165,9 @@ def _of_csv(path, lines, y, items, vocab):
 
 def _check_length(path, y, given):
     if len(y) != len(given):
-        raise ValueError(f"{path}: expected a label for each of the {len(y)} items, got {len(given)}. It belongs to "
-                         "other data, or to the whole of which you have a part.")
+        raise ValueError(f"{path}: expected a label for each of the {len(y)} items, got "
+                         f"{len(given)}. It belongs to other data, or to the whole of which you "
+                         "have a part.")
 
 def load_labels(
     path,       # `NoiseRecord.save`'s CSV; a CSV with label,label_noisy and perhaps item; a JSON list of given labels
@@ -170,11 +184,13 @@ def load_labels(
         return rec if y is None else match_record(rec, int_labels(y))
     kw = dict(kind='file', nominal_rate=0., vocab=vocab, sampling=Path(path).name)
     if text.lstrip()[:1] == '[':
-        if y is None: raise ValueError(f"{path}: a JSON list has the given labels only; pass the true ones as `y`.")
+        if y is None:
+            raise ValueError(f"{path}: a JSON list has the given labels only; pass the true ones as `y`.")
         y,given = int_labels(y),np.array(json.loads(text))
         if given.ndim == 2 and given.shape[1] == 2:
             i = int_labels(given[:,0], len(y))
-            if len(np.unique(i)) < len(i): raise ValueError(f"{path}: expected each position once, got some twice.")
+            if len(np.unique(i)) < len(i):
+                raise ValueError(f"{path}: expected each position once, got some twice.")
             open_from = np.full(len(y), -1)
             open_from[i] = int_labels(given[:,1])
             return NoiseRecord(y, y, **{**kw, 'kind': 'open', 'nominal_rate': len(i)/len(y)}, open_from=open_from)
@@ -188,10 +204,12 @@ def load_labels(
 def read_labels(source, name=None):
     "The record in `source`: itself, a CIFAR-N file, or another label file"
     if isinstance(source, NoiseRecord):
-        if name is not None: raise ValueError(f"a record holds one set of labels, got name={name!r}. Leave it out.")
+        if name is not None:
+            raise ValueError(f"a record holds one set of labels, got name={name!r}. Leave it out.")
         return source
     if not isinstance(source, (str, Path)):
         raise TypeError(f"`source` must be a file or a NoiseRecord, got {type(source).__name__}. See `cifar_n`.")
     if Path(source).suffix in ('.pt', '.npy', '.npz'): return cifar_n(source, name or 'worse')
-    if name is not None: raise ValueError(f"`name` chooses among the labels of a CIFAR-N file, got {source}.")
+    if name is not None:
+        raise ValueError(f"`name` chooses among the labels of a CIFAR-N file, got {source}.")
     return load_labels(source)

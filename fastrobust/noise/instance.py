@@ -1,11 +1,12 @@
 "Label noise that depends on the image: random projections (PMD, LogitClip's 'dependent') and a model's own confusions"
-# PMD: Xia et al., Part-dependent Label Noise, https://arxiv.org/abs/2006.07836. Dependent: LogitClip's official code.
-# Model: Chen et al., Beyond Class-Conditional Assumption (SEAL), https://arxiv.org/abs/2012.05458
+# PMD: Xia et al., Part-dependent Label Noise, https://arxiv.org/abs/2006.07836. Dependent:
+# LogitClip's official code. Model: Chen et al., Beyond Class-Conditional Assumption (SEAL),
+# https://arxiv.org/abs/2012.05458
 import math
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastrobust.noise.matrices import check_rate
+from fastrobust.noise.classmaps import check_rate
 from fastrobust.data.reading import int_labels
 from fastrobust.predictions import as_array, need_distributions
 from fastrobust.inference.passes import training_probs
@@ -15,11 +16,12 @@ __all__ = []
 
 FEATURES = ('unit', 'norm', 'raw')
 
-# --- images as numbers -----------------------------------------------------------------------------------------------
+# --- images as numbers ----------------------------------------------------------------------------
 def _check_X(X, n, kind):
     if X is None:
         raise ValueError(f"{kind} noise depends on the images, got none. Pass `X` (n,..), or use add_label_noise.")
-    if len(X) != n: raise ValueError(f"expected one image for each of the {n} labels, got {len(X)}. Select both alike.")
+    if len(X) != n:
+        raise ValueError(f"expected one image for each of the {n} labels, got {len(X)}. Select both alike.")
     return X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
 
 def _step(X): return max(1, 2**22 // max(1, X[0].size))    # items held as float64 at once: 32 MB
@@ -62,12 +64,13 @@ def _pick(P, rng):
     "One column of each row of `P`, by inverse transform"
     return (P.cumsum(1)[:,:-1] <= rng.random_sample(len(P))[:,None]*P.sum(1, keepdims=True)).sum(1)
 
-# --- rates of single items -------------------------------------------------------------------------------------------
+# --- rates of single items ------------------------------------------------------------------------
 def truncated_normal(u, loc, sd=.1):
     "Quantiles at `u` of the normal with mode `loc`, cut to [0,1]"
     if loc > .5: return 1-truncated_normal(1-u, 1-loc, sd)
     u,edge = torch.as_tensor(u, dtype=torch.float64),torch.tensor([loc, loc-1], dtype=torch.float64)
-    s0,s1 = torch.special.erfc(-edge/sd/2**.5)/2        # shares above 0 and 1; exact far out, where ndtr gives 0
+    # shares above 0 and 1; exact far out, where ndtr gives 0
+    s0,s1 = torch.special.erfc(-edge/sd/2**.5)/2
     return (loc - sd*torch.special.ndtri(s0 - u*(s0-s1))).clamp(0, 1).numpy()
 
 def _rates(u, target, sd=.1):
@@ -113,7 +116,7 @@ def _pmd(y, X, c, rate, rng, seed, features, shared, solve):
     q = _rates(u, rate) if solve and rate else np.zeros(len(y)) if not rate else truncated_normal(u, rate)
     return u,q,P
 
-# --- samplers --------------------------------------------------------------------------------------------------------
+# --- samplers -------------------------------------------------------------------------------------
 def choose(noise, y, c, rng):
     "Positions of the samples whose label is to be drawn anew"
     r = noise.rate
@@ -123,8 +126,9 @@ def choose(noise, y, c, rng):
                            for i in (np.flatnonzero(y==k) for k in range(c))])
 
 def need_two(kind, c):
-    if c < 2: raise ValueError(f"{kind} noise needs at least 2 classes to switch between, got n_classes={c}. "
-                               "Pass the size of the vocab as n_classes.")
+    if c < 2:
+        raise ValueError(f"{kind} noise needs at least 2 classes to switch between, got "
+                         f"n_classes={c}. Pass the size of the vocab as n_classes.")
 
 def instance(noise, y, c, X, rng, vocab):
     "PMD; 'exact' and 'per_class' flip whole numbers of items, 'bernoulli' draws as the published codes do"
@@ -139,7 +143,8 @@ def instance(noise, y, c, X, rng, vocab):
     out[i] = _pick(P[i], rng)
     return out, None
 
-def _exactly(u, k, rng): return _systematic(_rates(u, k/len(u)), k, rng) if k else np.zeros(0, dtype=int)
+def _exactly(u, k, rng):
+    return _systematic(_rates(u, k/len(u)), k, rng) if k else np.zeros(0, dtype=int)
 
 def dependent(noise, y, c, X, rng, vocab):
     "LogitClip's and ODNL's: samples chosen blindly, the new label by the image"
@@ -154,19 +159,21 @@ def model(noise, y, c, X, rng, vocab):
     need_two('model', c)
     p = noise.probs
     if p.shape != (len(y), c):
-        raise ValueError(f"model noise expected `probs` of shape ({len(y)},{c}), one row per label, got {p.shape}. Use "
-                         "the probabilities of these very items in this order.")
+        raise ValueError(f"model noise expected `probs` of shape ({len(y)},{c}), one row per "
+                         f"label, got {p.shape}. Use the probabilities of these very items in this "
+                         "order.")
     p,out = p.copy(),y.copy()
     p[np.arange(len(y)), y] = -1
     score = p.max(1)
     groups = [np.arange(len(y))] if noise.sampling == 'exact' else [np.flatnonzero(y==k) for k in range(c)]
     for g in groups:
         k = int(noise.rate*len(g)) if noise.sampling == 'exact' else math.ceil(noise.rate*len(g) - 1e-8)
-        i = g[np.argsort(-score[g], kind='stable')[:k]]     # [:0] takes none, the published [-0:] all
+        # [:0] takes none, the published [-0:] all
+        i = g[np.argsort(-score[g], kind='stable')[:k]]
         out[i] = p[i].argmax(1)
     return out, None
 
-# --- a model's probabilities -----------------------------------------------------------------------------------------
+# --- a model's probabilities ----------------------------------------------------------------------
 class AverageProbs(Callback):
     "Averages the probabilities of the training items over the epochs, one more pass each: `.probs` (n,c) by position"
     remove_on_fetch = True
@@ -188,7 +195,7 @@ def mean_probs(
     ps = source if isinstance(source, (list, tuple)) and np.ndim(source[0]) == 2 else [source]
     p = np.mean([as_array(o).astype(np.float64) for o in ps], axis=0)
     if p.ndim != 2 or not p.size:
-        raise ValueError(f"expected probabilities (n,c), one row per item, got shape {p.shape}. Pass the softmax of "
-                         "the logits, or the Learner itself.")
+        raise ValueError(f"expected probabilities (n,c), one row per item, got shape {p.shape}. "
+                         "Pass the softmax of the logits, or the Learner itself.")
     need_distributions(p)
     return p

@@ -6,8 +6,8 @@ import numpy as np
 from fastrobust.basics import nearest, need_whole, robust_warn
 from fastrobust.noise import instance
 from fastrobust.noise.human import match_record, read_labels
-from fastrobust.noise.matrices import (MATRIX_KINDS, check_n, check_rate, check_T, learnable,
-                                       noise_matrix, switch)
+from fastrobust.noise.classmaps import MATRIX_KINDS, check_n, check_rate, switch
+from fastrobust.noise.matrices import check_T, learnable, noise_matrix
 from fastrobust.noise.record import NoiseRecord
 from fastrobust.data.reading import int_labels
 from fastrobust.data.auxrows import as_uint8
@@ -16,7 +16,7 @@ __all__ = ['NoisyLabels']
 
 _SAMPLING = ('exact', 'bernoulli', 'per_class')
 
-# --- samplers: a kind is a function (noise, y, c, X, rng, vocab) -> (given labels, T or None[, more of the record]) ---
+# --- samplers: a kind is a function (noise, y, c, X, rng, vocab) -> (given labels, T or None[, more of the record])
 def _bernoulli(y, T, rng):
     "One multinomial draw per sample, in order: with seed 0 bit for bit the labels of the Co-teaching and JoCoR code"
     return np.array([rng.multinomial(1, T[k]).argmax() for k in y], dtype=np.int64)
@@ -51,17 +51,21 @@ def _open(noise, y, c, X, rng, vocab):
     "Foreign images for the chosen samples, whose labels stay; the closed law for some of the others"
     n,out,open_from = len(y),y.copy(),np.full(len(y), -1)
     i,m = instance.choose(noise, y, c, rng),len(noise.images)
-    if len(i) > m: robust_warn(f"open noise: {m} foreign images for {len(i)} samples: each stands in for several.", 4)
+    if len(i) > m:
+        robust_warn(f"open noise: {m} foreign images for {len(i)} samples: each stands in for several.", 4)
     order = rng.permutation(m)
     open_from[i] = order[np.arange(len(i)) % m]
     more,law = dict(open_from=open_from),noise.closed
     if law is not None:
         rest = np.flatnonzero(open_from < 0)
-        if law.rate is not None:        # a share of all samples, drawn among those that keep their image
+        # a share of all samples, drawn among those that keep their image
+        if law.rate is not None:
             law,k = copy.copy(law),int(law.rate*n)
-            if k > len(rest): raise ValueError(f"expected open and closed rates of at most 1 together, got {noise!r}.")
+            if k > len(rest):
+                raise ValueError(f"expected open and closed rates of at most 1 together, got {noise!r}.")
             law.rate = min(1, (k+.5)/len(rest) if law.sampling == 'exact' else law.rate*n/len(rest)) if k else 0.
-        if len(rest): out[rest] = NOISE_KINDS[law.kind](law, y[rest], c, None if X is None else X[rest], rng, vocab)[0]
+        if len(rest):
+            out[rest] = NOISE_KINDS[law.kind](law, y[rest], c, None if X is None else X[rest], rng, vocab)[0]
         more.update(kind=f'open+{law.kind}', nominal_rate=noise.rate + (noise.closed.rate or float(np.mean(out != y))))
     return out, None, more
 
@@ -77,14 +81,16 @@ class NoisyLabels:
     rows = None
     def __init__(self,
         kind:str='symmetric',   # 'symmetric', 'asymmetric' (by map), 'pair' (i -> i+1), 'superclass' (next class of the
-                                # same superclass), 'matrix'; 'instance' (PMD) and 'dependent' (LogitClip's) by the
-                                # image; 'model' (Chen's, by a model's confusions); 'open' (images replaced); 'human'
+                                # same superclass), 'matrix'; 'instance' (PMD) and 'dependent'
+                                # (LogitClip's) by the image; 'model' (Chen's, by a model's
+                                # confusions); 'open' (images replaced); 'human'
         rate:float=None,        # Nominal rate: share of samples chosen, in [0,1]; papers: .2 to .8; not: matrix, human
         seed:int=0,             # Seed of an own random stream; the global ones are neither read nor moved
         sampling:str='exact',   # 'exact': int(rate*n) samples of all, as LogitClip; 'bernoulli': each draws from T[y],
-                                # as JoCoR, whose published vectors are those of seed=0 to the bit; 'per_class':
-                                # ceil(rate*n_k) of class k. asymmetric: the chosen may be of an unmapped class and then
-                                # stay; matrix: 'exact' and 'per_class' both round n_k*T[k]; instance: 'bernoulli' as
+                                # as JoCoR, whose published vectors are those of seed=0 to the bit;
+                                # 'per_class': ceil(rate*n_k) of class k. asymmetric: the chosen may
+                                # be of an unmapped class and then stay; matrix: 'exact' and
+                                # 'per_class' both round n_k*T[k]; instance: 'bernoulli' as
                                 # published, whose mean rate exceeds small rates (.129 for .1), the others solve for it
         inclusive:bool=False,   # symmetric: may a chosen sample keep its class? The realised rate is then rate*(1-1/c)
         T=None,                 # matrix: (c,c) row-stochastic, rows = true class
@@ -93,8 +99,8 @@ class NoisyLabels:
         noisy_valid=False,      # False: validation stays clean; True: same law, another stream; 'both': and acc_true
         *,
         mapping=None,           # asymmetric: 'cifar10' (default; 10 classes), 'mnist', or a dict of indices or names;
-                                # superclass: 'cifar100_superclass' (default; the true grouping), 'cifar100_block5'
-                                # (that of JoCoR's code), 'next_class', or a dict class -> superclass
+                                # superclass: 'cifar100_superclass' (default; the true grouping),
+                                # 'cifar100_block5' (that of JoCoR's code), 'next_class', or a dict class -> superclass
         shared_W:bool=False,    # instance, dependent: one projection for all classes (ALASCA's code), not one each?
         probs=None,             # model: (n,c) by position, a list of them, or a fitted Learner (see `mean_probs`)
         images=None,            # open: images of no known class, (m,h,w[,c]) or (m,c,h,w), uint8 or floats in [0,1]
@@ -102,8 +108,10 @@ class NoisyLabels:
         source=None,            # human: file of `cifar_n` or `load_labels`, or a `NoiseRecord`
         name:str=None           # human: which labels of a CIFAR-N file, such as 'worse'
     ):
-        if kind not in NOISE_KINDS: raise ValueError(f"unknown noise kind {kind!r}. {nearest(kind, NOISE_KINDS)}")
-        if sampling not in _SAMPLING: raise ValueError(f"unknown sampling {sampling!r}. {nearest(sampling, _SAMPLING)}")
+        if kind not in NOISE_KINDS:
+            raise ValueError(f"unknown noise kind {kind!r}. {nearest(kind, NOISE_KINDS)}")
+        if sampling not in _SAMPLING:
+            raise ValueError(f"unknown sampling {sampling!r}. {nearest(sampling, _SAMPLING)}")
         if noisy_valid not in (False, True, 'both'):
             raise ValueError(f"`noisy_valid` must be False, True or 'both', got {noisy_valid!r}. False: clean ones.")
         need_whole('seed', seed, 0, 2**32-1)
@@ -115,9 +123,11 @@ class NoisyLabels:
                             ('images', images is not None, ['open']), ('closed', closed is not None, ['open']),
                             ('source', source is not None, ['human']), ('name', name is not None, ['human'])):
             if given and kind not in of:
-                raise ValueError(f"`{nm}` expects kind={' or '.join(map(repr, of))}, got kind={kind!r}. Leave it out.")
+                raise ValueError(f"`{nm}` expects kind={' or '.join(map(repr, of))}, got "
+                                 f"kind={kind!r}. Leave it out.")
         if kind == 'human':
-            if rate is not None: raise ValueError(f"human labels have their own rate, got rate={rate}. Leave it out.")
+            if rate is not None:
+                raise ValueError(f"human labels have their own rate, got rate={rate}. Leave it out.")
         elif kind != 'matrix': rate = check_rate(kind, rate)
         elif T is None or rate is not None: noise_matrix('matrix', rate=rate, T=T)      # raises
         else: T = check_T(T)
@@ -132,22 +142,25 @@ class NoisyLabels:
         if needs and getattr(self, needs) is None:
             raise ValueError(f"kind={kind!r} needs `{needs}`, got none. See `help(NoisyLabels)` for what it may be.")
         if self.features not in instance.FEATURES:
-            raise ValueError(f"unknown features {self.features!r}. {nearest(self.features, instance.FEATURES)}")
+            raise ValueError(f"unknown features {self.features!r}. "
+                             f"{nearest(self.features, instance.FEATURES)}")
         if kind in ('model', 'open') and self.noisy_valid:
-            raise ValueError(f"kind={kind!r} expects noisy_valid=False, got {self.noisy_valid!r}: it is made for the "
-                             "training items alone.")
+            raise ValueError(f"kind={kind!r} expects noisy_valid=False, got {self.noisy_valid!r}: "
+                             "it is made for the training items alone.")
         if kind == 'model':
             if self.sampling == 'bernoulli':
-                raise ValueError("model noise expects sampling 'exact' or 'per_class', got 'bernoulli': it takes the "
-                                 "hardest samples, nothing is left to chance.")
+                raise ValueError("model noise expects sampling 'exact' or 'per_class', got "
+                                 "'bernoulli': it takes the hardest samples, nothing is left to "
+                                 "chance.")
             self.probs = instance.mean_probs(self.probs)
         if kind == 'open':
             self.images,law = as_uint8(self.images).cpu(),self.closed
             if law is not None and (not isinstance(law, NoisyLabels) or law.kind in ('open', 'human', 'model')):
-                raise TypeError(f"`closed` must be NoisyLabels of a kind drawn for each sample, got {law!r}. Pass e.g. "
-                                "NoisyLabels('symmetric', .2).")
+                raise TypeError("`closed` must be NoisyLabels of a kind drawn for each sample, got "
+                                f"{law!r}. Pass e.g. NoisyLabels('symmetric', .2).")
             if law is not None and self.rate + (law.rate or 0) > 1:
-                raise ValueError(f"open and closed rates must be at most 1 together, got {self.rate} and {law.rate}.")
+                raise ValueError("open and closed rates must be at most 1 together, got "
+                                 f"{self.rate} and {law.rate}.")
         if kind == 'human': self.source = read_labels(self.source, name)
 
     @property
@@ -171,11 +184,13 @@ class NoisyLabels:
         y = int_labels(y, n_classes)
         c = int(y.max())+1 if n_classes is None else int(n_classes)
         rng,law = np.random.RandomState(self.seed if stream == 0 else [self.seed, stream]),copy.copy(self)
-        law.rows = rows                                                         # RandomState: the same in every numpy
+        # RandomState: the same in every numpy
+        law.rows = rows
         given,T,*more = NOISE_KINDS[self.kind](law, y, c, X, rng, vocab)
         if T is not None and learnable(T) and not learnable(T, np.bincount(y, minlength=c)):
-            robust_warn(f"{self.kind} noise: classes of these sizes are not learnable with this T (cleanlab's test): "
-                        "some label is given no more often to its own class than to all. Lower the rate or balance.")
+            robust_warn(f"{self.kind} noise: classes of these sizes are not learnable with this T "
+                        "(cleanlab's test): some label is given no more often to its own class "
+                        "than to all. Lower the rate or balance.")
         rate = self.rate if self.rate is not None or T is None else float(1 - np.diag(T)[y].mean())
         kw = dict(kind=self.kind, nominal_rate=rate, sampling=self.sampling)
         for o in more: kw.update(o)

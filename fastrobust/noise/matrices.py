@@ -2,37 +2,12 @@
 # Symmetric and pair: Co-teaching, https://arxiv.org/abs/1804.06872
 # Asymmetric maps: F-correction, https://arxiv.org/abs/1609.03683
 # Learnability and trace: Confident Learning, https://arxiv.org/abs/1911.00068
-from numbers import Real
 import numpy as np
-from fastrobust.basics import is_whole, nearest, need_whole, robust_warn
+from fastrobust.basics import nearest, robust_warn
 from fastrobust.data.reading import int_labels
+from fastrobust.noise.classmaps import MATRIX_KINDS, check_n, check_rate, switch
 
 __all__ = ['noise_matrix']
-
-CLASS_MAPS = dict(                                  # by index
-    cifar10={9:1, 2:0, 4:7, 3:5, 5:3},              # truck->automobile, bird->airplane, deer->horse, cat<->dog
-    mnist={7:1, 2:7, 3:8, 5:6, 6:5})
-_CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
-CIFAR100_COARSE = [int(o) for o in (                # superclass 0..19 of the fine classes 0..99, which are alphabetical
-    '4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 11 5 5 19 8 8 15 13 '
-    '14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16 12 9 13 15 13 16 19 2 4 6 19 5 5 8 19 '
-    '18 1 2 15 6 0 17 8 14 13').split()]
-SUPERCLASS_MAPS = dict(                             # fine -> super
-    cifar100_superclass=dict(enumerate(CIFAR100_COARSE)),
-    cifar100_block5={i: i//5 for i in range(100)})  # JoCoR's and ALASCA's code: six of its 100 moves stay in the class
-MATRIX_KINDS = ('symmetric', 'asymmetric', 'pair', 'superclass', 'matrix')
-
-# --- checks ----------------------------------------------------------------------------------------------------------
-def check_rate(kind, rate):
-    if rate is None: raise ValueError(f"kind={kind!r} needs a `rate` in [0,1], got none. Pass e.g. rate=.4.")
-    if isinstance(rate, (bool, np.bool_)) or not isinstance(rate, Real):
-        raise TypeError(f"`rate` must be a number in [0,1], got {rate!r}. Pass e.g. rate=.4.")
-    if not 0 <= rate <= 1:
-        raise ValueError(f"`rate` must lie in [0,1], got {rate}. It is a share of the labels: for 40 % pass .4.")
-    return float(rate)
-
-def check_n(n):
-    if n is not None: need_whole('n_classes', n, 1, fix='Pass the size of the vocab.')
 
 def check_T(T, n=None):
     "A row-stochastic float64 copy of `T`"
@@ -65,77 +40,16 @@ def _warn_T(T, kind):
     bad = np.flatnonzero(np.diag(T) <= off.max(1)) if len(T) > 1 else []
     if len(bad):
         names = ', '.join(map(str, bad[:5])) + (' ..' if len(bad) > 5 else '')
-        robust_warn(f"{kind} noise: for class {names} the true label is no longer the most frequent given one (T is "
-                    "not diagonally dominant), so the labels alone cannot tell which class is meant.", 4)
+        robust_warn(f"{kind} noise: for class {names} the true label is no longer the most "
+                    "frequent given one (T is not diagonally dominant), so the labels alone cannot "
+                    "tell which class is meant.", 4)
     elif len(T) > 1 and not learnable(T):
-        robust_warn(f"{kind} noise: some label is given no more often to its own class than to all (T is not "
-                    "learnable, as cleanlab puts it).", 4)
-    elif (cond := np.linalg.cond(T)) > 50: robust_warn(f"{kind} noise: T is nearly singular (condition {cond:.3g}).", 4)
+        robust_warn(f"{kind} noise: some label is given no more often to its own class than to all "
+                    "(T is not learnable, as cleanlab puts it).", 4)
+    elif (cond := np.linalg.cond(T)) > 50:
+        robust_warn(f"{kind} noise: T is nearly singular (condition {cond:.3g}).", 4)
 
-# --- maps of classes -------------------------------------------------------------------------------------------------
-def _lookup(n, vocab):
-    o2i = {} if vocab is None else {str(v): i for i,v in enumerate(vocab)}
-    def idx(o):
-        if is_whole(o) and 0 <= o < n: return int(o)
-        if isinstance(o, str) and o in o2i: return o2i[o]
-        hint = nearest(o, o2i) if o2i else f"Pass indices in [0,{n}); names need the `vocab`."
-        raise ValueError(f"`mapping` expected classes among the {n} known ones, got {o!r}. {hint}")
-    return idx
-
-def _check_map(mapping):
-    if not isinstance(mapping, dict) or not mapping:
-        raise TypeError(f"`mapping` must be a name or a non-empty dict, got {mapping!r}. Pass e.g. {{'cat': 'dog'}}.")
-
-def _class_map(mapping, n, vocab=None):
-    "dict index -> index from `mapping`: a name, or a dict of indices or of class names"
-    if mapping is None:
-        mapping = 'cifar10'
-        if vocab is not None and n == 10 and [str(v) for v in vocab] != _CIFAR10:
-            robust_warn(f"asymmetric noise uses the papers' CIFAR-10 map on {list(vocab)}. Pass your own `mapping`.", 6)
-    if isinstance(mapping, str):
-        if mapping not in CLASS_MAPS:
-            raise ValueError(f"unknown mapping {mapping!r}. {nearest(mapping, CLASS_MAPS)} Or pass a dict.")
-        if n == 10: return dict(CLASS_MAPS[mapping])
-        raise ValueError(f"mapping {mapping!r} is for 10 classes, got {n}. Pass a dict of indices or names.")
-    _check_map(mapping)
-    idx = _lookup(n, vocab)
-    return {idx(k): idx(v) for k,v in mapping.items()}
-
-def _super_map(mapping, n, vocab=None):
-    "dict index -> next index of the same superclass, in a ring; a class alone in its ring is left out"
-    if mapping is None:
-        mapping = 'cifar100_superclass'
-        if vocab is not None and n == 100 and (str(vocab[0]), str(vocab[-1])) != ('apple', 'worm'):
-            robust_warn("superclass noise uses CIFAR-100's grouping on other classes. Pass your own `mapping`.", 6)
-    if mapping == 'next_class': groups = dict.fromkeys(range(n), 0)
-    elif isinstance(mapping, str):
-        if mapping not in SUPERCLASS_MAPS:
-            raise ValueError(f"unknown mapping {mapping!r}. {nearest(mapping, [*SUPERCLASS_MAPS, 'next_class'])} "
-                             "Or pass a dict.")
-        if n != 100:
-            raise ValueError(f"mapping {mapping!r} is for 100 classes, got {n}. Pass a dict: class -> superclass.")
-        groups = SUPERCLASS_MAPS[mapping]
-    else:
-        _check_map(mapping)
-        idx = _lookup(n, vocab)
-        groups = {idx(k): v for k,v in mapping.items()}
-    rings = [sorted(i for i in groups if groups[i] == g) for g in dict.fromkeys(groups.values())]
-    if max(map(len, rings)) < 2:
-        raise ValueError(f"`mapping` expected superclasses of two classes or more, got {len(rings)} of one. It goes "
-                         "from class to superclass; to name targets use kind='asymmetric'.")
-    return {i: r[(k+1) % len(r)] for r in rings for k,i in enumerate(r)}
-
-def switch(kind, n, inclusive=False, mapping=None, vocab=None):
-    "W (n,n): law of the new label of a chosen sample; T = (1-rate)*I + rate*W"
-    if n < 2 and not (kind == 'symmetric' and inclusive):
-        raise ValueError(f"{kind} noise needs at least 2 classes to switch between, got n_classes={n}. "
-                         "Pass the size of the vocab as n_classes.")
-    if kind == 'symmetric': return np.full((n,n), 1/n) if inclusive else (1-np.eye(n))/(n-1)
-    if kind == 'pair':      return np.roll(np.eye(n), 1, axis=1)
-    m = (_super_map if kind == 'superclass' else _class_map)(mapping, n, vocab)
-    return np.eye(n)[[m.get(i, i) for i in range(n)]]
-
-# --- matrices --------------------------------------------------------------------------------------------------------
+# --- matrices -------------------------------------------------------------------------------------
 def noise_matrix(
     kind:str,               # 'symmetric', 'asymmetric', 'pair', 'superclass' or 'matrix'
     n_classes:int=None,     # c; None: the size of `T`
@@ -143,33 +57,39 @@ def noise_matrix(
     *,
     inclusive:bool=False,   # symmetric: may a chosen sample draw its own class again (DivideMix)? No: JoCoR, LogitClip
     mapping=None,           # asymmetric: 'cifar10' (default; 10 classes), 'mnist', or a dict of indices or names;
-                            # superclass: 'cifar100_superclass' (default; the true grouping), 'cifar100_block5' (that of
-                            # JoCoR's code), 'next_class', or a dict class -> superclass
+                            # superclass: 'cifar100_superclass' (default; the true grouping),
+                            # 'cifar100_block5' (that of JoCoR's code), 'next_class', or a dict class -> superclass
     vocab=None,             # Class names, for a `mapping` by name
     T=None                  # matrix: (c,c), rows >= 0 that sum to 1
 ):
     "T (c,c), T[i,j] = P(given j | true i): rows are true classes and sum to 1 (cleanlab uses the transpose)"
-    if kind not in MATRIX_KINDS: raise ValueError(f"unknown noise matrix {kind!r}. {nearest(kind, MATRIX_KINDS)}")
+    if kind not in MATRIX_KINDS:
+        raise ValueError(f"unknown noise matrix {kind!r}. {nearest(kind, MATRIX_KINDS)}")
     check_n(n_classes)
     if kind == 'matrix':
-        if T is None: raise ValueError("kind='matrix' needs `T`, got none. Pass a row-stochastic (c,c) matrix.")
-        if rate is not None: raise ValueError(f"kind='matrix' has its rates in `T`, got rate={rate}. Leave `rate` out.")
+        if T is None:
+            raise ValueError("kind='matrix' needs `T`, got none. Pass a row-stochastic (c,c) matrix.")
+        if rate is not None:
+            raise ValueError(f"kind='matrix' has its rates in `T`, got rate={rate}. Leave `rate` out.")
         T = check_T(T, n_classes)
     else:
         rate = check_rate(kind, rate)
-        if n_classes is None: raise ValueError(f"{kind!r} noise needs `n_classes`, got none. Pass the vocab's size.")
+        if n_classes is None:
+            raise ValueError(f"{kind!r} noise needs `n_classes`, got none. Pass the vocab's size.")
         T = (1-rate)*np.eye(n_classes) + rate*switch(kind, n_classes, inclusive, mapping, vocab)
     _warn_T(T, kind)
     return T
 
 def _spread(T, rng, conc):
     "Put 1 - T[i,i] on the other classes of each row by a Dirichlet draw, row after row"
-    for i in range(len(T)): T[i, np.arange(len(T)) != i] = (1-T[i,i])*rng.dirichlet(np.full(len(T)-1, conc))
+    for i in range(len(T)):
+        T[i, np.arange(len(T)) != i] = (1-T[i,i])*rng.dirichlet(np.full(len(T)-1, conc))
     return T
 
 def _check_c(c):
     check_n(c)
-    if c is None or c < 2: raise ValueError(f"expected at least 2 classes, got {c!r}. Pass the size of the vocab.")
+    if c is None or c < 2:
+        raise ValueError(f"expected at least 2 classes, got {c!r}. Pass the size of the vocab.")
 
 def T_dirichlet(
     c:int,          # Number of classes
@@ -181,7 +101,8 @@ def T_dirichlet(
     "Class-dependent noise of random direction: row i is (1-rate) e_i + rate Dirichlet(conc) over the other classes"
     _check_c(c)
     n = np.array([check_rate('dirichlet', float(r)) for r in np.broadcast_to(rate, c)])
-    if not 0 < conc < np.inf: raise ValueError(f"`conc` must be positive and finite, got {conc}. Try 1.")
+    if not 0 < conc < np.inf:
+        raise ValueError(f"`conc` must be positive and finite, got {conc}. Try 1.")
     return _spread(np.diag(1-n), np.random.default_rng(seed), conc)
 
 def T_trace(
@@ -194,7 +115,8 @@ def T_trace(
     if not 1 < trace <= c:
         raise ValueError(f"`trace` must lie in (1,{c}], got {trace}. At 1 or less the labels say nothing any more.")
     rng,wrong = np.random.default_rng(seed),c-trace
-    for k in range(200):    # ever more even rates, so that none exceeds 1 and the classes stay apart
+    # ever more even rates, so that none exceeds 1 and the classes stay apart
+    for k in range(200):
         n = wrong*rng.dirichlet(np.full(c, 1.25**k))
         T = _spread(np.diag(1-n), rng, 1.25**k) if n.max() <= 1 else None
         if T is not None and learnable(T): return T
@@ -208,7 +130,8 @@ def T_from_confusion(
     "The matrix two label vectors show, to lay the same class-dependent noise on other labels"
     check_n(n_classes)
     a,b = int_labels(y_clean, n_classes),int_labels(y_noisy, n_classes)
-    if len(a) != len(b): raise ValueError(f"expected labels of the same items, got {len(a)} and {len(b)}. Align them.")
+    if len(a) != len(b):
+        raise ValueError(f"expected labels of the same items, got {len(a)} and {len(b)}. Align them.")
     c = int(max(a.max(), b.max()))+1 if n_classes is None else int(n_classes)
     T = np.bincount(a*c + b, minlength=c*c).reshape(c, c).astype(float)
     none = np.flatnonzero(T.sum(1) == 0)

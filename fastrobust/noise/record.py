@@ -31,8 +31,8 @@ class NoiseRecord:
     ):
         self.y_clean,self.y_noisy = int_labels(y_clean),int_labels(y_noisy)
         if len(self.y_clean) != len(self.y_noisy):
-            raise ValueError(f"expected as many given as true labels ({len(self.y_clean)}), got {len(self.y_noisy)}. "
-                             "Pass one of each per sample.")
+            raise ValueError(f"expected as many given as true labels ({len(self.y_clean)}), got "
+                             f"{len(self.y_noisy)}. Pass one of each per sample.")
         self.open_from = np.full(len(self.y_clean), -1) if open_from is None else np.array(open_from, dtype=np.int64)
         self.is_open = self.open_from >= 0 if is_open is None else np.array(is_open, dtype=bool)
         self.images = None  # the foreign images, uint8 tensor (m,c,h,w); never saved
@@ -63,9 +63,9 @@ class NoiseRecord:
     def __repr__(self):
         v = f", open-set {self.open_rate:.4f}" if self.is_open.any() else ''
         v += f"; validation labels {self.valid.realised_rate:.4f}" if self.valid is not None else ''
-        return (f"NoiseRecord({self.kind}, {len(self)} labels, {self.n_classes} classes: nominal rate "
-                f"{self.nominal_rate:.4g}, realised {self.realised_rate:.4f} ({int(self.is_noisy.sum())} wrong), "
-                f"seed {self.seed}{v})")
+        return (f"NoiseRecord({self.kind}, {len(self)} labels, {self.n_classes} classes: nominal "
+                f"rate {self.nominal_rate:.4g}, realised {self.realised_rate:.4f} "
+                f"({int(self.is_noisy.sum())} wrong), seed {self.seed}{v})")
 
     def cbs(self):
         "The callbacks that a learner on these loaders should have: `TrueAccuracy` with noisy_valid='both', else none"
@@ -92,7 +92,8 @@ class NoiseRecord:
     ):
         "The record of some of the items; the law (T, nominal rate) stays the one all were drawn from"
         new = copy.copy(self)
-        for k in ('y_clean', 'y_noisy', 'is_open', 'open_from'): setattr(new, k, getattr(self, k)[idxs].copy())
+        for k in ('y_clean', 'y_noisy', 'is_open', 'open_from'):
+            setattr(new, k, getattr(self, k)[idxs].copy())
         return new
 
     def relabelled(self,
@@ -101,7 +102,8 @@ class NoiseRecord:
         "The record after the given labels were edited: true ones kept, no law any more"
         new = copy.copy(self)
         new.y_noisy,new.T = int_labels(y),None
-        if (new.y_noisy != self.y_noisy).any() and not self.kind.endswith('edited'): new.kind = f'{self.kind}+edited'
+        if (new.y_noisy != self.y_noisy).any() and not self.kind.endswith('edited'):
+            new.kind = f'{self.kind}+edited'
         return new
 
     def save(self,
@@ -133,8 +135,8 @@ class NoiseRecord:
         with open(fname, newline='', encoding='utf-8') as f:
             first = f.readline()
             if not first.startswith('# fastrobust '):
-                raise ValueError(f"{fname}: expected a file of NoiseRecord.save ('# fastrobust ..' first), got "
-                                 f"{first[:40]!r}. Save the record again.")
+                raise ValueError(f"{fname}: expected a file of NoiseRecord.save ('# fastrobust ..' "
+                                 f"first), got {first[:40]!r}. Save the record again.")
             head,rows = json.loads(first[len('# fastrobust '):]),list(csv.DictReader(f))
         valid,T = head.pop('valid', None),head.pop('T')
         T = None if T is None else np.array(T)
@@ -161,7 +163,8 @@ class NoiseRecord:
             ax.set_xticks(range(c), names, rotation=90)
             ax.set_yticks(range(c), names)
         ax.set(xlabel='given label', ylabel='true label')
-        ax.set_title(f'{self.kind} noise: nominal rate {self.nominal_rate:.3g}, realised {self.realised_rate:.4f}')
+        ax.set_title(f'{self.kind} noise: nominal rate {self.nominal_rate:.3g}, realised '
+                     f'{self.realised_rate:.4f}')
         ax.figure.colorbar(im, ax=ax, label='share of the true class', shrink=.8)
         return ax.figure
 
@@ -172,8 +175,8 @@ class TrueAccuracy(ColumnsCallback):
     def before_fit(self):
         rec = getattr(self.learn.dls, 'noise', None)
         if not isinstance(rec, NoiseRecord):
-            raise ValueError("TrueAccuracy expected dls of `add_label_noise` or `NoisyDataBlock`, got none. "
-                             "Remove it: their labels are the only ones known.")
+            raise ValueError("TrueAccuracy expected dls of `add_label_noise` or `NoisyDataBlock`, "
+                             "got none. Remove it: their labels are the only ones known.")
         self.active = rec.valid is not None
         if not self.active and fit_starts(self.learn):
             robust_warn("TrueAccuracy: the validation labels of these dls are the true ones: nothing to add.")

@@ -1,7 +1,6 @@
 "Charts of how well a score tells known from unknown: histograms with the FPR95 line, ROC curves, a map of all scores"
-import numpy as np, pandas as pd
+import numpy as np
 import torch
-from matplotlib.colors import Normalize as Scale
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
@@ -9,37 +8,37 @@ from fastrobust.basics import nearest
 from fastrobust.ood.metrics import auroc, fpr_at_tpr, threshold_at_tpr
 from fastrobust.reporting.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, axes_on, new_figure, tidy
 
-__all__ = ['plot_ood', 'plot_ood_heatmap']
+__all__ = ['plot_ood']
 
 KNOWN = INK
 _SETS = [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, '#8B6B00', '#777777']
 _DASHES = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1))]
 
 def set_look(i): return dict(color=_SETS[i%8], ls=_DASHES[i%8])
-def _share(v): return f'{v:.3f}'
+def three_digits(v): return f'{v:.3f}'
 
-# --- what is drawn ---------------------------------------------------------------------------------------------------
+# --- what is drawn --------------------------------------------------------------------------------
 def _one(v, what):
     "Scores as float64 (n,)"
     v = v.detach().double().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v, dtype=float)
     if v.ndim != 1 or not len(v):
-        raise ValueError(f"expected a score for each image (n,), n >= 1, of the {what} ones, got shape {v.shape}. "
-                         "Without both sides there is nothing to tell apart.")
+        raise ValueError(f"expected a score for each image (n,), n >= 1, of the {what} ones, got "
+                         f"shape {v.shape}. Without both sides there is nothing to tell apart.")
     bad = int((~np.isfinite(v)).sum())
     if bad:
-        raise ValueError(f"expected finite scores of the {what} images, got NaN or infinity in {bad} of {len(v)}. Has "
-                         "the training diverged? Look at the logits.")
+        raise ValueError(f"expected finite scores of the {what} images, got NaN or infinity in "
+                         f"{bad} of {len(v)}. Has the training diverged? Look at the logits.")
     return v
 
 def _sides(id_scores, ood_scores):
     "Scores of the known images, and a dict of those of the unknown sets"
     sets = ood_scores if isinstance(ood_scores, dict) else {'unknown': ood_scores}
     if not sets:
-        raise ValueError("expected scores of at least one set of unknown images, got an empty dict. Give "
-                         "{'name': scores}.")
+        raise ValueError("expected scores of at least one set of unknown images, got an empty "
+                         "dict. Give {'name': scores}.")
     return _one(id_scores, 'known'),{str(k): _one(v, f'{k!r}') for k,v in sets.items()}
 
-def _of_report(report, score=None):
+def of_report(report, score=None):
     "Name of a score, scores of the known, dict of those of the unknown sets"
     scores = getattr(report, 'scores', None)
     if not isinstance(scores, dict) or not scores or not hasattr(report, 'positive'):
@@ -47,7 +46,8 @@ def _of_report(report, score=None):
                         "`ood_report(learn, {'name': images})`.")
     score = next(iter(scores)) if score is None else score
     if score not in scores:
-        raise ValueError(f"expected `score` as one of the report's, got {score!r}. {nearest(score, scores)}")
+        raise ValueError(f"expected `score` as one of the report's, got {score!r}. "
+                         f"{nearest(score, scores)}")
     return score,scores[score]['id'],{k: v for k,v in scores[score].items() if k != 'id'}
 
 def _legend(ax, n):
@@ -59,7 +59,7 @@ def _legend(ax, n):
 
 def _called(k, near): return f'{k} (near)' if k in near else k
 
-# --- histograms ------------------------------------------------------------------------------------------------------
+# --- histograms -----------------------------------------------------------------------------------
 def _range(known, sets, lines):
     "Limits that show the bulk of everything, but are ruled by the known: a few huge norms must not squeeze the rest"
     los,his = zip(*(np.quantile(v, [.005, .995]) for v in (known, *sets)))
@@ -79,14 +79,15 @@ def draw_hist(ax, id_scores, ood_scores, positive='id', tpr=.95, name='score', n
     density = lambda v: np.histogram(np.clip(v, lo, hi), edges, density=True)[0]
     def stairs(v, **kw):
         d = density(v)
-        peaks.append((d.max(), d[1:-1].max()))      # those beyond pile up in the outermost bars, which set no scale
+        # those beyond pile up in the outermost bars, which set no scale
+        peaks.append((d.max(), d[1:-1].max()))
         ax.stairs(d, edges, **kw)
         return ((lo <= v) & (v <= hi)).mean()
     inside = [stairs(known, fill=True, color=KNOWN, alpha=.13, lw=0)]
     ax.stairs(density(known), edges, color=KNOWN, lw=1.6, label=f'known ({len(known):,})')
     for i,(k,v) in enumerate(sets.items()):
         fpr = fpr_at_tpr(known, v, tpr, positive)
-        label = f'{_called(k, near)} ({len(v):,}): FPR{100*tpr:g} {_share(fpr)}'
+        label = f'{_called(k, near)} ({len(v):,}): FPR{100*tpr:g} {three_digits(fpr)}'
         inside.append(stairs(v, lw=1.7, label=label, color=_SETS[i%8]))
     if positive == 'id':
         ax.axvline(next(iter(lines.values())), color=KNOWN, lw=1.3, ls=(0, (4, 2)),
@@ -122,7 +123,7 @@ def plot_score_hist(
     ax.set_title(title or 'Scores of known and unknown images')
     return ax.figure
 
-# --- ROC -------------------------------------------------------------------------------------------------------------
+# --- ROC ------------------------------------------------------------------------------------------
 def roc_points(id_scores, ood_scores, positive='id'):
     "False and true positive rates at every threshold, from (0,0) to (1,1); equal scores are one step"
     pos,neg = (id_scores, ood_scores) if positive == 'id' else (-ood_scores, -id_scores)
@@ -135,7 +136,7 @@ def draw_roc(ax, id_scores, ood_scores, positive='id', tpr=.95, near=()):
     known,sets = _sides(id_scores, ood_scores)
     for i,(k,v) in enumerate(sets.items()):
         fpr = fpr_at_tpr(known, v, tpr, positive)
-        label = f'{_called(k, near)}: AUROC {_share(auroc(known, v))}'
+        label = f'{_called(k, near)}: AUROC {three_digits(auroc(known, v))}'
         ax.plot(*roc_points(known, v, positive), lw=1.8, label=label, **set_look(i))
         at = threshold_at_tpr(known, v, tpr, positive)
         hit = (known >= at).mean() if positive == 'id' else (v <= at).mean()
@@ -165,10 +166,10 @@ def plot_roc(
     ax.set_title(title or 'Known against unknown, at every threshold')
     return ax.figure
 
-# --- both, of a report -----------------------------------------------------------------------------------------------
+# --- both, of a report ----------------------------------------------------------------------------
 def draw_ood(fig, report, score=None, title=None):
     "`plot_ood` on an empty figure; returns its two axes"
-    score,known,sets = _of_report(report, score)
+    score,known,sets = of_report(report, score)
     axs,near = fig.subplots(1, 2, width_ratios=[1.25, 1]),getattr(report, 'near', ())
     draw_hist(tidy(axs[0]), known, sets, report.positive, name=f'{score} score', near=near)
     draw_roc(tidy(axs[1]), known, sets, report.positive, near=near)
@@ -184,55 +185,7 @@ def plot_ood(
     title=None      # Above the picture
 )->Figure:
     "One score of a report: histograms with the FPR95 line and ROC curves, a colour for each unknown set"
-    n = len(_of_report(report, score)[2])
+    n = len(of_report(report, score)[2])
     fig = new_figure(figsize or (11.5, 4.2 + .2*(n+2 if n <= 3 else (n+3)//2)))
     draw_ood(fig, report, score, title)
-    return fig
-
-# --- all scores ------------------------------------------------------------------------------------------------------
-_METRICS = dict(AUROC=('max', 'Blues'), FPR95=('min', 'YlOrBr'), AUPR=('max', 'Blues'))
-
-def metric_blocks(report, metric='AUROC'):
-    "Tables (scores x sets) of near and far sets, and of their means; the groups there are"
-    _,_,sets = _of_report(report)
-    if metric not in _METRICS:
-        raise ValueError(f"expected `metric` as a column of the report, got {metric!r}. {nearest(metric, _METRICS)}")
-    t = report.table[report.table.set.isin(list(sets))].pivot(index='score', columns='set', values=metric)
-    t = t.loc[list(report.scores), list(sets)].astype(float)
-    near = [k for k in sets if k in report.near]
-    blocks = {'near sets': t[near], 'far sets': t.drop(columns=near)}
-    blocks = {k: b for k,b in blocks.items() if b.shape[1]}
-    if len(sets) > 1: blocks['mean'] = pd.DataFrame({k.split()[0]: b.mean(axis=1) for k,b in blocks.items()})
-    return blocks
-
-def plot_ood_heatmap(
-    report,         # Result of `ood_report`
-    metric='AUROC', # 'AUROC', 'FPR95' or 'AUPR'
-    *,
-    figsize=None,   # Size in inches; None: by the number of scores and sets
-    title=None      # Above the picture
-)->Figure:
-    "Every score on every unknown set, near and far sets apart, then their means; the best of each column in bold"
-    blocks = metric_blocks(report, metric)
-    best,cmap = _METRICS[metric]
-    n,r = sum(b.shape[1] for b in blocks.values()),len(report.scores)
-    fig = new_figure(figsize or (max(5., .95*n+2.6), .38*r+2.3))
-    axs = fig.subplots(1, len(blocks), squeeze=False, width_ratios=[b.shape[1] for b in blocks.values()])[0]
-    every = np.concatenate([b.to_numpy() for b in blocks.values()], axis=1)
-    lo,hi = (np.floor(10*np.nanmin(every))/10, 1.) if best == 'max' else (0., np.ceil(10*np.nanmax(every))/10)
-    scale = Scale(lo, hi if hi > lo else lo+.1)
-    for i,(ax,(name,b)) in enumerate(zip(axs, blocks.items())):
-        v = b.to_numpy().round(3)       # what reads the same is equally good
-        im = ax.imshow(v, cmap=cmap, norm=scale, aspect='auto')
-        for j,k in np.ndindex(v.shape):
-            top = v[j, k] == getattr(np, f'nan{best}')(v[:, k]) and r > 1
-            ax.text(k, j, '–' if np.isnan(v[j, k]) else _share(v[j, k]), ha='center', va='center', fontsize=9,
-                    weight='bold' if top else 'normal', color='#ffffff' if scale(v[j, k]) > .62 else '#000000')
-        ax.set_yticks(range(r), b.index if i == 0 else ['']*r)
-        ax.set_xticks(range(b.shape[1]), b.columns, rotation=30, ha='right', rotation_mode='anchor')
-        ax.set_title(name, fontsize=10)
-        ax.tick_params(length=0), ax.spines[:].set_visible(False)
-    fig.colorbar(im, ax=list(axs), label=f"{metric} ({'higher' if best == 'max' else 'lower'} is better)", aspect=30)
-    side = dict(id='known', ood='unknown')[report.positive]
-    fig.suptitle(title or f'{metric} of every score on every unknown set\n(positive: the {side})')
     return fig

@@ -1,5 +1,6 @@
 "Scores that compare the features of an image with those of the training images"
-# f: features (n,d), what the last linear layer z = f W' + b is given. Fits and distances are in float64.
+# f: features (n,d), what the last linear layer z = f W' + b is
+# given. Fits and distances are in float64.
 import numpy as np
 import torch
 from torch.nn.functional import normalize
@@ -11,8 +12,9 @@ __all__ = ['Mahalanobis', 'KNN', 'ViM', 'ReAct']
 def _finite(f, what):
     bad = int((~f.isfinite()).any(1).sum())
     if bad:
-        raise ValueError(f"expected finite {what}, got NaN or infinity in {bad} of {len(f)} rows. Did training "
-                         "diverge, or half precision overflow? Look at these images in float32.")
+        raise ValueError(f"expected finite {what}, got NaN or infinity in {bad} of {len(f)} rows. "
+                         "Did training diverge, or half precision overflow? Look at these images "
+                         "in float32.")
     return f
 
 def _spread(x, size):
@@ -34,7 +36,8 @@ class _FeatureScore(OODScore):
         "Learn what the features of known images look like"
         self._d = None
         f = self._f(train).double()
-        if not f.numel(): raise ValueError(f"expected training images for `{self.name}`, got none. Give `fit_dl=`.")
+        if not f.numel():
+            raise ValueError(f"expected training images for `{self.name}`, got none. Give `fit_dl=`.")
         self._learn(f, train, head)
         self._d = f.shape[1]
         return self
@@ -42,26 +45,29 @@ class _FeatureScore(OODScore):
     def _f(self, out):
         "Features of `out`, checked"
         if out.f is None:
-            raise ValueError(f"expected features for `{self.name}`, got outputs of a model without a last linear "
-                             "layer. Take the scores of logits alone: msp, maxlogit, energy, odin, gen.")
+            raise ValueError(f"expected features for `{self.name}`, got outputs of a model without "
+                             "a last linear layer. Take the scores of logits alone: msp, maxlogit, "
+                             "energy, odin, gen.")
         if out.f.ndim != 2 or len(out.f) != len(out.z) or (self._d and out.f.shape[1] != self._d):
-            raise ValueError(f"expected features ({len(out.z)},{self._d or 'd'}) for `{self.name}`, got "
-                             f"{tuple(out.f.shape)}. Collect both of the same images, from the network of the fit.")
+            raise ValueError(f"expected features ({len(out.z)},{self._d or 'd'}) for "
+                             f"`{self.name}`, got {tuple(out.f.shape)}. Collect both of the same "
+                             "images, from the network of the fit.")
         return _finite(out.f.detach(), 'features')
 
     def _rows(self, out, room=2**22):
         "Features of images to score, float64, as many at a time as `room` has numbers for"
         if self._d is None:
-            raise ValueError(f"expected a fitted score, got `{self.name}` without training features. Call "
-                             "`.fit(train, head)` first.")
+            raise ValueError(f"expected a fitted score, got `{self.name}` without training "
+                             "features. Call `.fit(train, head)` first.")
         return (o.double() for o in self._f(out).split(max(1, room//max(self._d, self._wide))))
 
     def _head(self, head, d):
         "Weight and bias of the last layer, float64"
         if head is None or head.W.shape[1] != d:
             raise ValueError(f"expected the last layer, weights (c,{d}), for `{self.name}`, got "
-                             f"{'none' if head is None else tuple(head.W.shape)}. Give the `LinearHead` whose input "
-                             "the features are; mahalanobis and knn need none.")
+                             f"{'none' if head is None else tuple(head.W.shape)}. Give the "
+                             "`LinearHead` whose input the features are; mahalanobis and knn need "
+                             "none.")
         return head.W.detach().double(),head.b.detach().double()
 
 class Mahalanobis(_FeatureScore):
@@ -72,15 +78,18 @@ class Mahalanobis(_FeatureScore):
     def _learn(self, f, train, head):
         y = train.y
         if y is None or y.shape != f.shape[:1]:
-            raise ValueError(f"expected a label for each of {len(f)} training images for `mahalanobis`, got "
-                             f"{'none' if y is None else tuple(y.shape)}. Fit on labelled images; knn needs no labels.")
-        _,y = y.unique(return_inverse=True)                         # a class without images has no mean
+            raise ValueError(f"expected a label for each of {len(f)} training images for "
+                             f"`mahalanobis`, got {'none' if y is None else tuple(y.shape)}. Fit "
+                             "on labelled images; knn needs no labels.")
+        # a class without images has no mean
+        _,y = y.unique(return_inverse=True)
         mean = f.new_zeros(int(y.max())+1, f.shape[1]).index_add_(0, y, f)/y.bincount()[:,None]
         eig,vec,ok = _spread(f-mean[y], f.abs().max())
         if not ok.any():
-            raise ValueError(f"expected features that vary within classes for `mahalanobis`, got {len(f)} that do not. "
-                             "Fit on more images than classes.")
-        self._origin,self._white = mean.mean(0),vec[:,ok]/eig[ok].sqrt()       # pseudo-inverse, no shrinkage
+            raise ValueError("expected features that vary within classes for `mahalanobis`, got "
+                             f"{len(f)} that do not. Fit on more images than classes.")
+        # pseudo-inverse, no shrinkage
+        self._origin,self._white = mean.mean(0),vec[:,ok]/eig[ok].sqrt()
         self._means = (mean-self._origin) @ self._white
 
     def __call__(self, out):
@@ -97,9 +106,10 @@ class KNN(_FeatureScore):
 
     def _learn(self, f, train, head):
         if self.k > len(f):
-            raise ValueError(f"expected at least k={self.k} training images for `knn`, got {len(f)}. Fit on more, or "
-                             f"take KNN(k) with k <= {len(f)}.")
-        self._bank,self._wide = normalize(f),len(f)+9*f.shape[1]         # a row of distances, and nine candidates
+            raise ValueError(f"expected at least k={self.k} training images for `knn`, got "
+                             f"{len(f)}. Fit on more, or take KNN(k) with k <= {len(f)}.")
+        # a row of distances, and nine candidates
+        self._bank,self._wide = normalize(f),len(f)+9*f.shape[1]
 
     def __call__(self, out):
         rows = self._rows(out)
@@ -127,19 +137,22 @@ class ViM(_FeatureScore):
 
     def _learn(self, f, train, head):
         W,b = self._head(head, f.shape[1])
-        self._origin = -torch.linalg.pinv(W, rtol=max(W.shape)*torch.finfo(torch.float32).eps) @ b    # W was float32
+        # W was float32
+        self._origin = -torch.linalg.pinv(W, rtol=max(W.shape)*torch.finfo(torch.float32).eps) @ b
         x,d = f-self._origin,f.shape[1]
         _,vec,ok = _spread(x, f.abs().max())
         rank = int(ok.sum())
         dim = self.dim or _principal(d, rank)
         if not 0 < dim < rank:
-            raise ValueError(f"expected `dim` of ViM below {rank}, the dimensions of {d} that the training features "
-                             f"fill, got {dim}. Give ViM(dim) less, or fit on more images.")
+            raise ValueError(f"expected `dim` of ViM below {rank}, the dimensions of {d} that the "
+                             f"training features fill, got {dim}. Give ViM(dim) less, or fit on "
+                             "more images.")
         self._outside = vec[:,:d-dim]
         size = float(train.z.double().amax(1).mean())
         if size <= 0:
-            raise ValueError(f"expected largest logits above 0 on average for `vim`, got {size:.3g}: alpha would "
-                             "reward what is far from the training images. Take other scores for this network.")
+            raise ValueError("expected largest logits above 0 on average for `vim`, got "
+                             f"{size:.3g}: alpha would reward what is far from the training "
+                             "images. Take other scores for this network.")
         self._alpha = size/float((x @ self._outside).norm(dim=1).mean())  # as large on average
 
     def __call__(self, out):
@@ -154,16 +167,17 @@ class ReAct(_FeatureScore):
     ):
         need_number('percentile', percentile)
         if not 0 < percentile < 100:
-            raise ValueError(f"`percentile` must lie in (0,100), got {percentile}. 90 is the paper's; at 100 nothing "
-                             "is clipped and energy is left.")
+            raise ValueError(f"`percentile` must lie in (0,100), got {percentile}. 90 is the "
+                             "paper's; at 100 nothing is clipped and energy is left.")
         self.percentile = percentile
 
     def _learn(self, f, train, head):
         self._W,self._b = self._head(head, f.shape[1])
         self._clip = float(np.percentile(f.cpu().numpy(), self.percentile))
         if self._clip <= f.min():
-            robust_warn(f"{self.percentile} % of the training activations are {self._clip:.3g}, their lowest value: "
-                        "ReAct clips all there is, and its scores are all the same. Give it a higher percentile.", 4)
+            robust_warn(f"{self.percentile} % of the training activations are {self._clip:.3g}, "
+                        "their lowest value: ReAct clips all there is, and its scores are all the "
+                        "same. Give it a higher percentile.", 4)
 
     def __call__(self, out):
         return torch.cat([energy_score(f.clamp(max=self._clip) @ self._W.T + self._b) for f in self._rows(out)])

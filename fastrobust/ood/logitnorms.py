@@ -1,5 +1,6 @@
 "The norm of the logits through training, of known and unknown images: what LogitNorm keeps small and others let grow"
-# Why to look: Wei et al., Mitigating Neural Network Overconfidence with Logit Normalization, arxiv.org/abs/2205.09310
+# Why to look: Wei et al., Mitigating Neural Network Overconfidence
+# with Logit Normalization, arxiv.org/abs/2205.09310
 import copy, math
 import numpy as np, pandas as pd
 import torch
@@ -19,8 +20,8 @@ def logit_norm_quantiles(
 )->dict:        # Name (q5, q25, median, q75, q95) -> quantile
     "Quantiles over the images of ||z||_2, in float64: norms of half precision overflow"
     if z.ndim != 2 or not len(z):
-        raise ValueError(f"expected a row of logits per image, (n,c), n >= 1, got shape {tuple(z.shape)}. Give the "
-                         "network some images.")
+        raise ValueError("expected a row of logits per image, (n,c), n >= 1, got shape "
+                         f"{tuple(z.shape)}. Give the network some images.")
     n = z.detach().double().norm(dim=1).cpu().numpy()
     return dict(zip(_QUANTILES, map(float, np.quantile(n, list(_QUANTILES.values())))))
 
@@ -36,8 +37,8 @@ class LogitNorms(ColumnsCallback):
         sets = {} if unknown is None else dict(unknown) if isinstance(unknown, dict) else {'unknown': unknown}
         bad = [k for k in sets if not isinstance(k, str) or not k or k == 'known']
         if bad:
-            raise ValueError(f"expected names other than 'known' for the unknown sets, got {bad[0]!r}. That is what "
-                             "the validation set is called: rename it.")
+            raise ValueError("expected names other than 'known' for the unknown sets, got "
+                             f"{bad[0]!r}. That is what the validation set is called: rename it.")
         super().__init__()
         self.unknown,self.every,self.sets,self.history,self.n_epochs = sets,every,['known', *sets],[],0
 
@@ -53,14 +54,16 @@ class LogitNorms(ColumnsCallback):
 
     def _open(self):
         if len(self.dls.loaders) < 2 or not len(self.dls.valid_ds):
-            raise ValueError("LogitNorms expected dls with a validation set, got none: the norms of training images "
-                             "say little. Split some images off.")
-        for v in self.unknown.values():     # what cannot be used is refused before an epoch is spent
+            raise ValueError("LogitNorms expected dls with a validation set, got none: the norms "
+                             "of training images say little. Split some images off.")
+        # what cannot be used is refused before an epoch is spent
+        for v in self.unknown.values():
             self._norms(v[:2] if isinstance(v, (np.ndarray, torch.Tensor)) else v)
         gone = [k for k in self.sets[1:] if k not in self.unknown]
         if gone:
-            robust_warn(f"LogitNorms has lost its unknown images ({', '.join(gone)}): they are not part of an exported "
-                        "learner. Only the validation set is recorded; for both, give it `LogitNorms(unknown)`.", 4)
+            robust_warn(f"LogitNorms has lost its unknown images ({', '.join(gone)}): they are not "
+                        "part of an exported learner. Only the validation set is recorded; for "
+                        "both, give it `LogitNorms(unknown)`.", 4)
 
     def _norms(self, data): return logit_norm_quantiles(collect(self.learn, data, 'LogitNorms').z)
 
@@ -72,14 +75,16 @@ class LogitNorms(ColumnsCallback):
     def after_validate(self):
         if self.active and self.due:
             data = {'known': self.dls.valid, **self.unknown}
-            alive = all(p.isfinite().all() for p in self.model.parameters())    # training that diverged goes on
+            # training that diverged goes on
+            alive = all(p.isfinite().all() for p in self.model.parameters())
             self.row = {k: self._norms(v) if alive else dict.fromkeys(_QUANTILES, math.nan) for k,v in data.items()}
         super().after_validate()
 
     def after_epoch(self):
         if not self.active: return
         self.n_epochs += 1
-        if self.row: self.history += [dict(epoch=self.n_epochs, set=k, **q) for k,q in self.row.items()]
+        if self.row:
+            self.history += [dict(epoch=self.n_epochs, set=k, **q) for k,q in self.row.items()]
 
     def after_fit(self): self.active,self.row = False,None
 
@@ -112,15 +117,19 @@ def plot_logit_norms(
     t = getattr(table, 'table', table)
     if not isinstance(t, pd.DataFrame) or set(_QUANTILES)-set(t.columns) or t.index.names != ['epoch', 'set']:
         raise TypeError(f"expected `table` as LogitNorms records it, got {type(table).__name__}. Pass the callback.")
-    if not len(t): raise ValueError("expected at least one recorded epoch, got none. First `learn.fit_one_cycle(5)`.")
+    if not len(t):
+        raise ValueError("expected at least one recorded epoch, got none. First "
+                         "`learn.fit_one_cycle(5)`.")
     ax = axes_on(ax, figsize)
     epochs,sets = (t.index.get_level_values(k).unique() for k in ('epoch', 'set'))
-    bands = [('q5', 'q95', .1, 1.5)]*(len(sets) < 3) + [('q25', 'q75', .22, 5)]     # many wide ones hide each other
+    # many wide ones hide each other
+    bands = [('q5', 'q95', .1, 1.5)]*(len(sets) < 3) + [('q25', 'q75', .22, 5)]
     for i,k in enumerate(sets):
         rows = t.xs(k, level='set')
         look = dict(color=KNOWN, ls='-') if k == 'known' else set_look(i-1)
         x = rows.index.to_numpy()
-        x = x + .04*i*(len(epochs) == 1)    # one epoch has no bands: lines beside each other instead
+        # one epoch has no bands: lines beside each other instead
+        x = x + .04*i*(len(epochs) == 1)
         for a,b,alpha,w in bands:
             if len(epochs) == 1: ax.vlines(x, rows[a], rows[b], color=look['color'], lw=w, alpha=.5)
             else: ax.fill_between(x, rows[a], rows[b], color=look['color'], alpha=alpha, lw=0)

@@ -1,6 +1,6 @@
 "Scores of logits alone, higher for what looks more in-distribution, and what every score has in common"
-# z: raw logits (n,c), never those a training loss normalised. All is computed in float64, for a float32 softmax of
-# large logits returns exactly 1.0 again and again, and the ties cost AUROC.
+# z: raw logits (n,c), never those a training loss normalised. All is computed in float64, for a
+# float32 softmax of large logits returns exactly 1.0 again and again, and the ties cost AUROC.
 import torch
 from torch import Tensor
 from fastrobust.basics import need_number, need_whole
@@ -8,7 +8,7 @@ from fastrobust.resting import at_rest
 
 __all__ = ['OODScore', 'MSP', 'MaxLogit', 'Energy', 'ODIN', 'GEN']
 
-# --- the equations ---------------------------------------------------------------------------------------------------
+# --- the equations --------------------------------------------------------------------------------
 def _positive(name, v):
     need_number(name, v)
     if not 0 < v < float('inf'):
@@ -18,15 +18,17 @@ def _positive(name, v):
 def _by_rows(score, z):
     "`score` of the rows of `z` in float64, some at a time: no second copy of a large `z`"
     if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise TypeError(f"expected logits as a float tensor, got {getattr(z, 'dtype', type(z).__name__)}. Predicted "
-                        "classes and numpy arrays are none: collect raw logits.")
+        raise TypeError("expected logits as a float tensor, got "
+                        f"{getattr(z, 'dtype', type(z).__name__)}. Predicted classes and numpy "
+                        "arrays are none: collect raw logits.")
     z = z.detach().as_subclass(Tensor)
     if z.ndim != 2 or z.shape[1] < 2:
         raise ValueError(f"expected logits (n,c) with c >= 2, got {tuple(z.shape)}. Give a yes/no task two outputs.")
     bad = int((~z.isfinite()).any(1).sum())
     if bad:
-        raise ValueError(f"expected finite logits, got NaN or infinity in {bad} of {len(z)} rows. Did training "
-                         "diverge, or half precision overflow? Look at these images in float32.")
+        raise ValueError(f"expected finite logits, got NaN or infinity in {bad} of {len(z)} rows. "
+                         "Did training diverge, or half precision overflow? Look at these images "
+                         "in float32.")
     return torch.cat([score(o.double()) for o in z.split(max(1, 2**20//z.shape[1]))])
 
 def _log_odds(z):
@@ -66,8 +68,10 @@ def odin_score(
 def _gen(z, gamma, M):
     logp = z.log_softmax(1)
     top,k = logp.max(1, keepdim=True)
-    rest = logp.scatter(1, k, float('-inf')).logsumexp(1, keepdim=True)     # ln(1-p) of the largest p, however near 1
-    lognot = (-logp.exp()).log1p().scatter(1, k, rest)                      # the others are at most 1/2
+    # ln(1-p) of the largest p, however near 1
+    rest = logp.scatter(1, k, float('-inf')).logsumexp(1, keepdim=True)
+    # the others are at most 1/2
+    lognot = (-logp.exp()).log1p().scatter(1, k, rest)
     top,at = logp.topk(min(M, z.shape[1]), 1)
     return -(gamma*(top+lognot.gather(1, at))).exp().sum(1)
 
@@ -81,7 +85,7 @@ def gen_score(
     gamma,M = _positive('gamma', gamma),100 if M is None else need_whole('M', M, 1, what='largest probabilities')
     return _by_rows(lambda z: _gen(z, gamma, M), z)
 
-# --- scores as objects -----------------------------------------------------------------------------------------------
+# --- scores as objects ----------------------------------------------------------------------------
 class OODScore:
     "A score of `Outputs`, higher for what looks more in-distribution; subclass it for one of your own"
     name = 'score'      # In tables and of `OOD_SCORES`
@@ -98,8 +102,9 @@ class OODScore:
         out     # `Outputs` of n images
     )->Tensor:  # float64 (n,)
         "One score per image"
-        raise TypeError(f"expected {type(self).__name__} to define `__call__(self, out)`, got a score without it. "
-                        "Return one number per row of `out.z`, higher for known images.")
+        raise TypeError(f"expected {type(self).__name__} to define `__call__(self, out)`, got a "
+                        "score without it. Return one number per row of `out.z`, higher for known "
+                        "images.")
 
     def input_step(self,
         model,  # The network
@@ -138,7 +143,8 @@ class ODIN(OODScore):
         eps:float=0.   # Step in units of the normalised images; above 0 it costs two forward passes and one backward
     ):
         need_number('eps', eps)
-        if not 0 <= eps < float('inf'): raise ValueError(f"`eps` must be >= 0 and finite, got {eps}. 0 is no step.")
+        if not 0 <= eps < float('inf'):
+            raise ValueError(f"`eps` must be >= 0 and finite, got {eps}. 0 is no step.")
         self.T,self.eps = _positive('T', T),float(eps)
 
     def __call__(self, out): return odin_score(out.z, self.T)
@@ -150,7 +156,8 @@ class ODIN(OODScore):
             x = x.detach().clone().requires_grad_()
             z = model(x.clone())            # a layer that writes in place may not write into a leaf
             z = (z[0] if isinstance(z, (tuple, list)) else z).float()
-            grad, = torch.autograd.grad(self.T*(z/self.T).log_softmax(1).amax(1).sum(), x)     # of it the sign counts
+            # of it the sign counts
+            grad, = torch.autograd.grad(self.T*(z/self.T).log_softmax(1).amax(1).sum(), x)
         return x.detach() + self.eps*grad.sign()
 
 class GEN(OODScore):

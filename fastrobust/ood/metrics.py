@@ -1,36 +1,40 @@
 "How well a score tells known from unknown images, as pure functions of two lists of scores"
-# A score is higher for what looks more in-distribution (ID), everywhere. `positive` only says which side is called
-# positive: of 'ood' the scores are negated. FPR and AUPR depend on it, AUROC does not.
+# A score is higher for what looks more in-distribution (ID), everywhere. `positive` only says which
+# side is called positive: of 'ood' the scores are negated.
+# FPR and AUPR depend on it, AUROC does not.
 import numpy as np
 from torch import Tensor
 from fastrobust.basics import nearest, need_number
 
 __all__ = ['fpr_at_tpr', 'auroc', 'aupr']
 
-# --- checks ----------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 def _scores(v, name, whose, nan='refuse'):
     "Scores as float64 (n,)"
     if nan not in ('refuse', 'lowest'):
-        raise ValueError(f"`nan` must be 'refuse' or 'lowest', got {nan!r}. {nearest(nan, ['refuse', 'lowest'])}")
+        raise ValueError(f"`nan` must be 'refuse' or 'lowest', got {nan!r}. "
+                         f"{nearest(nan, ['refuse', 'lowest'])}")
     a = v.detach().double().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
     if a.dtype.kind not in 'fiu' and a.size:
         raise TypeError(f"expected numbers as `{name}`, got {a.dtype}. Give one score per image.")
     if a.ndim != 1 or not a.size and nan == 'refuse':
-        raise ValueError(f"expected one score per {whose} image as `{name}`, (n,) with n >= 1, got {a.shape}. Known "
-                         "and unknown images are both needed: a score is judged by how it tells them apart.")
+        raise ValueError(f"expected one score per {whose} image as `{name}`, (n,) with n >= 1, got "
+                         f"{a.shape}. Known and unknown images are both needed: a score is judged "
+                         "by how it tells them apart.")
     a = a.astype(np.float64)
     if nan == 'lowest': a = np.where(np.isnan(a), -np.inf, a)
     bad = 0 if nan == 'lowest' else int((~np.isfinite(a)).sum())
     if bad:
-        raise ValueError(f"expected finite scores as `{name}`, got NaN or infinity in {bad} of {len(a)}. Look at the "
-                         "logits and features of these images.")
+        raise ValueError(f"expected finite scores as `{name}`, got NaN or infinity in {bad} of "
+                         f"{len(a)}. Look at the logits and features of these images.")
     return a
 
 def _sides(id_scores, ood_scores, positive, nan='refuse'):
     "Scores of positives and negatives, high for the positive side"
     known,unknown = _scores(id_scores, 'id_scores', 'known', nan),_scores(ood_scores, 'ood_scores', 'unknown', nan)
     if positive not in ('id', 'ood'):
-        raise ValueError(f"`positive` must be 'id' or 'ood', got {positive!r}. {nearest(positive, ['id', 'ood'])}")
+        raise ValueError(f"`positive` must be 'id' or 'ood', got {positive!r}. "
+                         f"{nearest(positive, ['id', 'ood'])}")
     return (known,unknown) if positive == 'id' else (-unknown,-known)
 
 def _cut(pos, neg, tpr):
@@ -38,12 +42,15 @@ def _cut(pos, neg, tpr):
     need_number('tpr', tpr)
     if not 0 < tpr <= 1:
         raise ValueError(f"`tpr` must lie in (0,1], got {tpr}. Give a share of the positives such as .95.")
-    cuts = np.unique(np.r_[pos, neg])               # ascending, so that the first of equals is the lowest
-    cuts = cuts[cuts >= pos.min()]                  # below the lowest positive recall stays 1 and only FPR grows
-    recall = (len(pos) - np.searchsorted(np.sort(pos), cuts))/len(pos)      # share of positives at or above each
+    # ascending, so that the first of equals is the lowest
+    cuts = np.unique(np.r_[pos, neg])
+    # below the lowest positive recall stays 1 and only FPR grows
+    cuts = cuts[cuts >= pos.min()]
+    # share of positives at or above each
+    recall = (len(pos) - np.searchsorted(np.sort(pos), cuts))/len(pos)
     return cuts[np.argmin(np.abs(recall-tpr))]
 
-# --- measures --------------------------------------------------------------------------------------------------------
+# --- measures -------------------------------------------------------------------------------------
 def fpr_at_tpr(
     id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list
     ood_scores,         # Scores of unknown images (m,)

@@ -25,8 +25,8 @@ def pictures(learn, data, ids, who=_ME):
                 found.update({i: x[i-at].as_subclass(Tensor).cpu() for i in ids if at <= i < at+len(x)})
                 at += len(x)
                 if len(found) == len(set(ids)): return [_pixels(found[i]) for i in ids]
-    raise ValueError(f"{who} expected the same images in every pass, got {at} of them the second time. Give a loader "
-                     "that does not sample.")
+    raise ValueError(f"{who} expected the same images in every pass, got {at} of them the second "
+                     "time. Give a loader that does not sample.")
 
 def _pixels(x):
     x = x.float()/255 if not x.is_floating_point() else x.float()
@@ -73,8 +73,9 @@ def show_unknowns(
         said = [_short(str(vocab[j])) for j in k.tolist()]
         if data is not known: above = [f'taken for\n{o}' for o in said]
         elif out.y is None: above = said
-        else: above = [f'{o} ✓\n ' if t == j else f'{o} ✗\nis {_short(str(vocab[t]))}'
-                       for o,j,t in zip(said, k.tolist(), out.y[ids].tolist())]
+        else:
+            above = [f'{o} ✓\n ' if t == j else f'{o} ✗\nis {_short(str(vocab[t]))}'
+                     for o,j,t in zip(said, k.tolist(), out.y[ids].tolist())]
         below = [f'{_share(q)}, {name} {scores[i]:#.3g}' for q,i in zip(p.tolist(), ids)]
         return pictures(learn, data, ids),above,below
     left,right = side(unknown, b, True),side(known, a, False)

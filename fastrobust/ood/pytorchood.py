@@ -14,9 +14,10 @@ class _PytorchOOD(OODScore):
     def _data(self, out):
         if not self.features: return out.z
         if out.f is None:
-            raise ValueError(f"expected features for `{self.name}`, got outputs of a model without a last linear "
-                             "layer. Take a detector of logits (MaxSoftmax, EnergyBased, MaxLogit, GEN), or the "
-                             "scores msp, maxlogit, energy, odin, gen.")
+            raise ValueError(f"expected features for `{self.name}`, got outputs of a model without "
+                             "a last linear layer. Take a detector of logits (MaxSoftmax, "
+                             "EnergyBased, MaxLogit, GEN), or the scores msp, maxlogit, energy, "
+                             "odin, gen.")
         return out.f
 
     def _ready(self): return self.detector
@@ -25,8 +26,9 @@ class _PytorchOOD(OODScore):
         x,det = self._data(out),self._ready()
         with torch.no_grad(): s = torch.as_tensor(getattr(det, f'predict_{self._takes}')(x))
         if s.shape != x.shape[:1]:
-            raise ValueError(f"expected one score per image, ({len(x)},), from {type(det).__name__}, got "
-                             f"{tuple(s.shape)}. Take a detector of images, not of pixels.")
+            raise ValueError(f"expected one score per image, ({len(x)},), from "
+                             f"{type(det).__name__}, got {tuple(s.shape)}. Take a detector of "
+                             "images, not of pixels.")
         return -s.detach().double().to(x.device)
 
 class _Fitted(_PytorchOOD):
@@ -36,8 +38,8 @@ class _Fitted(_PytorchOOD):
     def fit(self, train, head=None):
         "Fit a copy of the detector"
         if train.y is None:
-            raise ValueError(f"expected labels of the training images for `{self.name}`, got none. Fit on labelled "
-                             "images.")
+            raise ValueError(f"expected labels of the training images for `{self.name}`, got none. "
+                             "Fit on labelled images.")
         new = copy.deepcopy(self.detector)
         getattr(new, f'fit_{self._takes}')(self._data(train), train.y)
         self._fit = new
@@ -45,8 +47,8 @@ class _Fitted(_PytorchOOD):
 
     def _ready(self):
         if self._fit is None:
-            raise ValueError(f"expected a fitted score, got `{self.name}` without training features. Call "
-                             "`.fit(train, head)` first.")
+            raise ValueError(f"expected a fitted score, got `{self.name}` without training "
+                             "features. Call `.fit(train, head)` first.")
         return self._fit
 
 def from_pytorch_ood(
@@ -59,7 +61,8 @@ def from_pytorch_ood(
         raise TypeError(f"expected a detector of pytorch-ood, got {detector!r}. Make one, e.g. "
                         "`from_pytorch_ood(pytorch_ood.detector.KNN(None))`.")
     if not takes:
-        raise TypeError(f"expected a detector of features or logits, got {type(detector).__name__}, which needs the "
-                        "model or the images. Run it with pytorch-ood itself; ODIN is here as `odin`.")
+        raise TypeError("expected a detector of features or logits, got "
+                        f"{type(detector).__name__}, which needs the model or the images. Run it "
+                        "with pytorch-ood itself; ODIN is here as `odin`.")
     make = _Fitted if detector.requires_fit else _PytorchOOD
     return make(detector, name or type(detector).__name__.lower(), takes[0])

@@ -1,122 +1,42 @@
 "Does a learner know what it does not know? `ood_report`: known against unknown images by many scores, from one pass"
 import numpy as np
-import torch
 from torch import Tensor
 from fastai.learner import Learner
-from fastrobust.basics import nearest, robust_warn, target_vocab
+from fastrobust.basics import robust_warn
 from fastrobust.inference.collect import walk
 from fastrobust.inference.keys import Seen
-from fastrobust.inference.loaders import check_form, loaders_of, own_loader
+from fastrobust.inference.loaders import loaders_of, own_loader
 from fastrobust.inference.notes import Bar, warn_callbacks
 from fastrobust.ood.result import OODReport
 from fastrobust.ood.logitscores import OODScore
-from fastrobust.ood.scores import get_score
 from fastrobust.inference.tap import feature_tap
-from fastrobust.data.auxrows import OpenSet
-from fastrobust.data.openset import (array_of, names_shown, parts_of, seen_before, shared_with,
-                                     trained_open_sets)
-from fastrobust.training.objective import Technique
+from fastrobust.data.openset import (names_shown, parts_of, trained_open_sets)
+from fastrobust.training.technique import Technique
 from fastrobust.resting import at_rest
+from fastrobust.ood.inputs import ME, NINE_SCORES, need_apart, need_unknown, scorers_of, sets_of, training_data
 
 __all__ = ['ood_report']
 
-_ME = 'ood_report'
-_NINE = ('msp', 'maxlogit', 'energy', 'odin', 'mahalanobis', 'knn', 'vim', 'react', 'gen')
-
-# --- what is asked for -----------------------------------------------------------------------------------------------
-def _scorers(scores):
-    "Fresh scores by name"
-    given = [scores] if isinstance(scores, (str, OODScore, type)) else list(scores)
-    if not given: raise ValueError("expected at least one score, got none. Leave `scores` out for all nine.")
-    out = {}
-    for o in map(get_score, given):
-        if o.name in out:
-            raise ValueError(f"expected scores of different names, got two called {o.name!r}: {out[o.name]} and "
-                             f"{o}. Give one of them another `name`.")
-        out[o.name] = o
-    return out
-
-def _sets(unknown, positive, near):
-    if not isinstance(unknown, dict):
-        raise TypeError(f"expected `unknown` as a dict of sets, got a {type(unknown).__name__}. "
-                        "Pass {'name': images}.")
-    if not unknown:
-        raise ValueError("expected at least one unknown set, got an empty dict. Known images alone tell nothing: pass "
-                         "{'name': loader, images or OpenSet}.")
-    for k in unknown:
-        if not isinstance(k, str) or k in ('id', 'mean', 'known', 'fit', ''):
-            raise ValueError(f"expected names of unknown sets, got {k!r}. Give a string other than 'id', 'mean', "
-                             "'known' and 'fit', which mean something else in the report.")
-    if positive not in ('id', 'ood'):
-        raise ValueError(f"`positive` must be 'id', the known side, or 'ood', the unknown one, got {positive!r}. "
-                         f"{nearest(positive, ['id', 'ood'])}")
-    near = (near,) if isinstance(near, str) else tuple(near)
-    for k in near:
-        if k not in unknown: raise ValueError(f"expected `near` of unknown sets, got {k!r}. {nearest(k, unknown)}")
-    return near
-
-def _check_unknown(learn, unknown):
-    "Refuse sets of which the network has seen the like: a technique's auxiliary images, or classes of its own"
-    vocab = target_vocab(learn.dls) if getattr(learn.dls, 'vocab', None) else ()
-    vocab = {k.strip().casefold() for k in vocab if isinstance(k, str)}     # numbers name no classes
-    aux = [(t, vars(t).get('aux')) for t in learn.cbs if isinstance(t, Technique)]
-    for name,data in unknown.items():
-        check_form(data, f'{_ME} (set {name!r})')
-        if isinstance(data, (np.ndarray, Tensor)) and not len(data): continue       # refused when it is read
-        shown = names_shown(data, parts_of(data) if isinstance(data, OpenSet) else [data])
-        known = [v for k,v in shown.items() if k in vocab]
-        if known:
-            raise ValueError(f"expected unknown images, got classes of the learner in set {name!r}: "
-                             f"{', '.join(known[:5])}. Leave their images out (`open_set(X, y, vocab, keep)`).")
-        for t,a in aux:
-            why = None if a is None else shared_with(a, data)
-            if why:
-                raise ValueError(f"expected unknown images, got in set {name!r} what {t.name} trains on as auxiliary "
-                                 f"images: {why}. The network was taught that these are unknown; take other ones.")
-        why = seen_before(trained_open_sets(learn), data)
-        if why:
-            raise ValueError(f"expected unknown images, got in set {name!r} what this learner was trained on as "
-                             f"auxiliary images: {why}. It was taught that these are unknown; take other ones.")
-
-def _check_apart(name, seen, known, fit=None):
-    "Refuse sets with images that are known"
-    known = {*known.images, *(fit.images if fit else ())}
-    same = [i for i,o in enumerate(seen.images) if o in known]
-    if same:
-        shown = f"np.delete(images, {same}, 0)" if len(same) <= 20 else f"the first at {same[:20]}"
-        raise ValueError(f"expected unknown images, got {len(same)} of {len(seen.images)} in set {name!r} that are "
-                         f"equal to known or training images. Leave them out: {shown}.")
-
-def _training(learn, notes):
-    "Digests of training images kept in memory, to which unknown ones are compared; of files a note that they are not"
-    dl = own_loader(learn, 0)
-    x = None if dl is None else array_of(dl)
-    if x is None:
-        notes.append("Unknown images were not compared with the training images, which are not in memory or not there.")
-        return None
-    seen = Seen()
-    for i in range(0, len(x), 4096): seen.add(torch.from_numpy(x[i:i+4096]))
-    return seen
-
-# --- features --------------------------------------------------------------------------------------------------------
+# --- features -------------------------------------------------------------------------------------
 def _drop(scorers, names, why, notes):
     for k in names: scorers.pop(k)
     if names:
         notes.append(f"Left out: {', '.join(names)}; {why}")
-        robust_warn(f"{_ME} leaves out {', '.join(names)}: {why}", 4)
+        robust_warn(f"{ME} leaves out {', '.join(names)}: {why}", 4)
 
 def _tap(learn, known, scorers, default, notes):
     "The `FeatureTap` that the scores of features need, if any is asked for"
     wanted = [k for k,s in scorers.items() if s.features]
     if not wanted: return None
-    with at_rest(learn.model): dl = loaders_of(learn, known, f'{_ME} (known images)')[0][0]
+    with at_rest(learn.model): dl = loaders_of(learn, known, f'{ME} (known images)')[0][0]
     tap = feature_tap(learn, dl)
     if tap is not None: return tap
-    why = (f"the logits of this {type(learn.model).__name__} are not what one linear layer makes of features (a head "
-           "of another kind, or the mean of several heads).")
+    why = (f"the logits of this {type(learn.model).__name__} are not what one linear layer makes "
+           "of features (a head of another kind, or the mean of several heads).")
     if not default:
-        raise ValueError(f"expected a network that ends in a linear layer for {', '.join(wanted)}, but {why} "
-                         "Take scores of logits alone: msp, maxlogit, energy, odin, gen.")
+        raise ValueError(f"expected a network that ends in a linear layer for {', '.join(wanted)}, "
+                         f"but {why} Take scores of logits alone: msp, maxlogit, energy, odin, "
+                         "gen.")
     _drop(scorers, wanted, why, notes)
 
 def _fit_data(learn, fit_dl, scorers, default, notes):
@@ -136,63 +56,70 @@ def _fit(scorers, wanted, train, head, default, notes):
             if not default: raise
             _drop(scorers, [k], str(e), notes)
 
-# --- the report ------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 def _score(s, out, n, where):
     v = s(out)
     v = v.detach().cpu().double().numpy() if isinstance(v, Tensor) else np.asarray(v, dtype=np.float64)
     if v.shape != (n,) or not np.isfinite(v).all():
         got = f"shape {v.shape}" if v.shape != (n,) else f"NaN or infinity in {int((~np.isfinite(v)).sum())}"
-        raise ValueError(f"expected one finite number for each of {n} images in {where} from the score {s.name!r}, got "
-                         f"{got}. Leave it out of `scores`, or look at the logits and features of these images.")
+        raise ValueError(f"expected one finite number for each of {n} images in {where} from the "
+                         f"score {s.name!r}, got {got}. Leave it out of `scores`, or look at the "
+                         "logits and features of these images.")
     return v
 
 def _need_logits(z):
     if (z >= 0).all() and ((z.sum(1)-1).abs() < 1e-3).all():
-        raise ValueError(f"{_ME} expected logits from the model, got probabilities, of which energies and the like are "
-                         "no scores. Let it end in a linear layer, without a softmax.")
+        raise ValueError(f"{ME} expected logits from the model, got probabilities, of which "
+                         "energies and the like are no scores. Let it end in a linear layer, "
+                         "without a softmax.")
 
 def _unnamed(learn, unknown):
     "A note on sets whose classes nobody told, where auxiliary classes were trained on"
     if trained_open_sets(learn) is None: return []
     sets = [k for k,v in unknown.items() if not names_shown(v, parts_of(v))]
-    return [f"What {', '.join(sets)} show is not known, so whether auxiliary images of the training show the same was "
-            "judged by files and pixels alone. OpenSet(images, classes) names it."] if sets else []
+    return [f"What {', '.join(sets)} show is not known, so whether auxiliary images of the "
+            "training show the same was judged by files and pixels alone. OpenSet(images, classes) "
+            "names it."] if sets else []
 
 def _notes(learn, scorers, fit, known):
     T = [f'{k} T={s.T:g}' for k,s in scorers.items() if hasattr(s, 'T')]
-    if T: yield (f"Temperatures here ({', '.join(T)}) belong to these scores, which take raw logits. LogitNorm's tau "
-                 "belongs to its training loss, that of temperature scaling to probabilities: neither is used here, "
-                 "and none replaces another.")
+    if T:
+        yield (f"Temperatures here ({', '.join(T)}) belong to these scores, which take raw logits. "
+               "LogitNorm's tau belongs to its training loss, that of temperature scaling to "
+               "probabilities: neither is used here, and none replaces another.")
     energies = [k for k in scorers if k in ('energy', 'react', 'vim')]
     norm = [type(t).__name__ for t in learn.cbs if isinstance(t, Technique) and t.direction_only]
     if energies and norm:
-        yield (f"Trained with {norm[0]}: scores that are energies ({', '.join(energies)}) can break on such networks. "
-               "A user found an FPR95 above 90 % with the published weights (logitnorm_ood, issue 6, which takes "
-               "Energy(T=.1)). Look at msp beside them.")
+        yield (f"Trained with {norm[0]}: scores that are energies ({', '.join(energies)}) can "
+               "break on such networks. A user found an FPR95 above 90 % with the published "
+               "weights (logitnorm_ood, issue 6, which takes Energy(T=.1)). Look at msp beside "
+               "them.")
     if any(k == 'odin' and not getattr(s, 'eps', 0) for k,s in scorers.items()):
         yield "odin is its temperature alone, without a step of the images: ODIN(eps=..) makes one."
     steps = [f'{k} {s.eps:g}' for k,s in scorers.items() if getattr(s, 'eps', 0)]
-    if steps: yield (f"Step of the images before scoring, in normalised units: {', '.join(steps)}. To be chosen on "
-                     "images that are not reported here.")
+    if steps:
+        yield (f"Step of the images before scoring, in normalised units: {', '.join(steps)}. To be "
+               "chosen on images that are not reported here.")
     if fit is None: return
     names = ', '.join(k for k,s in scorers.items() if s.features)
     yield f"Fitted on {len(fit.images):,} images with their given labels, without augmentation: {names}."
     if getattr(learn.dls, 'noise', None) is not None:
-        yield ("Part of the training labels is wrong on purpose: Mahalanobis' class means come from them as they are. "
-               "No other number here but the accuracy uses labels, and that those of the known images.")
+        yield ("Part of the training labels is wrong on purpose: Mahalanobis' class means come "
+               "from them as they are. No other number here but the accuracy uses labels, and that "
+               "those of the known images.")
     both = len({*fit.images} & {*known.images})
     if both:
-        note = (f"{both} known images are among those the scores of features were fitted on, which flatters these "
-                "scores. Give known images of their own as `dl`.")
-        robust_warn(f'{_ME}: {note}', 5)
+        note = (f"{both} known images are among those the scores of features were fitted on, which "
+                "flatters these scores. Give known images of their own as `dl`.")
+        robust_warn(f'{ME}: {note}', 5)
         yield note
 
 def ood_report(
     learn,              # A Learner that classifies images; it stays as it is, its recorder and random streams too
     unknown,            # Images of none of the learner's classes, or a dict of such sets by name. Each: a fastai
-                        # loader, an array or tensor (uint8, or float in [0,1]) that goes through the validation
-                        # pipeline, or an `OpenSet`
-    scores=_NINE,       # Names, or OODScore objects with settings; left out, those that the network allows
+                        # loader, an array or tensor (uint8, or float in [0,1]) that goes through
+                        # the validation pipeline, or an `OpenSet`
+    scores=NINE_SCORES,       # Names, or OODScore objects with settings; left out, those that the network allows
     positive:str='id',  # Side that FPR95 and AUPR call positive: 'id' (LogitNorm's tables) or 'ood' (ODNL's)
     *,
     dl=None,            # Known images, in the same forms; None: `learn.dls.valid`
@@ -204,13 +131,14 @@ def ood_report(
         raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: Learner(dls, model).")
     if not isinstance(unknown, dict) and not isinstance(unknown, (str, bytes)) and unknown is not None:
         unknown = {'unknown': unknown}
-    near,scorers,default,notes = _sets(unknown, positive, near),_scorers(scores),scores is _NINE,[]
+    near,scorers,default,notes = sets_of(unknown, positive, near),scorers_of(scores),scores is NINE_SCORES,[]
     known = own_loader(learn, 1) if dl is None else dl
     if known is None:
-        raise ValueError("expected known images, got a learner without a validation set (an exported one has lost it): "
-                         "unknown images alone tell nothing. Give known ones as `dl`, e.g. `learn.dls.test_dl(files)`.")
-    warn_callbacks(learn, _ME)
-    with at_rest(learn.model): _check_unknown(learn, unknown)
+        raise ValueError("expected known images, got a learner without a validation set (an "
+                         "exported one has lost it): unknown images alone tell nothing. Give known "
+                         "ones as `dl`, e.g. `learn.dls.test_dl(files)`.")
+    warn_callbacks(learn, ME)
+    with at_rest(learn.model): need_unknown(learn, unknown)
     tap = _tap(learn, known, scorers, default, notes)
     fit_data,wanted = _fit_data(learn, fit_dl, scorers, default, notes)
     names,bar = list(scorers),Bar(learn, len(unknown)+1+bool(wanted))
@@ -218,18 +146,18 @@ def ood_report(
     def look(data, name, who, **kwargs):
         bar.name(name)
         seen = Seen()
-        outs = walk(learn, data, f'{_ME} ({who})', tap, seen=seen, **kwargs)
+        outs = walk(learn, data, f'{ME} ({who})', tap, seen=seen, **kwargs)
         bar.tick()
         return outs,seen
     ko,ks = look(known, 'known', 'known images', steps=steps, labels=None)
     found = {k: look(v, k, f'set {k!r}', steps=steps, like=ks.shape) for k,v in unknown.items()}
     _need_logits(ko[0].z)
-    trained = None if wanted else _training(learn, notes)
-    for k,(_,seen) in found.items(): _check_apart(k, seen, ks, trained)
+    trained = None if wanted else training_data(learn, notes)
+    for k,(_,seen) in found.items(): need_apart(k, seen, ks, trained)
     fs = None
     if wanted:
         (train,),fs = look(fit_data, 'fit', 'images to fit on', labels=None, like=ks.shape)
-        for k,(_,seen) in found.items(): _check_apart(k, seen, ks, fs)
+        for k,(_,seen) in found.items(): need_apart(k, seen, ks, fs)
         _fit(scorers, wanted, train, tap and tap.head, default, notes)
     out = {}
     for k,s in scorers.items():

@@ -58,15 +58,17 @@ class OODReport(Report):
 
     def _explain(self):
         f,(side,wrong,right) = self.facts,_SIDES[self.positive]
-        yield (f"Positive is the {side} side ({self.positive!r}): FPR95 is the share of {wrong} where 95 % of {right}; "
-               f"AUPR is that of finding the {side}, where guessing gets their share. AUROC is the same either way. Do "
-               "not compare with tables of the other kind.")
-        yield ("FPR95 is taken at the threshold whose recall is nearest to .95, of two equally near at the lower, the "
-               "pessimistic one.")
+        yield (f"Positive is the {side} side ({self.positive!r}): FPR95 is the share of {wrong} "
+               f"where 95 % of {right}; AUPR is that of finding the {side}, where guessing gets "
+               "their share. AUROC is the same either way. Do not compare with tables of the other "
+               "kind.")
+        yield ("FPR95 is taken at the threshold whose recall is nearest to .95, of two equally "
+               "near at the lower, the pessimistic one.")
         acc = '' if f['accuracy'] is None else f", accuracy {f['accuracy']:.3f} by their labels"
         sets = ', '.join(f'{k} {v[0]:,}' for k,v in f['sets'].items())
-        yield (f"Known: {f['known'][0]:,} images{acc}. Unknown: {sets}. Every score is higher for what looks more "
-               "known. By the digests in the summary another report is known to be of the same images.")
+        yield (f"Known: {f['known'][0]:,} images{acc}. Unknown: {sets}. Every score is higher for "
+               "what looks more known. By the digests in the summary another report is known to be "
+               "of the same images.")
         if len(self.sets) > 1:
             yield "Means are plain means over sets, however many images they have."
 
@@ -84,7 +86,7 @@ class OODReport(Report):
         out.index.names = [None, None]
         return out
 
-# --- several learners ------------------------------------------------------------------------------------------------
+# --- several learners -----------------------------------------------------------------------------
 def _alike(reports):
     "Refuse reports that are not of the same images, scored and counted alike"
     if not isinstance(reports, dict) or len(reports) < 2 or not all(isinstance(r, OODReport) for r in reports.values()):
@@ -97,9 +99,10 @@ def _alike(reports):
         differ += [k for k in ('positive', 'near') if getattr(a, k) != getattr(b, k)]
         if differ:
             words = dict(known='known images', sets='unknown images', settings='scores')
-            raise ValueError(f"expected reports of the same images and scores, got other "
-                             f"{', '.join(words.get(k, k) for k in differ)} in {name!r} than in {first!r}. Run "
-                             "ood_report alike for all; the summaries have digests of the images.")
+            raise ValueError("expected reports of the same images and scores, got other "
+                             f"{', '.join(words.get(k, k) for k in differ)} in {name!r} than in "
+                             f"{first!r}. Run ood_report alike for all; the summaries have digests "
+                             "of the images.")
 
 class _Compared(Report):
     def formatted(self):
@@ -115,17 +118,19 @@ def compare_ood(
     _alike(reports)
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for m in metrics:
-        if m not in _METRICS: raise ValueError(f"expected `metrics` of a report, got {m!r}. {nearest(m, _METRICS)}")
+        if m not in _METRICS:
+            raise ValueError(f"expected `metrics` of a report, got {m!r}. {nearest(m, _METRICS)}")
     a = next(iter(reports.values()))
     t = a.table[['score', 'set', 'group']].copy()
     for m in metrics:
         for name,r in reports.items(): t[f'{m} {name}'] = r.table[m].to_numpy()
     t['positive'] = a.positive
     notes = [n for n in a._explain() if not n.startswith('Known: ')]
-    notes.append("The same images and scores for all. Another training of the same kind would differ too: repeat with "
-                 "other seeds before you prefer one.")
+    notes.append("The same images and scores for all. Another training of the same kind would "
+                 "differ too: repeat with other seeds before you prefer one.")
     acc = {n: r.facts['accuracy'] for n,r in reports.items() if r.facts['accuracy'] is not None}
-    if acc: notes.append('Accuracy on the known: ' + ', '.join(f'{n} {v:.3f}' for n,v in acc.items()) + '.')
+    if acc:
+        notes.append('Accuracy on the known: ' + ', '.join(f'{n} {v:.3f}' for n,v in acc.items()) + '.')
     facts = dict(a.summary.drop(['accuracy'], errors='ignore'), learners=', '.join(map(str, reports)))
     title = f"Known or unknown? Positive: the {_SIDES[a.positive][0]} ({a.positive!r})"
     rep = _Compared(t, facts, title=title, notes=notes, name='ood_compare')

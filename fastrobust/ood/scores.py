@@ -1,5 +1,6 @@
 "Every out-of-distribution score by its name"
-# The equations are in logitscores.py and featurescores.py; all are higher for what looks more in-distribution
+# The equations are in logitscores.py and featurescores.py; all
+# are higher for what looks more in-distribution
 import copy
 from fastrobust.basics import nearest
 from fastrobust.ood.featurescores import KNN, Mahalanobis, ReAct, ViM
@@ -16,8 +17,10 @@ def get_score(
     if isinstance(score, OODScore): return copy.copy(score)
     if isinstance(score, type) and issubclass(score, OODScore): return score()
     if not isinstance(score, str):
-        raise TypeError(f"expected the name of a score or an OODScore, got {score!r}. Wrap a detector of pytorch-ood "
-                        f"with `from_pytorch_ood`. Names: {', '.join(OOD_SCORES)}.")
+        raise TypeError(f"expected the name of a score or an OODScore, got {score!r}. Wrap a "
+                        "detector of pytorch-ood with `from_pytorch_ood`. Names: "
+                        f"{', '.join(OOD_SCORES)}.")
     if score not in OOD_SCORES:
-        raise ValueError(f"expected the name of a score, got {score!r}. {nearest(score, OOD_SCORES)}")
+        raise ValueError(f"expected the name of a score, got {score!r}. "
+                         f"{nearest(score, OOD_SCORES)}")
     return OOD_SCORES[score]()

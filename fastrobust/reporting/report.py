@@ -13,8 +13,8 @@ class saving:
     def __enter__(self): return self
     def __exit__(self, typ, e, tb):
         if isinstance(e, OSError):
-            raise OSError(e.errno, f"could not write to {str(self.path)!r} ({e.strerror or e}). Choose a folder you "
-                                   "may write to, with free space") from e
+            raise OSError(e.errno, f"could not write to {str(self.path)!r} ({e.strerror or e}). "
+                                   "Choose a folder you may write to, with free space") from e
 
 class Report:
     "Numbers of an evaluation: `table`, `summary`, `plot()`, `save(dir)`"
@@ -33,7 +33,8 @@ class Report:
     def formatted(self):
         "`table` with numbers as a reader wants them"
         show = lambda v: f'{v:.4g}' if isinstance(v, float) else v
-        return self.table.apply(lambda col: col.map(show))      # DataFrame.map is younger than fastai's pandas
+        # DataFrame.map is younger than fastai's pandas
+        return self.table.apply(lambda col: col.map(show))
 
     def files(self):
         "Name -> DataFrame that `save` writes as CSV"

@@ -1,20 +1,21 @@
 "One look for all pictures: colours that everybody can tell apart, axes without ornament, and how a figure is shown"
-# The colours are those of Okabe and Ito, told apart with any colour vision; dashes, hatches and markers do the same in
-# grey. Every picture of the package is a Figure: `plot()` of reports and callbacks, `plot_*`, `show_*` return one.
+# The colours are those of Okabe and Ito, told apart with any colour vision; dashes, hatches and
+# markers do the same in grey. Every picture of the package is a Figure: `plot()` of reports and
+# callbacks, `plot_*`, `show_*` return one.
 import io
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 __all__ = []
 
-# --- colours ---------------------------------------------------------------------------------------------------------
+# --- colours --------------------------------------------------------------------------------------
 BLUE,VERMILION,GREEN,ORANGE,PURPLE,SKY = '#0072B2','#D55E00','#009E73','#E69F00','#CC79A7','#56B4E9'
 INK,GREY,PALE,OLIVE = '#000000','#999999','#bbbbbb','#8C8C00'
 RIGHT,WRONG = BLUE,VERMILION                        # labels; in all pictures of noise
 LEARNERS = BLUE,ORANGE,GREEN,PURPLE,SKY,VERMILION   # beside each other in one chart
 DASHES,HATCHES,MARKERS = ('-', '--', '-.', ':'),('', '///', '...', 'xxx', '\\\\\\', '++'),'os^DvP'
 
-# --- figures ---------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 class Picture(Figure):
     "A figure that a notebook shows once: as the value of its cell, or at the cell's end; a script by `plt.show()`"
     def _repr_png_(self):
@@ -25,7 +26,8 @@ class Picture(Figure):
     def _ipython_display_(self):
         from IPython.display import Image, display
         display(Image(self._repr_png_()))
-        if 'inline' in plt.get_backend(): plt.close(self)       # which would show it again at the end of the cell
+        if 'inline' in plt.get_backend():
+            plt.close(self)       # which would show it again at the end of the cell
 
 def new_figure(
     figsize,            # Size in inches
@@ -45,7 +47,7 @@ def save_figure(o, path, dpi=150):
     try: fig.savefig(path, dpi=dpi)
     finally: plt.close(fig)
 
-# --- axes ------------------------------------------------------------------------------------------------------------
+# --- axes -----------------------------------------------------------------------------------------
 def axes_on(
     ax,         # Axes to draw on; None: those of a new figure
     figsize     # Of that figure, in inches

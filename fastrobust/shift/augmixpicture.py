@@ -25,7 +25,8 @@ def one_image(img):
     x = x[None] if x.ndim == 3 else x
     if x.is_floating_point(): x = PixelSpace().to_uint8(x, 'show_augmix')
     x = check_images(x, 'img')
-    if len(x) != 1: raise ValueError(f"`img` must be one image, got a batch of {len(x)}. Pick one: `x[0]`.")
+    if len(x) != 1:
+        raise ValueError(f"`img` must be one image, got a batch of {len(x)}. Pick one: `x[0]`.")
     return x
 
 def _paint(ax, x, title, color='#444444'):

@@ -32,11 +32,12 @@ def keeper(learn):
     def keep(z, y):
         err = wrong(z, y)
         p = act(z).as_subclass(Tensor) if callable(act) else z
-        if p.shape != z.shape or not ((p.sum(1)-1).abs() < 1e-3).all() or (p < 0).any(): p = z.softmax(1)
+        if p.shape != z.shape or not ((p.sum(1)-1).abs() < 1e-3).all() or (p < 0).any():
+            p = z.softmax(1)
         return torch.stack([p.gather(1, z.argmax(1)[:, None])[:, 0], (~err).float()], 1)
     return keep
 
-# --- kept on disk ----------------------------------------------------------------------------------------------------
+# --- kept on disk ---------------------------------------------------------------------------------
 _COLUMNS = ['key', 'corruption', 'severity', 'n', 'error', 'ece', 'rms', 'wrong']
 
 class CellFile:
@@ -71,6 +72,7 @@ class CellFile:
                 try:
                     wrong = np.unpackbits(np.frombuffer(base64.b64decode(row[7]), np.uint8), count=n).astype(bool)
                     cell = ShiftCell(wrong, float(row[5]), float(row[6]))
-                    if int(row[3]) == n and abs(cell.error-float(row[4])) < 1e-9: cells[row[1], int(row[2])] = cell
+                    if int(row[3]) == n and abs(cell.error-float(row[4])) < 1e-9:
+                        cells[row[1], int(row[2])] = cell
                 except ValueError: continue
         return cells,others

@@ -19,8 +19,8 @@ def _table(report, what='`report`'):
     t = getattr(report, 'table', None)
     sev = [c for c in t.columns if isinstance(c, (int, np.integer))] if isinstance(t, pd.DataFrame) else []
     if not sev or not {'mean', 'group'} <= set(t.columns) or not len(t):
-        raise TypeError(f"expected {what} from corruption_report, got {type(report).__name__}. Pass "
-                        "`corruption_report(learn)`.")
+        raise TypeError(f"expected {what} from corruption_report, got {type(report).__name__}. "
+                        "Pass `corruption_report(learn)`.")
     core = t.index[t.index.isin(CORRUPTIONS)]
     return t,sev,core if len(core) else t.index
 
@@ -65,7 +65,8 @@ def draw_fan(fig, report, title=None):
     lo,hi = min(acc.min().min(), clean),max(acc.max().max(), clean)
     pad = .04*max(hi-lo, .02)
     ends,names = [*acc[sev[-1]], mean[-1]],[*t.index, f'mean of {len(core)}']
-    gap = min(max(1/24, .14/max(fig.get_figheight()-1, 1)), 1/len(names))    # a line of text, of the height
+    # a line of text, of the height
+    gap = min(max(1/24, .14/max(fig.get_figheight()-1, 1)), 1/len(names))
     at = _apart(ends, (hi-lo+2*pad)*gap)
     for name,y,lab in zip(names, ends, at):
         mine = name in t.index
@@ -95,18 +96,21 @@ def draw_bars(fig, reports, title=None):
     "`plot_corruption_bars` on an empty figure; returns the axes"
     reports = reports if isinstance(reports, dict) else {'': reports}
     if not reports:
-        raise ValueError("expected at least one report, got none. Pass {'plain': corruption_report(learn)}.")
+        raise ValueError("expected at least one report, got none. Pass {'plain': "
+                         "corruption_report(learn)}.")
     tables = {k: _table(r, f'`reports[{k!r}]`') for k,r in reports.items()}
     first,sev,core = next(iter(tables.values()))
     for k,(t,s,_) in tables.items():
         if set(t.index) != set(first.index) or s != sev:
-            raise ValueError(f"expected reports of the same corruptions and severities, got {len(t)} x {s} for {k!r} "
-                             f"beside {len(first)} x {sev}. Run corruption_report alike for all.")
+            raise ValueError("expected reports of the same corruptions and severities, got "
+                             f"{len(t)} x {s} for {k!r} beside {len(first)} x {sev}. Run "
+                             "corruption_report alike for all.")
     facts = [getattr(r, 'facts', {}) for r in reports.values()]
     for key in ('source', 'table', 'labels'):
         if len({str(f.get(key)) for f in facts}) > 1:
-            raise ValueError(f"expected reports of the same images and corruptions, got different {key!r}. Published "
-                             "files and corruptions computed in memory are not the same ones: draw each apart.")
+            raise ValueError("expected reports of the same images and corruptions, got different "
+                             f"{key!r}. Published files and corruptions computed in memory are not "
+                             "the same ones: draw each apart.")
     order = [o for names in GROUPS.values() for o in names if o in first.index]
     order += [o for o in first.index if o not in order]
     x,at = {},0.
@@ -114,7 +118,8 @@ def draw_bars(fig, reports, title=None):
         at += 1 + .6*(i > 0 and first.group[name] != first.group[order[i-1]])
         x[name] = at
     k = len(reports)
-    ax,width,wide = fig.add_subplot(),.84/k,1 + .4*(k > 1)                  # the bars of the mean carry numbers
+    # the bars of the mean carry numbers
+    ax,width,wide = fig.add_subplot(),.84/k,1 + .4*(k > 1)
     middle = at+1.4+wide/2
     for j,(label,(t,_,_)) in enumerate(tables.items()):
         off = (j-(k-1)/2)*width
@@ -148,7 +153,7 @@ def draw_bars(fig, reports, title=None):
     if list(reports) != ['']: figure_legend(fig, ax, ncols=min(k, 4))
     return tidy(ax)
 
-# --- a table as a heat map -------------------------------------------------------------------------------------------
+# --- a table as a heat map ------------------------------------------------------------------------
 def _label(o):
     if isinstance(o, tuple): return ' · '.join(map(_label, o))
     return f'{o:g}' if isinstance(o, float) else spoken(o)
@@ -166,15 +171,16 @@ def plot_shift_heatmap(
     "Tables as heat maps on one scale of colours, with the numbers in the cells"
     tables = table if isinstance(table, dict) else {'': table}
     if not tables or not all(isinstance(t, pd.DataFrame) and t.size for t in tables.values()):
-        raise TypeError(f"expected `table` as a DataFrame with rows and columns, or a dict of them, got {table!r:.80}. "
-                        "Put the numbers in a pandas DataFrame.")
+        raise TypeError("expected `table` as a DataFrame with rows and columns, or a dict of them, "
+                        f"got {table!r:.80}. Put the numbers in a pandas DataFrame.")
     if best not in (None, 'min', 'max'):
         raise ValueError(f"expected `best` as 'min', 'max' or None, got {best!r}. Of errors the best is the 'min'.")
     first = next(iter(tables.values()))
     for k,t in tables.items():
         if not (t.index.equals(first.index) and t.columns.equals(first.columns)):
             raise ValueError(f"expected the same rows and columns in every table, got others in {k!r}. Reindex them.")
-    v = np.stack([t.to_numpy(dtype=float) for t in tables.values()])            # (tables, rows, columns)
+    # (tables, rows, columns)
+    v = np.stack([t.to_numpy(dtype=float) for t in tables.values()])
     k,r,c = v.shape
     scale = Scale(np.nanmin(v), np.nanmax(v) if np.nanmax(v) > np.nanmin(v) else np.nanmin(v)+1)
     pick = None if best is None else np.nanmin if best == 'min' else np.nanmax

@@ -1,6 +1,7 @@
 "`lp_report`: how a learner holds under random noise of many Lp norms and sizes"
-# Siedel et al., VISAPP 2024, https://arxiv.org/abs/2305.05400: mCE_Lp is the mean error over a set of such noise, iCE
-# the relative rise of the error under six barely visible kinds. Noise comes before Normalize, sizes are in pixels.
+# Siedel et al., VISAPP 2024, https://arxiv.org/abs/2305.05400: mCE_Lp is the mean error over a set
+# of such noise, iCE the relative rise of the error under six barely visible kinds. Noise comes
+# before Normalize, sizes are in pixels.
 import hashlib, math
 import pandas as pd
 import torch
@@ -17,10 +18,11 @@ from fastrobust.inference.passes import passes
 
 __all__ = ['lp_report']
 
-_BLOCK = 64     # Images that share a generator: whole blocks are drawn however the set is cut into batches
+# Images that share a generator: whole blocks are drawn however the set is cut into batches
+_BLOCK = 64
 _ROOM = 2**26   # Logits kept at once, 256 MB
 
-# --- the noise -------------------------------------------------------------------------------------------------------
+# --- the noise ------------------------------------------------------------------------------------
 def lp_change(
     p,          # Which norm: in (0,inf], or 0 for L0
     eps,        # Bound on the norm in pixels; L0: fraction of the values
@@ -47,15 +49,15 @@ def lp_change(
         return out
     return change
 
-# --- the numbers -----------------------------------------------------------------------------------------------------
+# --- the numbers ----------------------------------------------------------------------------------
 def _sets(preset, sets, size, table, scale):
     "Pairs of a set as it is named and as it is applied"
     if sets is not None: named = used = [as_lp_set(o) for o in sets]
     else: named,used = (lp_sets(preset, size, table=table, scale=o) for o in (None, scale))
     moving = [s for s in used if isinstance(s.eps, tuple)]
     if moving or not used:
-        raise ValueError(f"expected sets of fixed sizes, got {moving[:2] or 'none'}. Give a preset 'C1', 'C2', 'C3' or "
-                         "a list such as [(2, 1.), (2, 2.5)].")
+        raise ValueError(f"expected sets of fixed sizes, got {moving[:2] or 'none'}. Give a preset "
+                         "'C1', 'C2', 'C3' or a list such as [(2, 1.), (2, 2.5)].")
     return list(zip(named, used))
 
 def _ratio_se(clean, noisy):
@@ -82,20 +84,25 @@ def _summary(clean, wrong, six):
                           images=len(clean)), dtype=object)
 
 def _notes(learn, s, scaled, seed):
-    notes = [f"Every image with its own noise, drawn once (seed {seed}); se: standard error over images."
-             f" mCE_Lp: mean of the rows, {s.mCE_Lp:.4f} ± {s.mCE_Lp_se:.4f}; without noise {s.clean_error:.4f}.",
-             "iCE = (mean error under six barely visible kinds of noise - error without)/error without, "
-             f"{s.iCE:.2%} ± {s.iCE_se:.2%}, its standard error from the differences within each image."]
-    if s.clean_error == 0: notes.append("Without noise there is no error, so no iCE: see `rise`, the difference.")
+    notes = [f"Every image with its own noise, drawn once (seed {seed}); se: standard error over "
+             f"images. mCE_Lp: mean of the rows, {s.mCE_Lp:.4f} ± {s.mCE_Lp_se:.4f}; without noise "
+             f"{s.clean_error:.4f}.",
+             "iCE = (mean error under six barely visible kinds of noise - error without)/error "
+             f"without, {s.iCE:.2%} ± {s.iCE_se:.2%}, its standard error from the differences "
+             "within each image."]
+    if s.clean_error == 0:
+        notes.append("Without noise there is no error, so no iCE: see `rise`, the difference.")
     elif not abs(s.iCE) > 2*s.iCE_se + 1e-9:
         notes.append("iCE is within 2 standard errors of 0: chance of this sample of images, not a finding.")
-    if scaled: notes.append("Sizes adapted to the images: `applied` = (d/d0)^(1/p) `eps`, the same noise per value.")
+    if scaled:
+        notes.append("Sizes adapted to the images: `applied` = (d/d0)^(1/p) `eps`, the same noise per value.")
     fs = getattr(getattr(plain_dl(learn.dls.train), 'after_batch', None), 'fs', [])
     seen = [o for f in fs if isinstance(f, LpNoise) for o in f.norms]
-    if seen: notes.append(f"Trained with noise of {', '.join(dict.fromkeys(seen))}: these norms are not unseen.")
+    if seen:
+        notes.append(f"Trained with noise of {', '.join(dict.fromkeys(seen))}: these norms are not unseen.")
     return notes
 
-# --- the picture -----------------------------------------------------------------------------------------------------
+# --- the picture ----------------------------------------------------------------------------------
 def _draw(rep, figsize=None):
     "Error against size, one panel per norm"
     groups,e = list(rep.table.groupby('norm', sort=False)),rep.summary.clean_error
@@ -116,7 +123,7 @@ def _draw(rep, figsize=None):
     axs[0, 0].legend(frameon=False)
     return axs
 
-# --- the report ------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 def lp_report(
     learn,              # A Learner that classifies images; stays as it is
     dl=None,            # Loader with labels; None: the validation loader

@@ -1,5 +1,6 @@
 "Numbers for distribution shift as pure functions: corruption errors, normalised or not"
-# Every error is a fraction in [0,1]. Three quantities share the name "mCE" in print; here each has its own name.
+# Every error is a fraction in [0,1]. Three quantities share the
+# name "mCE" in print; here each has its own name.
 from collections.abc import Mapping
 import numpy as np
 from fastrobust.basics import need_number
@@ -16,43 +17,48 @@ ALEXNET = dict(gaussian_noise=.886428, shot_noise=.894468, impulse_noise=.922640
                saturate=.658248)
 ALEXNET_CLEAN = .435
 
-# --- checks ----------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 def _fraction(v, name):
     "`v` as float64, refused unless finite and in [0,1]"
     a = np.asarray(v, dtype=np.float64)
     if not a.size or not np.isfinite(a).all():
         raise ValueError(f"`{name}` must be finite errors, got {v}. Leave out what was not measured.")
     if a.min() < 0 or a.max() > 1:
-        raise ValueError(f"`{name}` must be errors as fractions in [0,1], got {a.min():.4g} to {a.max():.4g}. Divide "
-                         "percentages by 100; of accuracies take 1 - accuracy.")
+        raise ValueError(f"`{name}` must be errors as fractions in [0,1], got {a.min():.4g} to "
+                         f"{a.max():.4g}. Divide percentages by 100; of accuracies take 1 - "
+                         "accuracy.")
     return a
 
 def _means(errors, names, severities=None):
     "Mean error of each of `names`; `severities`: how many values a row must have, if it is no mean already"
     if not isinstance(errors, Mapping) and not (getattr(errors, 'ndim', 0) == 1 and hasattr(errors, 'index')):
-        raise TypeError(f"expected `errors` as a dict name -> error, or -> errors of its severities, got a "
-                        f"{type(errors).__name__}. A report has it: `report.errors`.")
+        raise TypeError("expected `errors` as a dict name -> error, or -> errors of its "
+                        f"severities, got a {type(errors).__name__}. A report has it: "
+                        "`report.errors`.")
     errors = dict(errors)
     lost = [o for o in names if o not in errors]
     if lost:
-        raise ValueError(f"expected errors of {len(names)} corruptions, got none of {', '.join(lost)}. Measure these "
-                         "too; a mean over fewer is another number, to be had with `names=`.")
+        raise ValueError(f"expected errors of {len(names)} corruptions, got none of "
+                         f"{', '.join(lost)}. Measure these too; a mean over fewer is another "
+                         "number, to be had with `names=`.")
     out = []
     for k in names:
         a = _fraction(errors[k], f'errors[{k!r}]')
         if a.ndim > 1 or (severities and a.ndim and len(a) != severities):
-            raise ValueError(f"`errors[{k!r}]` must be a mean over severities or {severities or 'some'} values, got "
-                             f"shape {a.shape}. Measure every severity.")
+            raise ValueError(f"`errors[{k!r}]` must be a mean over severities or "
+                             f"{severities or 'some'} values, got shape {a.shape}. Measure every "
+                             "severity.")
         out.append(a.mean())
     return np.array(out)
 
-# --- corruption errors -----------------------------------------------------------------------------------------------
+# --- corruption errors ----------------------------------------------------------------------------
 def mean_corruption_error(
     errors,             # Name -> error in [0,1], or -> errors of its severities; dict or Series
     names=CORRUPTIONS   # Which count, each the same; the benchmark's 15. None: all that are given
 )->float:               # In [0,1]
     "Plain mean of the errors, as quoted for CIFAR-C: no AlexNet in it"
-    if names is not None and not len(names): raise ValueError("expected `names`, got none. Leave it out for the 15.")
+    if names is not None and not len(names):
+        raise ValueError("expected `names`, got none. Leave it out for the 15.")
     return float(_means(errors, list(dict(errors)) if names is None else names).mean())
 
 def mce_alexnet(

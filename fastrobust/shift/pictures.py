@@ -38,7 +38,8 @@ def show_corruptions(
     x = _uint8(img, 'show_corruptions')
     names = [names] if isinstance(names, str) else list(names or CORRUPTIONS + EXTRA_CORRUPTIONS)
     severities = [severities] if isinstance(severities, Integral) else list(severities)
-    if not severities: raise ValueError("expected `severities` from 1 to 5, got none. Leave it out for all five.")
+    if not severities:
+        raise ValueError("expected `severities` from 1 to 5, got none. Leave it out for all five.")
     rows = [[x, *(corrupt(x, name, s, table=table, seed=seed) for s in severities)] for name in names]
     (c,h,w),n = x.shape[1:],len(names)
     gap = max(1, round(.04*w))
@@ -70,7 +71,7 @@ def show_corruptions(
                 fontsize=10, color=GROUP_COLORS[groups[i]])
     return fig
 
-# --- Lp balls --------------------------------------------------------------------------------------------------------
+# --- Lp balls -------------------------------------------------------------------------------------
 def equal_strength_eps(
     p:float,        # Norm, in (0,inf], or 0: values replaced by black or white, `eps` a share of them
     d:int,          # Values of an image, c*h*w
@@ -82,14 +83,17 @@ def equal_strength_eps(
         raise ValueError(f"expected `moment` as 'mean' or 'rms', got {moment!r}. Choose one of them.")
     for name,v in dict(p=p, d=d, target=target).items(): need_number(name, v)
     if not (p >= 0 and d >= 1 and 0 < target < 1):
-        raise ValueError(f"expected p >= 0, d >= 1 and target in (0,1), got p={p}, d={d}, target={target}. `target` is "
-                         "a difference of pixels in [0,1], such as .05.")
-    if p == 0:      # a pixel x becomes 0 or 1: |change| is x or 1-x, .5 on average; its square depends on x
+        raise ValueError(f"expected p >= 0, d >= 1 and target in (0,1), got p={p}, d={d}, "
+                         f"target={target}. `target` is a difference of pixels in [0,1], such as "
+                         ".05.")
+    # a pixel x becomes 0 or 1: |change| is x or 1-x, .5 on average; its square depends on x
+    if p == 0:
         if moment == 'mean': return 2*target
         raise ValueError("expected `moment='mean'` for p=0, got 'rms', which depends on the image there. Use 'mean'.")
     k = 1 if moment == 'mean' else 2
     if p == math.inf: return target*(k+1)**(1/k)
-    # E|delta_1|^k = eps^k G((k+1)/p)/G(1/p) G(d/p+1)/G((d+k)/p+1), G the gamma function (Barthe et al. 2005)
+    # E|delta_1|^k = eps^k G((k+1)/p)/G(1/p) G(d/p+1)/G((d+k)/p+1),
+    # G the gamma function (Barthe et al. 2005)
     log = math.lgamma((k+1)/p) - math.lgamma(1/p) + math.lgamma(d/p+1) - math.lgamma((d+k)/p+1)
     return target*math.exp(-log/k)
 

@@ -1,12 +1,14 @@
 "Published corrupted test sets in arrays (CIFAR-10-C, CIFAR-100-C, their C-bar), as they lie on the disk"
-# Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261: files only, nothing is computed here. A number is
-# one "on CIFAR-10-C" only if it comes from these files; the corruptions of this package are like them, not the same.
+# Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261: files only, nothing is
+# computed here. A number is one "on CIFAR-10-C" only if it comes from these files; the corruptions
+# of this package are like them, not the same.
 from pathlib import Path
 import numpy as np
 import torch
 from fastrobust.basics import nearest, need_whole, target_vocab
 from fastrobust.images.corruptions.tables import GROUPS
-from fastrobust.data.arrays import ArrayDL, ArrayItems, as_pixels, codes_in
+from fastrobust.data.arrays import ArrayDL, ArrayItems
+from fastrobust.data.arraychecks import as_pixels, codes_in
 from fastrobust.inference.loaders import learners_loader
 
 __all__ = ['CorruptedArrays']
@@ -15,7 +17,7 @@ SEVERITIES = range(1, 6)
 _KNOWN = {**GROUPS, 'C-bar': ('blue_noise_sample', 'brownish_noise', 'checkerboard_cutout', 'circular_motion_blur',
           'inverse_sparkles', 'lines', 'pinch_and_twirl', 'ripple', 'sparkles', 'transverse_chromatic_abberation')}
 
-# --- what both readers share -----------------------------------------------------------------------------------------
+# --- what both readers share ----------------------------------------------------------------------
 def need_folder(folder, what):
     path = Path(folder)
     if path.is_dir(): return path
@@ -31,7 +33,8 @@ def grouped(names):
     lines = []
     for group,known in _KNOWN.items():
         have,lost = [o for o in known if o in names],[o for o in known if o not in names]
-        if have: lines.append(f"{group}: {', '.join(have)}" + (f" (not here: {', '.join(lost)})" if lost else ''))
+        if have:
+            lines.append(f"{group}: {', '.join(have)}" + (f" (not here: {', '.join(lost)})" if lost else ''))
     own = [o for o in names if not any(o in known for known in _KNOWN.values())]
     return lines + ([f"other: {', '.join(own)}"] if own else [])
 
@@ -41,7 +44,7 @@ def need_cell(names, name, severity):
     fix = 'Clean images are not among these files: take your own test set.'
     return need_whole('severity', severity, 1, 5, fix=fix)
 
-# --- CIFAR-C: one array per corruption -------------------------------------------------------------------------------
+# --- CIFAR-C: one array per corruption ------------------------------------------------------------
 class CorruptedArrays:
     "CIFAR-10-C, CIFAR-100-C or any folder laid out like them: `<name>.npy` (5n,h,w[,c]) uint8, `labels.npy` (5n,)"
     def __init__(self,
@@ -54,8 +57,9 @@ class CorruptedArrays:
         names = [names] if isinstance(names, str) else names
         found = [p.stem for p in self.folder.glob('*.npy') if p.stem != 'labels']
         if not found:
-            raise ValueError(f"expected <name>.npy files in {str(self.folder)!r}, got none. Give the folder that holds "
-                             "gaussian_noise.npy; for folders of image files there is CorruptedFolders.")
+            raise ValueError(f"expected <name>.npy files in {str(self.folder)!r}, got none. Give "
+                             "the folder that holds gaussian_noise.npy; for folders of image files "
+                             "there is CorruptedFolders.")
         for o in names or ():
             if o not in found:
                 raise ValueError(f"expected `names` of .npy files in this folder, got {o!r}. {nearest(o, found)}")
@@ -70,46 +74,52 @@ class CorruptedArrays:
     def _load(self, stem):
         path = self.folder/f'{stem}.npy'
         if not path.exists():
-            raise ValueError(f"expected {path.name} in {str(self.folder)!r}, got none. It belongs to the published "
-                             "files: 5 times the labels of the test set. Copy it beside the images.")
+            raise ValueError(f"expected {path.name} in {str(self.folder)!r}, got none. It belongs "
+                             "to the published files: 5 times the labels of the test set. Copy it "
+                             "beside the images.")
         try: a = np.load(path, mmap_mode='r', allow_pickle=False)
         except (ValueError, OSError, EOFError) as e:
-            raise ValueError(f"expected a plain NumPy array in {path.name}, got a file that is cut off, no array, or "
-                             f"pickled ({str(e)[:80]}). Nothing of it was run. Download it again.") from e
+            raise ValueError(f"expected a plain NumPy array in {path.name}, got a file that is cut "
+                             f"off, no array, or pickled ({str(e)[:80]}). Nothing of it was run. "
+                             "Download it again.") from e
         if isinstance(a, np.ndarray): return a
-        raise ValueError(f"expected a plain NumPy array in {path.name}, got an archive of several. Save each with "
-                         "np.save.")
+        raise ValueError(f"expected a plain NumPy array in {path.name}, got an archive of several. "
+                         "Save each with np.save.")
 
     def _read_labels(self):
         y = np.array(self._load('labels'))
         if y.ndim != 1 or y.dtype.kind not in 'iu':
-            raise ValueError(f"expected whole numbers (5n,) in labels.npy, got {y.dtype} of shape {y.shape}. Take the "
-                             "published file, or np.tile(y, 5) as integers.")
+            raise ValueError(f"expected whole numbers (5n,) in labels.npy, got {y.dtype} of shape "
+                             f"{y.shape}. Take the published file, or np.tile(y, 5) as integers.")
         if not len(y) or len(y) % 5:
-            raise ValueError(f"expected 5 times the labels of the test set in labels.npy, one per severity, got "
-                             f"{len(y)}, not divisible by 5. Take the published file, or np.tile(y, 5).")
+            raise ValueError("expected 5 times the labels of the test set in labels.npy, one per "
+                             f"severity, got {len(y)}, not divisible by 5. Take the published "
+                             "file, or np.tile(y, 5).")
         rows = y.reshape(5, -1).astype(np.int64)
         bad = np.flatnonzero((rows != rows[0]).any(1))
         if len(bad):
-            raise ValueError(f"expected the same labels for every severity, got others in severity {bad[0]+1} of "
-                             "labels.npy. Is the file shuffled, or sorted by class? Take the published one.")
+            raise ValueError("expected the same labels for every severity, got others in severity "
+                             f"{bad[0]+1} of labels.npy. Is the file shuffled, or sorted by class? "
+                             "Take the published one.")
         return rows[0]
 
     def _open(self, name):
         a,n = self._load(name),self.n
         if a.dtype != np.uint8:
-            raise ValueError(f"expected uint8 images in {name}.npy, got {a.dtype}. If it is no image file, give the "
-                             "others as `names`.")
+            raise ValueError(f"expected uint8 images in {name}.npy, got {a.dtype}. If it is no "
+                             "image file, give the others as `names`.")
         if a.ndim not in (3, 4) or (a.ndim == 4 and a.shape[3] not in (1, 3)):
-            raise ValueError(f"expected images (5n,h,w) or (5n,h,w,c) with 1 or 3 channels last in {name}.npy, got "
-                             f"{a.shape}. Torch arrays: `.transpose(0, 2, 3, 1)`.")
+            raise ValueError("expected images (5n,h,w) or (5n,h,w,c) with 1 or 3 channels last in "
+                             f"{name}.npy, got {a.shape}. Torch arrays: `.transpose(0, 2, 3, 1)`.")
         if len(a) != 5*n:
-            raise ValueError(f"expected {5*n} images in {name}.npy, 5 severities of the {n} labels, got {len(a)}. Is "
-                             "the file of another set, or cut? If it is no corruption, give the others as `names`.")
+            raise ValueError(f"expected {5*n} images in {name}.npy, 5 severities of the {n} "
+                             f"labels, got {len(a)}. Is the file of another set, or cut? If it is "
+                             "no corruption, give the others as `names`.")
         shape = getattr(self, 'shape', a.shape[1:])
         if a.shape[1:] != shape:
-            raise ValueError(f"expected images of {shape} in {name}.npy, as in {self.names[0]}.npy, got {a.shape[1:]}. "
-                             "Keep sets of different images in different folders.")
+            raise ValueError(f"expected images of {shape} in {name}.npy, as in "
+                             f"{self.names[0]}.npy, got {a.shape[1:]}. Keep sets of different "
+                             "images in different folders.")
         return a
 
     def images(self,
@@ -133,15 +143,17 @@ class CorruptedArrays:
     ):
         "Refuse test labels that are not those of these files, item by item; returns self"
         y = y.cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
-        if self.vocab is not None and y.dtype.kind in 'UO': y = codes_in(y.tolist(), list(self.vocab), 'y').numpy()
+        if self.vocab is not None and y.dtype.kind in 'UO':
+            y = codes_in(y.tolist(), list(self.vocab), 'y').numpy()
         if y.shape != self.labels.shape:
-            raise ValueError(f"expected the {self.n} labels of the test set, got shape {y.shape}. Give the whole test "
-                             "set, not the training set or a part.")
+            raise ValueError(f"expected the {self.n} labels of the test set, got shape {y.shape}. "
+                             "Give the whole test set, not the training set or a part.")
         bad = np.flatnonzero(y != self.labels)
         if not len(bad): return self
         same = y.dtype.kind in 'iu' and (np.sort(y) == np.sort(self.labels)).all()
-        raise ValueError(f"expected the labels of these files, got {len(bad)} others (first: item {bad[0]} is "
-                         f"{self.labels[bad[0]]} here, {y[bad[0]]} in yours). " + ("Your test set is in another order."
+        raise ValueError(f"expected the labels of these files, got {len(bad)} others (first: item "
+                         f"{bad[0]} is {self.labels[bad[0]]} here, {y[bad[0]]} in "
+                         "yours). " + ("Your test set is in another order."
                          if same else "Is it another data set, or are the classes numbered differently?"))
 
     def as_dl(self,

@@ -1,5 +1,6 @@
 "Published corrupted test sets in folders of images (ImageNet-C, Tiny-ImageNet-C), as they lie on the disk"
-# Files of the size a learner sees are used as they are: a second resize and crop shows it a part of the image only.
+# Files of the size a learner sees are used as they are: a second
+# resize and crop shows it a part of the image only.
 from PIL import Image
 from fastai.data.core import TfmdDL
 from fastai.data.transforms import get_image_files
@@ -18,21 +19,25 @@ class CorruptedFolders:
     ):
         self.folder,self.vocab = need_folder(folder, "<corruption>/<severity>/<class>/ images"),vocab
         subs = sorted(p for p in self.folder.glob('*') if p.is_dir())
-        subs += sorted(q for p in subs for q in p.glob('*') if q.is_dir())     # the archives come as blur/, noise/ ..
+        # the archives come as blur/, noise/ ..
+        subs += sorted(q for p in subs for q in p.glob('*') if q.is_dir())
         cells = {p.name: p for p in subs if any((p/str(s)).is_dir() for s in SEVERITIES)}
         if not cells:
-            raise ValueError(f"expected <corruption>/<severity>/<class>/ in {str(self.folder)!r}, got none. Give the "
-                             "folder that holds gaussian_noise/; for .npy files there is CorruptedArrays.")
+            raise ValueError(f"expected <corruption>/<severity>/<class>/ in {str(self.folder)!r}, "
+                             "got none. Give the folder that holds gaussian_noise/; for .npy files "
+                             "there is CorruptedArrays.")
         for name,p in cells.items():
             lost = [s for s in SEVERITIES if not (p/str(s)).is_dir()]
-            if lost: raise ValueError(f"expected severities 1 to 5 of {name}, got none for {lost}. Unpack it again.")
+            if lost:
+                raise ValueError(f"expected severities 1 to 5 of {name}, got none for {lost}. Unpack it again.")
         self.names,self._dirs,self._first = usual_order(cells),cells,None
         self._first = self._list(self.names[0], 1)
 
     @property
     def n(self): return len(self._first)
     @property
-    def labels(self): return [o.split('/')[0] for o in self._first]    # folder names: the same for every cell
+    def labels(self):
+        return [o.split('/')[0] for o in self._first]    # folder names: the same for every cell
     @property
     def classes(self): return sorted(set(self.labels))
 
@@ -43,10 +48,12 @@ class CorruptedFolders:
         stray,first = [o for o in rel if '/' not in o],self._first or rel
         if stray or not rel:
             raise ValueError(f"expected images in folders of classes in {str(root)!r}, got "
-                             f"{stray[0]+' outside of one' if stray else 'none'}. Unpack the archive as it is.")
+                             f"{stray[0]+' outside of one' if stray else 'none'}. Unpack the "
+                             "archive as it is.")
         if rel != first:
-            raise ValueError(f"expected the same files in every cell, got {len(set(first)-set(rel))} missing and "
-                             f"{len(set(rel)-set(first))} more in {str(root)!r}. Unpack {name} again.")
+            raise ValueError("expected the same files in every cell, got "
+                             f"{len(set(first)-set(rel))} missing and {len(set(rel)-set(first))} "
+                             f"more in {str(root)!r}. Unpack {name} again.")
         return rel
 
     def items(self,
@@ -68,10 +75,12 @@ class CorruptedFolders:
         to = {o: (self.vocab or {}).get(o, o) for o in self.classes}
         lost = [o for o in self.classes if to[o] not in known]
         if len(lost) == len(self.classes):
-            raise ValueError(f"expected classes of the learner, got {lost[:3]}, none of which it knows. "
-                             f"{nearest(lost[0], known[:20])} Give `vocab`, a dict from folder to class.")
-        if lost: robust_warn(f"{len(lost)} of {len(self.classes)} classes are unknown to the learner (first: "
-                             f"{lost[0]}): their images are left out.")
+            raise ValueError(f"expected classes of the learner, got {lost[:3]}, none of which it "
+                             f"knows. {nearest(lost[0], known[:20])} Give `vocab`, a dict from "
+                             "folder to class.")
+        if lost:
+            robust_warn(f"{len(lost)} of {len(self.classes)} classes are unknown to the learner "
+                        f"(first: {lost[0]}): their images are left out.")
         pairs = [(f, to[l]) for f,l in zip(files, self.labels) if to[l] in known]
         with Image.open(pairs[0][0]) as im: size = im.size[::-1]
         return learners_loader(learn, lambda vocab: pairs, size, bs, TfmdDL)
@@ -79,5 +88,5 @@ class CorruptedFolders:
     def __len__(self): return len(self.names)
     def __repr__(self):
         return '\n'.join([f"CorruptedFolders {self.folder}: {len(self)} corruptions x 5 severities x {self.n} images",
-                          f"<corruption>/<severity>/<class>/<image>, {len(self.classes)} classes, the same files in "
-                          "every cell", *grouped(self.names)])
+                          f"<corruption>/<severity>/<class>/<image>, {len(self.classes)} classes, "
+                          "the same files in every cell", *grouped(self.names)])

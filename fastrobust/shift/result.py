@@ -66,19 +66,20 @@ class CorruptionReport(Report):
         s,sev = self.summary,', '.join(map(str, self.severities))
         lost = [k for k in CORRUPTIONS if k not in self.names]
         but = f" (not {', '.join(lost)})" if 0 < len(lost) < 15 else ''
-        yield (f"Errors are shares of {s.images} images; mean, se, ece and rms_ce are over severities {sev}. The mean "
-               f"corruption error is the plain mean over {s.mean_of}{but}, no AlexNet in it. ±, se: one standard error "
-               "over images.")
+        yield (f"Errors are shares of {s.images} images; mean, se, ece and rms_ce are over "
+               f"severities {sev}. The mean corruption error is the plain mean over "
+               f"{s.mean_of}{but}, no AlexNet in it. ±, se: one standard error over images.")
         se = f" ± {s.accuracy_drop_se:.3f}, image by image" if s.accuracy_drop_se == s.accuracy_drop_se else ''
-        yield (f"Above the clean error by {s.accuracy_drop:.3f}{se}. Worst at severity {self.severities[-1]}: "
-               f"{s.worst}, {s.worst_error:.3f}.")
-        yield (f"Calibration of the predicted class, clean / corrupted: ECE (15 bins) {s.clean_ece:.3f} / "
-               f"{s.corrupted_ece:.3f}, RMS (100 bins) {s.clean_rms_ce:.3f} / {s.corrupted_rms_ce:.3f}.")
+        yield (f"Above the clean error by {s.accuracy_drop:.3f}{se}. Worst at severity "
+               f"{self.severities[-1]}: {s.worst}, {s.worst_error:.3f}.")
+        yield ("Calibration of the predicted class, clean / corrupted: ECE (15 bins) "
+               f"{s.clean_ece:.3f} / {s.corrupted_ece:.3f}, RMS (100 bins) {s.clean_rms_ce:.3f} / "
+               f"{s.corrupted_rms_ce:.3f}.")
         if 'mce_alexnet' in s:
             c = self.facts['classes']
             yield f"mCE against AlexNet {s.mce_alexnet:.1f} %, relative mCE {s.relative_mce:.1f} %." + (
-                '' if c == 1000 else f" AlexNet's errors are of ImageNet's 1000 classes, these of {c}: here they are "
-                "weights, not a comparison.")
+                '' if c == 1000 else " AlexNet's errors are of ImageNet's 1000 classes, these of "
+                f"{c}: here they are weights, not a comparison.")
         if self.core[0] in CORRUPTIONS:
             yield "Choose nothing by these numbers, neither settings nor epochs: tune on EXTRA_CORRUPTIONS."
 
@@ -90,19 +91,22 @@ class CorruptionReport(Report):
 def _fan(rep, figsize=(9, 6), title=None):
     return draw_fan(new_figure(figsize), rep, title)
 
-# --- several learners ------------------------------------------------------------------------------------------------
+# --- several learners -----------------------------------------------------------------------------
 def _same(reports):
     "Refuse reports that are not of the same images under the same corruptions"
     if len(reports) < 2 or not all(isinstance(r, CorruptionReport) for r in reports.values()):
         raise TypeError("expected at least two results of corruption_report by name, got "
-                        f"{ {k: type(r).__name__ for k,r in reports.items()} }. Pass {{'plain': r1, 'robust': r2}}.")
+                        f"{ {k: type(r).__name__ for k,r in reports.items()} }. Pass {{'plain': "
+                        "r1, 'robust': r2}.")
     (first,a),*others = reports.items()
     for name,b in others:
         differ = [k for k in ('table', 'seed', 'labels', 'source') if a.facts[k] != b.facts[k]]
-        if list(a.wrong.columns) != list(b.wrong.columns): differ.append('corruptions or severities')
+        if list(a.wrong.columns) != list(b.wrong.columns):
+            differ.append('corruptions or severities')
         if differ:
-            raise ValueError(f"expected reports of the same images, corruptions, table and seed, got other "
-                             f"{', '.join(differ)} in {name!r} than in {first!r}. Run corruption_report alike for all.")
+            raise ValueError("expected reports of the same images, corruptions, table and seed, "
+                             f"got other {', '.join(differ)} in {name!r} than in {first!r}. Run "
+                             "corruption_report alike for all.")
 
 def _bars(rep, figsize=(10, 4.6), title=None):
     return draw_bars(new_figure(figsize), rep.reports, title)
@@ -113,11 +117,13 @@ def compare_reports(
 )->Report:
     "Mean errors beside each other, and their paired differences: the same images, corrupted alike"
     if not isinstance(reports, dict):
-        raise TypeError(f"expected a dict of reports, got a {type(reports).__name__}. Pass {{'plain': r1, 'new': r2}}.")
+        raise TypeError(f"expected a dict of reports, got a {type(reports).__name__}. Pass "
+                        "{'plain': r1, 'new': r2}.")
     _same(reports)
     baseline = next(iter(reports)) if baseline is None else baseline
     if baseline not in reports:
-        raise ValueError(f"expected `baseline` as the name of a report, got {baseline!r}. {nearest(baseline, reports)}")
+        raise ValueError(f"expected `baseline` as the name of a report, got {baseline!r}. "
+                         f"{nearest(baseline, reports)}")
     a = reports[baseline]
     rows = {k: [k] for k in a.names}
     rows.update({f'all {g}': [k for k in a.names if a.group(k) == g] for g in GROUP_COLORS})
@@ -130,12 +136,14 @@ def compare_reports(
         if n == baseline: continue
         d = wrong[n]-wrong[baseline]
         t[f'{n} - {baseline}'],t[f'{n} - {baseline} se'] = d.mean(),[_se(d[k]) for k in d]
-    notes = [f"Errors, and differences to {baseline!r} with one standard error over the {len(a.wrong)} images, paired: "
-             "below 0 is better. Another training of the same kind would differ too: repeat with other seeds.",
+    notes = [f"Errors, and differences to {baseline!r} with one standard error over the "
+             f"{len(a.wrong)} images, paired: below 0 is better. Another training of the same kind "
+             "would differ too: repeat with other seeds.",
              f"mean: plain mean over {a.summary.mean_of}."]
     seen = {n: r.summary.overlap for n,r in reports.items() if r.summary.overlap}
-    if seen: notes.append("Trained on operations that overlap with corruptions here, so no fair race there: "
-                          + '; '.join(f'{n} ({v})' for n,v in seen.items()) + '.')
+    if seen:
+        notes.append("Trained on operations that overlap with corruptions here, so no fair race there: "
+                     + '; '.join(f'{n} ({v})' for n,v in seen.items()) + '.')
     if len({r.facts['pixels'] for r in reports.values()}) > 1:
         notes.append("The learners see the images in different sizes or crops: paired by position, corrupted apart.")
     rep = Report(t, dict(baseline=baseline, images=len(a.wrong), mean_of=a.summary.mean_of), _bars,

@@ -1,5 +1,6 @@
 "How far apart the classes of a data set are: the largest noise that can turn no image into one of another class"
-# Yang et al. 2020 measured it for Linf; Siedel et al. 2024 chose their noise by it, https://arxiv.org/abs/2305.05400.
+# Yang et al. 2020 measured it for Linf; Siedel et al. 2024 chose their noise by it,
+# https://arxiv.org/abs/2305.05400.
 import math
 from typing import NamedTuple
 import numpy as np
@@ -15,8 +16,10 @@ class Separation(NamedTuple):
     mean:float          # Mean over the images of the distance to the nearest one of another class
     eps_min:float       # Noise balls of this size around images of different classes do not meet
     pair:tuple          # Positions of the two nearest images
-    duplicates:list     # Pairs of positions of equal images that have different labels, one for each such image
-    r:Tensor            # Distance of every image of `X` to the nearest of another class, float64 (n,)
+    # Pairs of positions of equal images that have different labels, one for each such image
+    duplicates:list
+    # Distance of every image of `X` to the nearest of another class, float64 (n,)
+    r:Tensor
     nearest:Tensor      # Its position, in `X2` if given, int64 (n,)
     p:float             # Which norm; of L0 the distances are fractions of the values
 
@@ -25,25 +28,27 @@ def _images(X, y, what):
     items = getattr(getattr(X, 'dataset', None), 'items', None)
     if y is None and hasattr(items, 'x') and hasattr(items, 'y'): X,y = items.x,items.y
     if y is None:
-        raise ValueError(f"expected labels beside `{what}`, got none. Pass them, or a loader of array_dls such as "
-                         "`dls.train`.")
+        raise ValueError(f"expected labels beside `{what}`, got none. Pass them, or a loader of "
+                         "array_dls such as `dls.train`.")
     x = X.detach().as_subclass(Tensor) if isinstance(X, Tensor) else torch.from_numpy(np.asarray(X))
     y = np.asarray(y.cpu() if isinstance(y, Tensor) else y)
     if x.ndim < 2 or y.shape != (len(x),):
-        raise ValueError(f"expected images `{what}` (n,...) with one label each, got shapes {tuple(x.shape)} and "
-                         f"{y.shape}. Select images and labels alike.")
+        raise ValueError(f"expected images `{what}` (n,...) with one label each, got shapes "
+                         f"{tuple(x.shape)} and {y.shape}. Select images and labels alike.")
     if x.dtype != torch.uint8 and not x.is_floating_point():
-        raise TypeError(f"expected `{what}` as uint8 or as floats in [0,1], got {x.dtype}. Within 0..255: "
-                        "`.astype('uint8')`.")
+        raise TypeError(f"expected `{what}` as uint8 or as floats in [0,1], got {x.dtype}. Within "
+                        "0..255: `.astype('uint8')`.")
     if x.is_floating_point() and x.numel() and not (x.min() >= 0 and x.max() <= 1):
-        raise ValueError(f"expected float pixels in [0,1] in `{what}`, got [{x.min():.4g}, {x.max():.4g}]. Give the "
-                         "images as they were before normalisation, or uint8.")
+        raise ValueError(f"expected float pixels in [0,1] in `{what}`, got [{x.min():.4g}, "
+                         f"{x.max():.4g}]. Give the images as they were before normalisation, or "
+                         "uint8.")
     return x.flatten(1).float(),1. if x.is_floating_point() else 255.,y
 
 def _distances(a, b, p):
     "All distances between rows (n,d) and (m,d), so that equal images have 0"
     if p != 2: return torch.cdist(a, b, p=p).double()
-    a,b = a.double(),b.double()     # exact for whole numbers, and fast; float32 would lose small distances
+    # exact for whole numbers, and fast; float32 would lose small distances
+    a,b = a.double(),b.double()
     sq = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2*a @ b.T
     return sq.clamp_min_(0).sqrt_()
 
@@ -66,13 +71,15 @@ def class_separation(
 )->Separation:
     "Distance of every image to the nearest one of another class; half the smallest is noise that can flip no label"
     need_number('p', p)
-    if not p >= 0: raise ValueError(f"`p` must be in (0,inf], or 0 for L0, got {p}. Usual: 1, 2 or float('inf').")
+    if not p >= 0:
+        raise ValueError(f"`p` must be in (0,inf], or 0 for L0, got {p}. Usual: 1, 2 or float('inf').")
     need_whole('bs', bs, 1, fix='1024 is quick.')
     x,unit,y = _images(X, y, 'X')
     x2,unit2,y2 = (x, unit, y) if X2 is None else _images(X2, y2, 'X2')
     if x.shape[1] != x2.shape[1] or unit != unit2:
-        raise ValueError(f"expected `X` and `X2` of one size and scale, got {x.shape[1]} and {x2.shape[1]} values up "
-                         f"to {unit:g} and {unit2:g}. Resize, or convert both to uint8.")
+        raise ValueError(f"expected `X` and `X2` of one size and scale, got {x.shape[1]} and "
+                         f"{x2.shape[1]} values up to {unit:g} and {unit2:g}. Resize, or convert "
+                         "both to uint8.")
     dev = x.device if device is None else torch.device(device)
     x = x.to(dev)
     x2 = x if X2 is None else x2.to(dev)
@@ -87,17 +94,21 @@ def class_separation(
             _lower(best, at, i, d, j)
             if X2 is None: _lower(best, at, j, d.T, i)
     if not len(best) or at.min() < 0:
-        raise ValueError(f"expected images of at least two classes, got the labels {np.unique(y)[:5].tolist()} and "
-                         f"{np.unique(y2)[:5].tolist()}. Every image needs one of another class to be compared with.")
+        raise ValueError("expected images of at least two classes, got the labels "
+                         f"{np.unique(y)[:5].tolist()} and {np.unique(y2)[:5].tolist()}. Every "
+                         "image needs one of another class to be compared with.")
     if p == 2 and unit == 1:        # the product of matrices is not exact for fractions
         ends = zip(x.split(bs), at.split(bs))
         best = torch.cat([(o.double() - x2[j].double()).square().sum(1).sqrt() for o,j in ends])
     r,at = (best/(x.shape[1] if p == 0 else unit)).cpu(),at.cpu()
     i,twins = int(r.argmin()),r.eq(0).nonzero()[:, 0].tolist()
     same = sorted({(a, int(at[a])) if X2 is not None else tuple(sorted((a, int(at[a])))) for a in twins})
-    if same: robust_warn(f"{len(same)} pairs of equal images have different labels, the first at {same[0]}: some of "
-                         "these labels are wrong, and the smallest distance is 0. Look at `.duplicates`.")
+    if same:
+        robust_warn(f"{len(same)} pairs of equal images have different labels, the first at "
+                    f"{same[0]}: some of these labels are wrong, and the smallest distance is 0. "
+                    "Look at `.duplicates`.")
     least = r[i].item()
-    # two balls meet where 2 eps >= r; below p=1, where only the p-th power is a distance, where 2 eps^p >= r^p
+    # two balls meet where 2 eps >= r; below p=1, where only the
+    # p-th power is a distance, where 2 eps^p >= r^p
     eps = least/2**max(1., 1/p if p else 1.)
     return Separation(least, r.mean().item(), eps, (i, int(at[i])), same, r, at, float(p))

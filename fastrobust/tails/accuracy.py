@@ -12,11 +12,12 @@ def _pair(pred, y, c):
     pred,y = as_np(pred),as_np(y)
     if pred.ndim == 2: pred = pred.argmax(1)
     if pred.ndim != 1 or pred.shape != y.shape or not len(y) or pred.dtype.kind not in 'iu' or y.dtype.kind not in 'iu':
-        raise ValueError(f"expected predicted classes (n,) or logits (n,c) and labels (n,), n >= 1, got {pred.dtype} "
-                         f"{pred.shape} and {y.dtype} {y.shape}. Labels are ints, positions in the vocab.")
+        raise ValueError("expected predicted classes (n,) or logits (n,c) and labels (n,), n >= 1, "
+                         f"got {pred.dtype} {pred.shape} and {y.dtype} {y.shape}. Labels are ints, "
+                         "positions in the vocab.")
     if min(pred.min(), y.min()) < 0 or max(pred.max(), y.max()) >= c:
-        raise ValueError(f"expected classes in 0..{c-1}, got {min(pred.min(), y.min())} to {max(pred.max(), y.max())}. "
-                         "Are the classes those of the training?")
+        raise ValueError(f"expected classes in 0..{c-1}, got {min(pred.min(), y.min())} to "
+                         f"{max(pred.max(), y.max())}. Are the classes those of the training?")
     return pred.astype(np.int64),y.astype(np.int64)
 
 def class_accuracy(
@@ -47,18 +48,7 @@ def group_accuracy(
     if not len(ids): return float('nan'),float('nan')
     return float(np.mean(np.asarray(acc)[ids])),float(np.sqrt((np.asarray(se)[ids]**2).sum())/len(ids))
 
-def wilson_interval(
-    p,          # Observed shares (k,)
-    n,          # Of how many (k,)
-    z:float=1.96 # Half width in standard errors; 1.96 for 95 %
-) -> tuple: # (low, high), float64 (k,); NaN for n = 0
-    "Interval of a share that stays in [0,1] and has a length at 0 and 1 too (Wilson 1927)"
-    p,n = np.asarray(p, dtype=np.float64),np.asarray(n, dtype=np.float64)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        mid,half = p+z*z/(2*n),z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))
-        return (mid-half)/(1+z*z/n),(mid+half)/(1+z*z/n)
-
-# --- in the progress table -------------------------------------------------------------------------------------------
+# --- in the progress table ------------------------------------------------------------------------
 class TailAccuracy(Metric):
     "Mean accuracy over some of the classes, each counted alike"
     def __init__(self,
@@ -66,7 +56,8 @@ class TailAccuracy(Metric):
         name        # Column in the progress table
     ):
         self.ids,self._name = [int(i) for i in ids],name
-        if not self.ids: raise ValueError(f"expected at least one class for {name!r}, got none. Leave this metric out.")
+        if not self.ids:
+            raise ValueError(f"expected at least one class for {name!r}, got none. Leave this metric out.")
         self.reset()
 
     def reset(self): self.hits,self.n = torch.zeros(2, len(self.ids), dtype=torch.long)

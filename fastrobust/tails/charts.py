@@ -1,7 +1,7 @@
 "Class accuracy by frequency: how many training items above, how often each class is recognised below"
 import numpy as np
 from matplotlib.figure import Figure
-from fastrobust.tails.accuracy import wilson_interval
+from fastrobust.metrics import wilson_interval
 from fastrobust.reporting.style import BLUE, GREEN, LEARNERS, MARKERS, VERMILION, figure_legend, new_figure, tidy
 
 __all__ = ['plot_tails']
@@ -30,8 +30,8 @@ def draw_tails(fig, reports, title=None):
     t,c = first.table,len(first.table)
     for name,r in reports.items():
         if list(r.table.index) != list(t.index) or (r.table.training != t.training).any():
-            raise ValueError("expected reports of learners trained on the same classes and counts, got others in "
-                             f"{name!r}. Draw them apart.")
+            raise ValueError("expected reports of learners trained on the same classes and counts, "
+                             f"got others in {name!r}. Draw them apart.")
     xs,names,few = np.arange(c),[str(o) for o in t.index],c <= 25
     up,ax = fig.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
     size = t.training.to_numpy()
@@ -40,15 +40,18 @@ def draw_tails(fig, reports, title=None):
     up.set(ylabel='training items', ylim=(.5, 4*max(size)))
     fig.suptitle(title or 'Class accuracy by frequency')
     for x,n in zip(xs, size):
-        if few: up.annotate(f'{n:,}', (x, max(n, .5)), (0, 2), textcoords='offset points', ha='center', fontsize=8)
+        if few:
+            up.annotate(f'{n:,}', (x, max(n, .5)), (0, 2), textcoords='offset points', ha='center', fontsize=8)
     for g in dict.fromkeys(t.group):
         mine = xs[(t.group == g).to_numpy()]
-        for a in (up, ax): a.axvspan(mine[0]-.5, mine[-1]+.5, color=GROUP_COLORS[g], alpha=.07, lw=0, zorder=0)
+        for a in (up, ax):
+            a.axvspan(mine[0]-.5, mine[-1]+.5, color=GROUP_COLORS[g], alpha=.07, lw=0, zorder=0)
         mean = '' if many else f" {first.summary[f'{g}_accuracy']:.2f}"
         ax.annotate(g+mean, (mine.mean(), 1), (0, 3), xycoords=ax.get_xaxis_transform(), textcoords='offset points',
                     ha='center', va='bottom', color=GROUP_COLORS[g])
-        if not many: ax.hlines(first.summary[f'{g}_accuracy'], mine[0]-.5, mine[-1]+.5, color=GROUP_COLORS[g], lw=1.2,
-                               ls='--')
+        if not many:
+            ax.hlines(first.summary[f'{g}_accuracy'], mine[0]-.5, mine[-1]+.5, color=GROUP_COLORS[g], lw=1.2,
+                      ls='--')
     step = min(.2, .7/len(reports))
     for j,(name,r) in enumerate(reports.items()):
         acc,at = r.table.accuracy.to_numpy(dtype=float),xs + (j-(len(reports)-1)/2)*step

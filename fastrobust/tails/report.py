@@ -41,8 +41,9 @@ class TailReport(Report):
         for k,o in groups.items(): table.iloc[o, 1] = k
         super().__init__(table.iloc[ids], None, _draw, name='tail')
         self.summary = s = pd.Series(self._facts(acc, se, counts), dtype=object)
-        self.title = (f"Class accuracy by frequency: {self._said()}; balanced {s.balanced_accuracy:.3f} ± "
-                      f"{s.balanced_accuracy_se:.3f}, plain {s.accuracy:.3f} ± {s.accuracy_se:.3f}")
+        self.title = (f"Class accuracy by frequency: {self._said()}; balanced "
+                      f"{s.balanced_accuracy:.3f} ± {s.balanced_accuracy_se:.3f}, plain "
+                      f"{s.accuracy:.3f} ± {s.accuracy_se:.3f}")
         self.notes = [*self._explain(), *notes]
 
     def _facts(self, acc, se, counts):
@@ -57,7 +58,8 @@ class TailReport(Report):
     def _said(self):
         "Groups in a line"
         s = self.summary
-        return ', '.join(f"{k} {s[f'{k}_accuracy']:.3f} ± {s[f'{k}_accuracy_se']:.3f}" for k in self.groups
+        return ', '.join(f"{k} {s[f'{k}_accuracy']:.3f} ± "
+                         f"{s[f'{k}_accuracy_se']:.3f}" for k in self.groups
                          if f'{k}_accuracy' in s)
 
     def _explain(self):
@@ -87,12 +89,12 @@ def _counts(learn, counts, c):
     if counts is not None:
         counts = np.asarray(counts.detach().cpu() if hasattr(counts, 'detach') else counts)
         if counts.shape != (c,):
-            raise ValueError(f"expected `counts` of the {c} classes, got shape {counts.shape}. Take "
-                             "`class_counts(dls)` of the dls it was trained on.")
+            raise ValueError(f"expected `counts` of the {c} classes, got shape {counts.shape}. "
+                             "Take `class_counts(dls)` of the dls it was trained on.")
         return counts,[]
     if not len(learn.dls.loaders) or not len(learn.dls.train_ds):
-        raise ValueError(f"{_ME} expected training items to count, got none (an exported learner has none). Give "
-                         "`counts=class_counts(dls)` of the dls it was trained on.")
+        raise ValueError(f"{_ME} expected training items to count, got none (an exported learner "
+                         "has none). Give `counts=class_counts(dls)` of the dls it was trained on.")
     rec = getattr(learn.dls, 'noise', None)
     return class_counts(learn.dls),[] if rec is None or not rec.is_noisy.any() else [
         f"Training items are counted by their given labels, of which {rec.realised_rate:.1%} are wrong."]
@@ -117,24 +119,26 @@ def tail_report(
     counts,vocab = counts.astype(np.int64),target_vocab(learn.dls)
     return TailReport(pred.numpy(), y.numpy(), counts, groups, vocab, pixels=peek.key, notes=notes)
 
-# --- several learners ------------------------------------------------------------------------------------------------
+# --- several learners -----------------------------------------------------------------------------
 def _groups(rep): return {k: o.tolist() for k,o in rep.groups.items()}
 
 def _same(reports, baseline):
     got = {k: type(r).__name__ for k,r in reports.items()} if isinstance(reports, dict) else type(reports).__name__
     if isinstance(got, str) or len(reports) < 2 or not all(isinstance(r, TailReport) for r in reports.values()):
-        raise TypeError(f"expected a dict of at least two results of tail_report, got {got}. Pass {{'plain': r1, "
-                        "'adjusted': r2}.")
+        raise TypeError(f"expected a dict of at least two results of tail_report, got {got}. Pass "
+                        "{'plain': r1, 'adjusted': r2}.")
     if baseline not in reports:
-        raise ValueError(f"expected `baseline` as the name of a report, got {baseline!r}. {nearest(baseline, reports)}")
+        raise ValueError(f"expected `baseline` as the name of a report, got {baseline!r}. "
+                         f"{nearest(baseline, reports)}")
     a = reports[baseline]
     for name,b in reports.items():
         same = dict(labels=np.array_equal(a.y, b.y), images=a.pixels == b.pixels, groups=_groups(a) == _groups(b))
         same['training counts'] = np.array_equal(a.counts, b.counts)
         differ = [k for k,v in same.items() if not v]
         if differ:
-            raise ValueError(f"expected reports of the same images, training counts and groups, got other "
-                             f"{', '.join(differ)} in {name!r} than in {baseline!r}. Run tail_report alike for all.")
+            raise ValueError("expected reports of the same images, training counts and groups, got "
+                             f"other {', '.join(differ)} in {name!r} than in {baseline!r}. Run "
+                             "tail_report alike for all.")
 
 def compare_tails(
     reports,        # Dict from name of a learner to its `tail_report`, on the same images
@@ -155,8 +159,9 @@ def compare_tails(
         both = {**{k: group_accuracy(m, se, o) for k,o in rows.items()}, 'plain': _mean_se(d)}
         t[f'{n} - {baseline}'] = pd.Series({k: v[0] for k,v in both.items()})
         t[f'{n} - {baseline} se'] = pd.Series({k: v[1] for k,v in both.items()})
-    notes = [f"Accuracies, and differences to {baseline!r} with one standard error over the {len(a.y)} images, paired: "
-             "above 0 is better. Another training of the same kind would differ too: repeat with other seeds.",
+    notes = [f"Accuracies, and differences to {baseline!r} with one standard error over the "
+             f"{len(a.y)} images, paired: above 0 is better. Another training of the same kind "
+             "would differ too: repeat with other seeds.",
              'head, mid, tail and balanced are means over classes, plain is over images.']
     facts = dict(baseline=baseline, images=len(a.y))
     rep = Report(t, facts, _draw, title='Accuracy of head, mid and tail', notes=notes, name='tail_compare')

@@ -1,6 +1,7 @@
 "ALASCA: auxiliary heads learn from labels smoothed item by item, the more so the less the network believes them"
-# Paper: Ko, Yi, Yun, A Gift from Label Smoothing, arxiv.org/abs/2206.07277 (equations and defaults: the authors' code)
-# Stages: surgery + penalty (mapped logits). Combines with every base loss, LogitClip, AugMix, ODNL, ELR, two networks.
+# Paper: Ko, Yi, Yun, A Gift from Label Smoothing, arxiv.org/abs/2206.07277 (equations and defaults:
+# the authors' code) Stages: surgery + penalty (mapped logits). Combines with every base loss,
+# LogitClip, AugMix, ODNL, ELR, two networks.
 from torch.nn import functional as F
 from fastrobust.training.auxheads import AuxHeads, add_aux_heads
 from fastrobust.basics import as_f32, check_length, check_weight, need_number, progress, warn_unfinished
@@ -28,7 +29,8 @@ def smooth_targets(
     return rest[:,None].repeat(1, n_classes).scatter(1, y[:,None], own[:,None])
 
 def _one_of(name, v, known):
-    if v not in known: raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {v!r}.")
+    if v not in known:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {v!r}.")
     return v
 
 class ALASCA(SampleMemory):
@@ -55,9 +57,10 @@ class ALASCA(SampleMemory):
         self.memory = _one_of('memory', memory, ('logits', 'label', None))
         self.spread = _one_of('spread', spread, ('others', 'all'))
 
-    def prepare(self, learn): learn.model = add_aux_heads(learn.model, learn.dls, predict=self.predict)
+    def prepare(self, learn):
+        learn.model = add_aux_heads(learn.model, learn.dls, predict=self.predict)
 
-    # --- the equations -----------------------------------------------------------------------------------------------
+    # --- the equations ----------------------------------------------------------------------------
     @property
     def ramp(self):
         "How far the warm-up is: 0 is plain cross-entropy on the auxiliary heads, 1 smoothing at full strength"
@@ -74,13 +77,13 @@ class ALASCA(SampleMemory):
 
     def penalty_of(self, head):
         if not head.aux:
-            raise ValueError("ALASCA expected a model with its auxiliary heads, got one without: it was replaced. "
-                             "Remove ALASCA with `remove_cb` and add it again.")
+            raise ValueError("ALASCA expected a model with its auxiliary heads, got one without: "
+                             "it was replaced. Remove ALASCA with `remove_cb` and add it again.")
         alpha = 1 - self.ramp*(1 - self.seen(head.z, head.i)[1])
         q = smooth_targets(self.given, alpha, head.z.shape[1], self.spread)
         return sum(F.cross_entropy(self.objective.map(a), q) for a in head.aux)
 
-    # --- the warm-up, and what is left after it ----------------------------------------------------------------------
+    # --- the warm-up, and what is left after it ---------------------------------------------------
     def before_fit(self): warn_unfinished(self, 'warmup', self.learn)
 
     def update(self, batch):

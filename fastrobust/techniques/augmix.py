@@ -1,6 +1,6 @@
 "AugMix: mix a few randomly distorted copies of every image, and ask the network to answer all of them alike"
-# Hendrycks et al., ICLR 2020, https://arxiv.org/abs/1912.02781. For shifted images. Stages: rows, penalty.
-# The chains, their draws and their mix are in augmixing.py, the operations in ops.py.
+# Hendrycks et al., ICLR 2020, https://arxiv.org/abs/1912.02781. For shifted images. Stages: rows,
+# penalty. The chains, their draws and their mix are in augmixing.py, the operations in ops.py.
 import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
@@ -8,14 +8,15 @@ from fastai.vision.core import TensorImage
 from fastrobust.images.augmixing import augmix, check_augmix
 from fastrobust.pixels import PixelSpace, pixel_space
 from fastrobust.basics import check_weight
-from fastrobust.losses import jsd
-from fastrobust.training.objective import Technique
+from fastrobust.lossfunctions import jsd
+from fastrobust.training.technique import Technique
 
 __all__ = ['AugMixTransform', 'AugMix']
 
 class AugMixTransform(DisplayedTransform):
     "AugMix as a transform of batches or, in `item_tfms`, of items: one view in place of each image; training only"
-    split_idx,order = 0,50 # after ToTensor (5), IntToFloatTensor (10), the geometric transforms (30), before Normalize
+    # after ToTensor (5), IntToFloatTensor (10), the geometric transforms (30), before Normalize
+    split_idx,order = 0,50
     def __init__(self,
         severity:float=3,  # Upper end of the level of an operation, in [0.1,10]; the paper: 3 CIFAR, 1 ImageNet
         width:int=3,       # Chains per image; 3 in the paper
@@ -57,8 +58,9 @@ class AugMix(Technique):
     def rows(self, x):
         if self.weight_now == 0: return
         if x.ndim != 4:
-            raise ValueError(f"{self.name} expected images (b,c,h,w), got a batch of shape {tuple(x.shape)}. Remove "
-                             "it: its operations are defined for images only.")
+            raise ValueError(f"{self.name} expected images (b,c,h,w), got a batch of shape "
+                             f"{tuple(x.shape)}. Remove it: its operations are defined for images "
+                             "only.")
         px = pixel_space(self.dls)
         u8 = px.to_uint8(x.as_subclass(Tensor), self.name).repeat(self.views, 1, 1, 1)
         return px.encode(augmix(u8, self.severity, self.width, self.depth, self.alpha, self.all_ops)).to(x.dtype)

@@ -1,6 +1,7 @@
 "CorruptionTransform: train on the common corruptions themselves, each image with one of its own"
-# Corruptions of the benchmark (https://arxiv.org/abs/1903.12261) as augmentation. What a network has trained on says
-# little about how it holds under shifts it has not seen: train on some, read the others.
+# Corruptions of the benchmark (https://arxiv.org/abs/1903.12261) as augmentation. What a network
+# has trained on says little about how it holds under shifts it
+# has not seen: train on some, read the others.
 import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
@@ -16,7 +17,8 @@ def _listed(v): return [v] if isinstance(v, (str, int, float)) else list(v)
 class CorruptionTransform(DisplayedTransform):
     """Batch transform: every image gets one of `names` at one of the severities, drawn evenly; training only. Give it
     all names at once: of several CorruptionTransforms in one DataBlock fastai keeps only the last."""
-    split_idx,order = 0,50 # after IntToFloatTensor (10) and the geometric transforms (30), before Normalize (99)
+    # after IntToFloatTensor (10) and the geometric transforms (30), before Normalize (99)
+    split_idx,order = 0,50
     def __init__(self,
         names,             # A corruption or a list of them, from `CORRUPTIONS` and `EXTRA_CORRUPTIONS`
         severity=3,        # 1 to 5, or a list or range of them: one is drawn per image
@@ -28,7 +30,8 @@ class CorruptionTransform(DisplayedTransform):
         need_number('p', p)
         self.names,self.severity,self.table,self.p = _listed(names),_listed(severity),table,p
         for k,v in dict(names=self.names, severity=self.severity).items():
-            if not v: raise ValueError(f"`{k}` must name at least one, got none. Without corruption: leave it out.")
+            if not v:
+                raise ValueError(f"`{k}` must name at least one, got none. Without corruption: leave it out.")
         for n in self.names:
             for s in self.severity: check_corruption(n, s, table)
         if not 0 < p <= 1:

@@ -1,7 +1,9 @@
 "Co-teaching: two networks, each trained on what the other finds easy; Co-teaching+: only where they disagree"
-# Papers: Han et al., Co-teaching, https://arxiv.org/abs/1804.06872; Yu et al., How does disagreement help
+# Papers: Han et al., Co-teaching, https://arxiv.org/abs/1804.06872; Yu et al., How does
+# disagreement help
 # generalization against label corruption?, https://arxiv.org/abs/1901.04215
-# Stages: surgery (Twin) + weights. Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
+# Stages: surgery (Twin) + weights. Combines with every base loss,
+# LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
 from fastrobust.basics import check_length
 from fastrobust.techniques.bases.selection import TwoNetworks, n_keep, small_loss
 
@@ -20,7 +22,8 @@ class CoTeaching(TwoNetworks):
     def weights(self, ls, zs, *yb):
         pool = self.pool(zs)
         n = len(ls[0]) if pool is None else len(pool)
-        k = n_keep(n, self.rate) if pool is None else int((1-self.rate)*n + 1e-8)   # few disagree: perhaps nobody
+        # few disagree: perhaps nobody
+        k = n_keep(n, self.rate) if pool is None else int((1-self.rate)*n + 1e-8)
         a,b = (small_loss(l, k, pool).float() for l in ls)
         return [b, a]
 

@@ -1,6 +1,7 @@
 "ELR: hold each prediction near what the network used to say of the same item, before it memorised the label"
-# Paper: Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, arxiv.org/abs/2007.00151
-# Stage: penalty (on mapped logits). Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA, two networks.
+# Paper: Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels,
+# arxiv.org/abs/2007.00151 Stage: penalty (on mapped logits). Combines with every base loss,
+# LogitClip, AugMix, ODNL, ALASCA, two networks.
 import torch
 from fastrobust.basics import as_f32, check_weight, need_number
 from fastrobust.techniques.bases.memory import SampleMemory
@@ -32,11 +33,13 @@ class ELR(SampleMemory):
         beta:float=.7   # Share of the past in the targets, in [0,1); .7 for CIFAR-10
     ):
         need_number('beta', beta)
-        if not 0 <= beta < 1: raise ValueError(f"`beta` must be in [0,1), got {beta}. The usual value is 0.7.")
+        if not 0 <= beta < 1:
+            raise ValueError(f"`beta` must be in [0,1), got {beta}. The usual value is 0.7.")
         self.lam,self.beta = check_weight('lam', lam),beta
 
     def look(self, z, i):
         t = elr_targets(self.recall(z, i), z, self.beta)
         return t,t.gather(1, self.given[:,None])[:,0]/t.sum(1)
 
-    def penalty_of(self, head): return elr_loss(self.objective.map(head.z), self.seen(head.z, head.i)[0])
+    def penalty_of(self, head):
+        return elr_loss(self.objective.map(head.z), self.seen(head.z, head.i)[0])

@@ -1,6 +1,7 @@
 "JoCoR: two networks that must agree; what they disagree on, or both find hard, is left out"
 # Paper: Wei et al., Combating noisy labels by agreement, https://arxiv.org/abs/2003.02752
-# Stages: surgery (Twin) + sample_loss + weights. With every base loss, LogitClip, AugMix, ODNL; no MixUp.
+# Stages: surgery (Twin) + sample_loss + weights. With every
+# base loss, LogitClip, AugMix, ODNL; no MixUp.
 from torch.nn import functional as F
 from fastrobust.basics import need_number
 from fastrobust.techniques.bases.selection import TwoNetworks, n_keep, small_loss
@@ -26,9 +27,11 @@ class JoCoR(TwoNetworks):
         super().__init__(tau, gradual, second=second)
         need_number('lam', lam)
         if not 0 <= lam <= 1:
-            raise ValueError(f"`lam` must lie in [0,1], got {lam}. It shares the loss between labels (1-lam) and "
-                             "agreement (lam); the paper uses .5 to .95.")
+            raise ValueError(f"`lam` must lie in [0,1], got {lam}. It shares the loss between "
+                             "labels (1-lam) and agreement (lam); the paper uses .5 to .95.")
         self.lam = lam
 
-    def sample_loss(self, ls, zs, *yb): return (1-self.lam)*(ls[0]+ls[1]) + self.lam*symmetric_kl(*zs)
-    def weights(self, ls, zs, *yb):     return small_loss(ls[0], n_keep(len(ls[0]), self.rate)).float()
+    def sample_loss(self, ls, zs, *yb):
+        return (1-self.lam)*(ls[0]+ls[1]) + self.lam*symmetric_kl(*zs)
+    def weights(self, ls, zs, *yb):
+        return small_loss(ls[0], n_keep(len(ls[0]), self.rate)).float()

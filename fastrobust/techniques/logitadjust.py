@@ -1,12 +1,13 @@
 "LogitAdjust: give frequent classes their head start in the loss, so that the network need not learn it"
-# Papers: Ren et al., Balanced Meta-Softmax, arxiv.org/abs/2007.10740 (tau 1); Menon et al., Long-tail learning via
-# logit adjustment, arxiv.org/abs/2007.07314 (any tau). Stage: logits. Long tails. Combines with every base loss, AugMix
-# and open-set images, whose term stays on raw logits; acts after LogitClip and LogitNorm.
+# Papers: Ren et al., Balanced Meta-Softmax, arxiv.org/abs/2007.10740 (tau 1); Menon et al.,
+# Long-tail learning via logit adjustment, arxiv.org/abs/2007.07314 (any tau). Stage: logits. Long
+# tails. Combines with every base loss, AugMix and open-set images, whose term stays on raw logits;
+# acts after LogitClip and LogitNorm.
 import math
 import torch
 from fastrobust.basics import as_f32, need_number, robust_warn
 from fastrobust.data.longtail import class_counts
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 
 __all__ = ['LogitAdjust']
 
@@ -19,8 +20,8 @@ def adjust_logits(
     need_number('tau', tau)
     z,p = as_f32(z),torch.as_tensor(prior, dtype=torch.float64)
     if p.shape != z.shape[1:]:
-        raise ValueError(f"expected a prior of one number per class, ({z.shape[1]},), got {tuple(p.shape)}. Take "
-                         "`class_counts(dls)`.")
+        raise ValueError(f"expected a prior of one number per class, ({z.shape[1]},), got "
+                         f"{tuple(p.shape)}. Take `class_counts(dls)`.")
     if not (p > 0).all() or not torch.isfinite(p).all():
         raise ValueError(f"expected finite class frequencies above 0, got {p.min().item():.4g} to "
                          f"{p.max().item():.4g}. Leave classes that never occur out of the vocab.")
@@ -45,11 +46,12 @@ class LogitAdjust(Technique):
         n = class_counts(learn.dls)
         if not n.all():
             raise ValueError("LogitAdjust expected training items of every class, got none of "
-                             f"{int((n == 0).sum())}, first class {int(n.argmin())}. Leave such classes out of the "
-                             "vocab, or add items.")
-        if n.min() == n.max(): robust_warn("LogitAdjust: all classes are equally frequent, so it changes nothing.")
+                             f"{int((n == 0).sum())}, first class {int(n.argmin())}. Leave such "
+                             "classes out of the vocab, or add items.")
+        if n.min() == n.max():
+            robust_warn("LogitAdjust: all classes are equally frequent, so it changes nothing.")
         w = getattr(learn.dls.train, 'wgts', None)
         if w is not None and not (w == w[0]).all():
-            robust_warn("LogitAdjust with a loader that draws items by weight (weighted_dls): rare classes are helped "
-                        "twice. Keep one of the two.")
+            robust_warn("LogitAdjust with a loader that draws items by weight (weighted_dls): rare "
+                        "classes are helped twice. Keep one of the two.")
         self._counts = torch.from_numpy(n)

@@ -1,18 +1,20 @@
 "LogitClip: bound the norm of the logits, so that no label, right or wrong, pulls without limit"
-# Paper: Wei et al., Mitigating Memorization of Noisy Labels by Clipping the Model Prediction, arxiv.org/abs/2212.04055
-# Stage: logits. Combines with every base loss, AugMix, ODNL, two networks; not with LogitNorm, which undoes it.
+# Paper: Wei et al., Mitigating Memorization of Noisy Labels by Clipping the Model Prediction,
+# arxiv.org/abs/2212.04055 Stage: logits. Combines with every base loss, AugMix, ODNL, two networks;
+# not with LogitNorm, which undoes it.
 import math
 import torch
 from torch import nn
 from fastrobust.basics import as_f32, need_number, robust_warn
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 
 __all__ = ['clip_logits', 'clip_bounds', 'LogitClip']
 
 def _check(tau, p):
     need_number('tau', tau)
     need_number('p', p)
-    if not tau > 0: raise ValueError(f"`tau` must be positive, got {tau}. A large tau (100) leaves all logits alone.")
+    if not tau > 0:
+        raise ValueError(f"`tau` must be positive, got {tau}. A large tau (100) leaves all logits alone.")
     if not p >= 1: raise ValueError(f"`p` must be a norm, 1 <= p <= inf, got {p}.")
 
 def clip_logits(
@@ -24,7 +26,8 @@ def clip_logits(
     _check(tau, p)
     z = as_f32(z)
     n = torch.linalg.vector_norm(z, ord=p, dim=1, keepdim=True)
-    # nothing is added to the norm (that would move the ball), and rows inside keep their value and their gradient
+    # nothing is added to the norm (that would move the ball), and
+    # rows inside keep their value and their gradient
     return torch.where(n > tau, z*(tau/torch.where(n > tau, n, torch.ones_like(n))), z)
 
 def clip_bounds(
@@ -52,5 +55,6 @@ class LogitClip(Technique):
     def check(self, learn):
         bounded = getattr(learn.objective.loss_obj.base, 'bounded', False)
         if bounded and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learn.model.modules()):
-            robust_warn(f"LogitClip on the bounded {learn.objective.loss_obj.base} with batch norm: the loss forgives "
-                        "already, and clipping can bring the memorisation back. Compare with and without (`compare`).")
+            robust_warn(f"LogitClip on the bounded {learn.objective.loss_obj.base} with batch "
+                        "norm: the loss forgives already, and clipping can bring the memorisation "
+                        "back. Compare with and without (`compare`).")

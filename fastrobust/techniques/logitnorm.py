@@ -1,16 +1,18 @@
 "LogitNorm: train on the direction of the logits alone, so that their norm stays a sign of the known"
-# Paper: Wei et al., Mitigating Neural Network Overconfidence with Logit Normalization, arxiv.org/abs/2205.09310
-# Stage: logits. Open sets and confidence, not label noise; not with LogitClip (the later undoes the earlier).
+# Paper: Wei et al., Mitigating Neural Network Overconfidence with Logit Normalization,
+# arxiv.org/abs/2205.09310 Stage: logits. Open sets and confidence, not label noise; not with
+# LogitClip (the later undoes the earlier).
 import math
 import torch
 from fastrobust.basics import as_f32, n_classes, need_number, robust_warn
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 
 __all__ = ['normalize_logits', 'LogitNorm']
 
 def _check(tau):
     need_number('tau', tau)
-    if not tau > 0: raise ValueError(f"`tau` must be positive, got {tau}. The usual range is 0.01 to 0.1.")
+    if not tau > 0:
+        raise ValueError(f"`tau` must be positive, got {tau}. The usual range is 0.01 to 0.1.")
 
 def normalize_logits(
     z,              # Logits (bs,c)
@@ -22,13 +24,15 @@ def normalize_logits(
     "z / (tau (||z||_2 + eps)) (arXiv 2205.09310)"
     _check(tau)
     z = as_f32(z)
-    # the norm of a zero row has no gradient; the smallest float under the root makes it 0 instead of NaN
+    # the norm of a zero row has no gradient; the smallest float
+    # under the root makes it 0 instead of NaN
     n = (z*z).sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
     return z/(tau*(n+eps).clamp_min(min_norm))
 
 def norm_floor(n_classes, tau):
     "Smallest cross-entropy normalised logits can reach: log(1+(K-1)exp(-sqrt(K/(K-1))/tau))"
-    if n_classes < 2: raise ValueError(f"`n_classes` must be at least 2, got {n_classes}. Count the outputs.")
+    if n_classes < 2:
+        raise ValueError(f"`n_classes` must be at least 2, got {n_classes}. Count the outputs.")
     return math.log1p((n_classes-1)*math.exp(-math.sqrt(n_classes/(n_classes-1))/tau))
 
 class LogitNorm(Technique):
@@ -41,7 +45,8 @@ class LogitNorm(Technique):
     ):
         _check(tau)
         need_number('min_norm', min_norm)
-        if min_norm < 0: raise ValueError(f"`min_norm` must not be negative, got {min_norm}. 0 is the paper's form.")
+        if min_norm < 0:
+            raise ValueError(f"`min_norm` must not be negative, got {min_norm}. 0 is the paper's form.")
         self.tau,self.min_norm = tau,min_norm
 
     def logits(self, z): return normalize_logits(z, self.tau, min_norm=self.min_norm)
@@ -50,5 +55,5 @@ class LogitNorm(Technique):
         k = n_classes(learn.dls)
         if norm_floor(k, self.tau) > .05:
             robust_warn(f"LogitNorm(tau={self.tau}) with {k} classes cannot bring the loss below "
-                        f"{norm_floor(k, self.tau):.3f}, so it may underfit. Take a smaller tau (0.04 up to about 20 "
-                        "classes, 0.01 for 100).")
+                        f"{norm_floor(k, self.tau):.3f}, so it may underfit. Take a smaller tau "
+                        "(0.04 up to about 20 classes, 0.01 for 100).")

@@ -1,9 +1,10 @@
 "LpNoise: train on images with random noise of several Lp norms, each image its own norm and size"
-# Siedel et al., VISAPP 2024, https://arxiv.org/abs/2305.05400. For shifted images. A batch transform: goes with every
-# loss and technique. The authors draw one norm for each minibatch; here every image draws its own.
-# Of two LpNoise in one DataBlock fastai keeps the last alone, as of any class of batch transforms, before we see them:
-# give one LpNoise all the sets instead. With MixUp the noise comes first (callbacks act after batch transforms); the
-# authors mix first. With AugMixTransform it comes after, as theirs does.
+# Siedel et al., VISAPP 2024, https://arxiv.org/abs/2305.05400. For shifted images. A batch
+# transform: goes with every loss and technique. The authors draw one norm for each minibatch; here
+# every image draws its own. Of two LpNoise in one DataBlock fastai keeps the last alone, as of any
+# class of batch transforms, before we see them: give one LpNoise all the sets instead. With MixUp
+# the noise comes first (callbacks act after batch transforms); the authors mix first. With
+# AugMixTransform it comes after, as theirs does.
 from numbers import Real
 import torch
 from fasttransform import DisplayedTransform
@@ -19,8 +20,8 @@ def check_patch(patch):
     if patch is None: return None
     ok = isinstance(patch, (tuple, list)) and len(patch) == 2 and all(isinstance(o, Real) for o in patch)
     if not ok or not 0 < patch[0] <= patch[1] <= 1:
-        raise ValueError(f"`patch` must be None or (lo, hi), shares of the image with 0 < lo <= hi <= 1, got "
-                         f"{patch!r}. For example (.2, .7).")
+        raise ValueError("`patch` must be None or (lo, hi), shares of the image with 0 < lo <= hi "
+                         f"<= 1, got {patch!r}. For example (.2, .7).")
     return tuple(patch)
 
 def draw_patches(b, h, w, lo, hi):
@@ -37,7 +38,8 @@ def draw_patches(b, h, w, lo, hi):
 class LpNoise(DisplayedTransform):
     """Batch transform: one of `sets`, its size and the noise itself drawn for each image; training only. Give one
     LpNoise all the sets: of several in one DataBlock fastai keeps only the last."""
-    split_idx,order = 0,60  # after IntToFloatTensor (10), geometry (30) and AugMixTransform (50), before Normalize (99)
+    # after IntToFloatTensor (10), geometry (30) and AugMixTransform (50), before Normalize (99)
+    split_idx,order = 0,60
     # corruptions of the benchmarks that it resembles: results on them say little about the rest
     overlaps = frozenset(('gaussian_noise', 'shot_noise', 'impulse_noise', 'speckle_noise'))
     def __init__(self,
@@ -50,21 +52,23 @@ class LpNoise(DisplayedTransform):
     ):
         if isinstance(sets, str) and preset is None: sets,preset = None,sets
         if sets is not None and preset is not None:
-            raise ValueError(f"expected `sets` or `preset`, got both (preset={preset!r}). `lp_sets({preset!r})` gives "
-                             "the sets of a preset as a list, to add yours to.")
+            raise ValueError(f"expected `sets` or `preset`, got both (preset={preset!r}). "
+                             f"`lp_sets({preset!r})` gives the sets of a preset as a list, to add "
+                             "yours to.")
         if sets is not None and (not isinstance(sets, (list, tuple)) or not sets):
-            raise ValueError(f"expected `sets` as a list with at least one (p, eps), got {sets!r}. For example "
-                             "[(2, 2.5)], or the name of a preset.")
+            raise ValueError(f"expected `sets` as a list with at least one (p, eps), got {sets!r}. "
+                             "For example [(2, 2.5)], or the name of a preset.")
         self.patch = check_patch(patch)
         self.sets = None if sets is None else [as_lp_set(o) for o in sets]
         self.preset,self.table,self.scale = (preset or 'modern') if sets is None else None,table,scale
-        if sets is None: lp_sets(self.preset, table=table, scale=scale)     # names what is unknown right away
+        if sets is None:
+            lp_sets(self.preset, table=table, scale=scale)     # names what is unknown right away
         super().__init__()
 
     def setups(self, dl:DataLoader):
         if any(isinstance(f, LpNoise) for f in getattr(getattr(dl, 'after_batch', None), 'fs', [])):
-            robust_warn("two LpNoise act one after the other on every image. To draw one kind of noise for each image, "
-                        "give a single LpNoise all the sets.", 6)
+            robust_warn("two LpNoise act one after the other on every image. To draw one kind of "
+                        "noise for each image, give a single LpNoise all the sets.", 6)
 
     def sets_for(self, size):
         "The sets of noise for images of `size` (c,h,w)"

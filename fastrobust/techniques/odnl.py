@@ -1,7 +1,7 @@
 "ODNL: open-set images with labels drawn anew at every step; noise that keeps the network from memorising noise"
-# Paper: Wei et al., Open-set Label Noise Can Improve Robustness Against Inherent Label Noise, arxiv.org/abs/2106.10891
-# Stages: rows + penalty (on raw logits). Combines with every base loss, LogitClip, AugMix, two networks; not with
-# OpenSampling, which labels such images otherwise.
+# Paper: Wei et al., Open-set Label Noise Can Improve Robustness Against Inherent Label Noise,
+# arxiv.org/abs/2106.10891 Stages: rows + penalty (on raw logits). Combines with every base loss,
+# LogitClip, AugMix, two networks; not with OpenSampling, which labels such images otherwise.
 from fastrobust.basics import check_weight
 from fastrobust.techniques.bases.openset import OpenSetRows
 

@@ -1,7 +1,7 @@
 "Open-sampling: open-set images labelled mostly with rare classes, which levels a long tail without touching its images"
 # Paper: Wei et al., Open-sampling, arxiv.org/abs/2206.08802
-# Stages: rows + penalty (on raw logits). Long tails. Combines with every base loss, LogitClip, AugMix, two networks;
-# not with ODNL, which labels such images otherwise.
+# Stages: rows + penalty (on raw logits). Long tails. Combines with every base loss, LogitClip,
+# AugMix, two networks; not with ODNL, which labels such images otherwise.
 from numbers import Real
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ class OpenSampling(OpenSetRows):
     ):
         self.lam = check_weight('lam', lam)
         if isinstance(alpha, str) and alpha not in ('balanced', 'minimal'):
-            raise ValueError(f"`alpha` must be None, 'balanced', 'minimal' or a number, got {alpha!r}. "
-                             f"{nearest(alpha, ['balanced', 'minimal'])}")
+            raise ValueError("`alpha` must be None, 'balanced', 'minimal' or a number, got "
+                             f"{alpha!r}. {nearest(alpha, ['balanced', 'minimal'])}")
         if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, (str, Real))):
-            raise TypeError(f"`alpha` must be None, 'balanced', 'minimal' or a number, got {alpha!r}. None takes the "
-                            "largest plus the smallest class frequency.")
+            raise TypeError("`alpha` must be None, 'balanced', 'minimal' or a number, got "
+                            f"{alpha!r}. None takes the largest plus the smallest class frequency.")
         self.alpha,self.weighted = alpha,weighted
         self.take(aux, bs, dynamic, joint_bn)
 
@@ -45,13 +45,15 @@ class OpenSampling(OpenSetRows):
         n = class_counts(learn.dls)
         gone = [str(k) for k,m in zip(target_vocab(learn.dls), n) if not m]
         if gone:
-            raise ValueError(f"OpenSampling expected training items of every class, got none of {', '.join(gone[:5])}. "
-                             "Leave such classes out of the vocab, or split so that each has an item to train on.")
+            raise ValueError("OpenSampling expected training items of every class, got none of "
+                             f"{', '.join(gone[:5])}. Leave such classes out of the vocab, or "
+                             "split so that each has an item to train on.")
         if self.alpha != 'balanced': return complementary(n, self.alpha)
         dl = learn.dls.train
         steps,seen = len(dl),min(n.sum(), len(dl)*dl.bs)
         m,need = int(steps*self.bs if self.bs else seen),int(len(n)*n.max()-n.sum())
         if m < need:
-            raise ValueError(f"alpha='balanced' needs at least {need} open-set images an epoch to level these classes, "
-                             f"got {m} in {steps} steps. Give bs={int(np.ceil(need/steps))} or more, or no `alpha`.")
+            raise ValueError(f"alpha='balanced' needs at least {need} open-set images an epoch to "
+                             f"level these classes, got {m} in {steps} steps. Give "
+                             f"bs={int(np.ceil(need/steps))} or more, or no `alpha`.")
         return complementary(n, 'balanced', n_aux=m)

@@ -1,11 +1,12 @@
 "SampleWeights: every training item counts in the loss by a weight of its own"
-# Importance weights against noisy labels: Liu and Tao, Classification with Noisy Labels by Importance Reweighting,
-# arxiv.org/abs/1411.7718. Where the weights come from is not our business here: a report, class sizes, your trust.
-# Stage: weights. Combines with every base loss, LogitClip, AugMix, ODNL; refused with MixUp (two labels an image).
+# Importance weights against noisy labels: Liu and Tao, Classification with Noisy Labels by
+# Importance Reweighting, arxiv.org/abs/1411.7718. Where the weights come from is not our business
+# here: a report, class sizes, your trust. Stage: weights. Combines with every base loss, LogitClip,
+# AugMix, ODNL; refused with MixUp (two labels an image).
 import torch
 from fastrobust.basics import robust_warn
 from fastrobust.data.weighting import item_weights, warn_equal
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 
 __all__ = ['SampleWeights']
 
@@ -16,7 +17,8 @@ class SampleWeights(Technique):
     ):
         if w is None or callable(w):
             raise TypeError(f"expected weights (n,) or 'balanced', got {w!r}. Those of a report: "
-                            "fix_labels(dls, report, 'weight').fixes.weights, on the dls before it.")
+                            "fix_labels(dls, report, 'weight').fixes.weights, on the dls before "
+                            "it.")
         self.w,self._w = w,None
 
     def __repr__(self):
@@ -26,10 +28,11 @@ class SampleWeights(Technique):
         w = item_weights(learn.dls, self.w)
         self._w = torch.as_tensor(w/w.mean(), dtype=torch.float32)
         if warn_equal(w, 'SampleWeights'): return
-        if learn.dls.train.bs == 1: robust_warn("SampleWeights on batches of one: a mean of one loss has no weights.")
+        if learn.dls.train.bs == 1:
+            robust_warn("SampleWeights on batches of one: a mean of one loss has no weights.")
         drawn = getattr(learn.dls.train, 'wgts', None)
         if drawn is not None and (drawn != drawn[0]).any():
-            robust_warn("SampleWeights on a loader that draws by weight already: both act, so the weights multiply. "
-                        "Keep one of the two.")
+            robust_warn("SampleWeights on a loader that draws by weight already: both act, so the "
+                        "weights multiply. Keep one of the two.")
 
     def weights(self, ls, zs, *yb): return self._w[self.learn.objective.batch.ids].to(ls[0])

@@ -1,6 +1,7 @@
 "SmallLoss: one network that trains on the items it finds easy; the honest baseline of every two-network method"
-# The schedule and selection of Co-teaching (https://arxiv.org/abs/1804.06872) without its second network.
-# Stage: weights. Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
+# The schedule and selection of Co-teaching (https://arxiv.org/abs/1804.06872) without its second
+# network. Stage: weights. Combines with every base loss,
+# LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
 from fastrobust.techniques.bases.selection import Selection, n_keep, small_loss
 
 __all__ = ['SmallLoss']

@@ -13,14 +13,15 @@ __all__ = []
 class GridStage(NamedTuple):
     "Where a network has its last features of one grid: the output of a module"
     name:str     # Of the module, as in `named_modules`
-    call:int     # Which of its calls in one forward pass, from 0: some networks use one ReLU everywhere
+    # Which of its calls in one forward pass, from 0: some networks use one ReLU everywhere
+    call:int
     channels:int
     grid:tuple   # (height, width)
 
     @property
     def area(self): return self.grid[0]*self.grid[1]
 
-# --- stages ----------------------------------------------------------------------------------------------------------
+# --- stages ---------------------------------------------------------------------------------------
 class _Call(NamedTuple):
     "One call of a module in a forward pass; `stage` is None where its output is no feature map (bs,c,h,w)"
     stage:object
@@ -41,13 +42,15 @@ def _trace(net, xb):
         open_calls[-1].append(_Call(stage, area_in, any(p.ndim == 4 for p in m.parameters()), inside))
         done[m] += 1
     try:
-        for m in names: hooks += [m.register_forward_pre_hook(enter), m.register_forward_hook(leave)]
+        for m in names:
+            hooks += [m.register_forward_pre_hook(enter), m.register_forward_hook(leave)]
         with at_rest(net): z = net(*xb)
     finally:
         for h in hooks: h.remove()
     return z,open_calls[0][0]
 
-def _areas(call): return [a for k in call.inside for a in ([k.stage.area] if k.stage else []) + _areas(k)]
+def _areas(call):
+    return [a for k in call.inside for a in ([k.stage.area] if k.stage else []) + _areas(k)]
 
 def _steps(call):
     "The largest modules within which the grid takes no value between those of input and output, as (stage, conv)"
@@ -57,14 +60,18 @@ def _steps(call):
 
 def _stages(call):
     ss = _steps(call)
-    ss = [s for i,s in enumerate(ss) if all(o[0].area <= s[0].area for o in ss[i:])]   # no squeeze-and-excite, no U
+    # no squeeze-and-excite, no U
+    ss = [s for i,s in enumerate(ss) if all(o[0].area <= s[0].area for o in ss[i:])]
     drop = lambda i: ss[i][0].area == 1 < ss[i-1][0].area and (ss[i-1][0].area > 4 or not ss[i][1])
-    ss = ss[:next((i for i in range(1, len(ss)) if drop(i)), None)]             # global pooling ends the features
-    last = max((i for i,(_,conv) in enumerate(ss) if conv), default=None)       # and so does the last convolution
+    # global pooling ends the features
+    ss = ss[:next((i for i in range(1, len(ss)) if drop(i)), None)]
+    # and so does the last convolution
+    last = max((i for i,(_,conv) in enumerate(ss) if conv), default=None)
     if last is None: return []
     ss = [s for i,(s,_) in enumerate(ss) if i <= last or s.grid == ss[last][0].grid]
     found = []
-    for s in reversed(ss):      # at least twice the area of the next: an unpadded convolution opens no stage
+    # at least twice the area of the next: an unpadded convolution opens no stage
+    for s in reversed(ss):
         if not found or s.area >= 2*found[-1].area: found.append(s)
     return found[::-1]
 
@@ -75,7 +82,7 @@ def find_stages(
     "The last features of each grid (`GridStage`), fine to coarse: the layer1 .. layer4 of a ResNet, whatever the names"
     return _stages(_trace(net, xb)[1])
 
-# --- heads -----------------------------------------------------------------------------------------------------------
+# --- heads ----------------------------------------------------------------------------------------
 def aux_head(
     c_in:int,       # Channels of the features it reads
     c_out:int,      # Channels of the network's last stage
@@ -85,7 +92,8 @@ def aux_head(
     norm=nn.BatchNorm2d # Makes a normalisation layer from a number of channels
 ):
     "Bottleneck classifier: 1x1, k x k with stride k onto the last stage's grid, 1x1, mean over the grid, linear"
-    m,layers = max(c_out//4, min(c_out, 16)),[]     # a quarter as in the authors' code; not below 16 in small networks
+    # a quarter as in the authors' code; not below 16 in small networks
+    m,layers = max(c_out//4, min(c_out, 16)),[]
     for i,o,ks in ((c_in, m, 1), (m, m, k), (m, c_out, 1)):
         layers += [nn.Conv2d(i, o, ks, stride=ks), norm(o), nn.ReLU(inplace=True)]
     head = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_out, n_out))
@@ -105,12 +113,14 @@ class AuxHeads(Surgery):
         z,call = _trace(net, xb)
         stages = _stages(call)
         if len(stages) < 2 or not isinstance(z, torch.Tensor) or z.ndim != 2:
-            raise ValueError(_NO_GRID + f"{type(net).__name__} with feature maps of {[s.grid for s in stages]} and "
-                             f"an output of shape {tuple(getattr(z, 'shape', ()))}." + _REMEDY)
+            raise ValueError(_NO_GRID + f"{type(net).__name__} with feature maps of "
+                             f"{[s.grid for s in stages]} and an output of shape "
+                             f"{tuple(getattr(z, 'shape', ()))}." + _REMEDY)
         *inner,last = stages
         inner = inner[-n_heads:]
         has_bn = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
-        norm = nn.BatchNorm2d if has_bn else partial(nn.GroupNorm, 1)   # who does without batch statistics still does
+        # who does without batch statistics still does
+        norm = nn.BatchNorm2d if has_bn else partial(nn.GroupNorm, 1)
         ks = [tuple(max(1, a//b) for a,b in zip(s.grid, last.grid)) for s in inner]
         heads = [aux_head(s.channels, last.channels, z.shape[1], k=k, norm=norm) for s,k in zip(inner, ks)]
         self.net,self.heads,self.predict = net,nn.ModuleList(heads).to(z.device),predict
@@ -141,9 +151,10 @@ class AuxHeads(Surgery):
         n = len(self.taps) if self.training else 1
         z,feats = self._run(xb, self.taps[-n:])
         aux = tuple(head(f) for head,f in zip(self.heads[-n:], feats))
-        return AuxOut(z, aux) if self.training else (z + aux[-1])/2     # the average of the authors' code
+        # the average of the authors' code
+        return AuxOut(z, aux) if self.training else (z + aux[-1])/2
 
-# --- installation ----------------------------------------------------------------------------------------------------
+# --- installation ---------------------------------------------------------------------------------
 _NO_GRID = "expected a convolutional net whose grid shrinks, to put auxiliary heads between its stages, got "
 _REMEDY = " Use a ResNet or another image network (nn.Conv2d), or a technique without such heads, such as ELR."
 
@@ -165,4 +176,5 @@ def add_aux_heads(
         raise ValueError(_NO_GRID + f"{type(model).__name__} without convolution over images." + _REMEDY)
     p = next(model.parameters())
     xb = [x.to(p.device, p.dtype) if x.is_floating_point() else x.to(p.device) for x in _two_rows(dls)]
-    with keep_random(): return wrap_each(model, lambda net: AuxHeads(net, *xb, predict=predict, n_heads=n_heads))
+    with keep_random():
+        return wrap_each(model, lambda net: AuxHeads(net, *xb, predict=predict, n_heads=n_heads))

@@ -27,14 +27,15 @@ def check(
     mix = [cb for cb in learn.cbs if isinstance(cb, MixHandler)]
     picky = [t.name for t in ts if t.remembers or own(t, 'weights') or own(t, 'sample_loss')]
     if mix and picky:
-        raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives every image two. "
-                         "Remove one of them.")
+        raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives "
+                         "every image two. Remove one of them.")
     base = learn.objective.loss_obj.base
     if isinstance(base, nn.Module) and any(p.requires_grad for p in base.parameters()):
         robust_warn(f"{base} has parameters of its own, which no optimizer trains. Move them into the model.")
     if names('targets') and not isinstance(base, RobustLoss):
-        raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which {base} does not take. "
-                         "Use a loss of fastrobust.losses, such as CrossEntropy().")
+        raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which "
+                         f"{base} does not take. Use a loss of fastrobust.losses, such as "
+                         "CrossEntropy().")
     columns = [t.column for t in ts if has_penalty(t)]
     for k in set(columns):
         if columns.count(k) > 1:
@@ -50,10 +51,11 @@ def check_batch(obj, xb, yb):
     "The first batch of a fit: is it what the techniques are defined for?"
     for t in obj.stages:
         if own(t, 'rows') and len(xb) != 1:
-            raise ValueError(f"{t.name} adds images to the batch and expects one input, got {len(xb)}. "
-                             "Use it on single-input dls.")
+            raise ValueError(f"{t.name} adds images to the batch and expects one input, got "
+                             f"{len(xb)}. Use it on single-input dls.")
         y = yb[0] if len(yb) == 1 else None
         if t.tasks and (y is None or y.is_floating_point() or y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1)):
             got = [tuple(o.shape) for o in yb]
-            raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one integer label an "
-                             f"item), got targets of shape {got}. Remove it, or use a CategoryBlock.")
+            raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one "
+                             f"integer label an item), got targets of shape {got}. Remove it, or "
+                             "use a CategoryBlock.")

@@ -29,7 +29,8 @@ class ColumnsCallback(QuickEvents, Callback):
         if not self._names: return
         rec = self.recorder
         names,n = list(rec.metric_names),len(rec.metric_names) - bool(rec.add_time)
-        self._names = [k for k in self._names if k not in names]    # the same number twice is one column
+        # the same number twice is one column
+        self._names = [k for k in self._names if k not in names]
         rec.metric_names = L(names[:n] + self._names + names[n:])
 
     def after_validate(self):

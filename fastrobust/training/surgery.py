@@ -13,7 +13,8 @@ class AuxOut(NamedTuple):
 
 class Surgery(nn.Module):
     "Base of the wrappers techniques put around a model; they nest, and come off in any order"
-    plain = True    # Whether a wrapped network predicts what the wrapper does, so that `strip` may take it out
+    # Whether a wrapped network predicts what the wrapper does, so that `strip` may take it out
+    plain = True
     def inner(self, i=0):
         "The wrapped network that stays when the wrapper comes off; of two networks the `i`-th"
         return self.net
@@ -39,7 +40,8 @@ class Twin(Surgery):
     def inner(self, i=0): return self.nets[i]
     def forward(self, *xs):
         zs = tuple(net(*xs) for net in self.nets)
-        more = zs[0][1:] if type(zs[0]) is tuple else ()    # what fastai's recurrent networks return beside logits
+        # what fastai's recurrent networks return beside logits
+        more = zs[0][1:] if type(zs[0]) is tuple else ()
         if more: zs = tuple(z[0] for z in zs)
         z = (Pair(zs) if more else zs) if self.training else (zs[0]+zs[1])/2
         return (z, *more) if more else z
@@ -52,9 +54,11 @@ class Twin(Surgery):
 def looks_trained(model):
     "Whether a normalisation layer of `model` has seen training"
     for m in model.modules():
-        if getattr(m, 'num_batches_tracked', None) is not None and m.num_batches_tracked > 0: return True
+        if getattr(m, 'num_batches_tracked', None) is not None and m.num_batches_tracked > 0:
+            return True
         w = getattr(m, 'weight', None)
-        if isinstance(w, nn.Parameter) and w.ndim == 1 and len(w) > 1 and (w != w[0]).any(): return True
+        if isinstance(w, nn.Parameter) and w.ndim == 1 and len(w) > 1 and (w != w[0]).any():
+            return True
     return False
 
 def copy_net(model):
@@ -67,7 +71,8 @@ def fresh_copy(
     params=None # The parameters of `model` to draw anew; None: all
 ):
     "A copy that starts elsewhere: the entries of each tensor permuted, as likely under any i.i.d. initialisation"
-    new,g = copy_net(model),torch.Generator().manual_seed(1)    # fixed: it permutes numbers that a seed has drawn
+    # fixed: it permutes numbers that a seed has drawn
+    new,g = copy_net(model),torch.Generator().manual_seed(1)
     only = None if params is None else {id(p) for p in params}
     with torch.no_grad():
         for p,q in zip(model.parameters(), new.parameters()):
@@ -96,5 +101,6 @@ class SurgeonSplit:
     def __init__(self, base): self.base = base
     def __call__(self, model):
         if isinstance(model, Surgery): return model.groups(self)
-        groups = list(self.base(model))     # fastai's default splitter gives one flat list of parameters
+        # fastai's default splitter gives one flat list of parameters
+        groups = list(self.base(model))
         return [groups] if groups and isinstance(groups[0], nn.Parameter) else [list(g) for g in groups]

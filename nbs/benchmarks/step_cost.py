@@ -16,7 +16,7 @@ from fastrobust.data.arrays import array_dls                            # noqa: 
 from fastrobust.data.openset import aux_images                          # noqa: E402
 from fastrobust.losses import GCELoss                                   # noqa: E402
 from fastrobust.nets import small_cnn  # noqa: E402
-from fastrobust.training.objective import Technique                              # noqa: E402
+from fastrobust.training.technique import Technique  # noqa: E402
 from fastrobust.labels.history import SampleHistory                            # noqa: E402
 from fastrobust.techniques.augmix import AugMix                         # noqa: E402
 from fastrobust.techniques.coteaching import CoTeaching                 # noqa: E402

@@ -1,9 +1,9 @@
 "The five blurs: gaussian, defocus, glass, motion, zoom"
-# Each takes x (b,c,h,w) in [0,1], the parameters of a severity from `tables.py` and the `Draws` of the batch.
-# The constants and the order of steps are those of hendrycks/robustness create_c/ (Apache-2.0), read there; where those
-# scripts call SciPy, scikit-image or OpenCV, the filters here give the same numbers (see the tests). `motion_blur` is
-# done in torch: the published files were made with ImageMagick, whose rule for line and weights it follows, though not
-# its rounding.
+# Each takes x (b,c,h,w) in [0,1], the parameters of a severity from `tables.py` and the `Draws` of
+# the batch. The constants and the order of steps are those of hendrycks/robustness create_c/
+# (Apache-2.0), read there; where those scripts call SciPy, scikit-image or OpenCV, the filters here
+# give the same numbers (see the tests). `motion_blur` is done in torch: the published files were
+# made with ImageMagick, whose rule for line and weights it follows, though not its rounding.
 from functools import lru_cache
 import numpy as np
 import torch
@@ -34,11 +34,12 @@ def defocus_blur(x, p, r):
 
 def shuffle_map(b, h, w, d, rounds, r):
     "Which pixel of the batch, flattened, each one comes from after local exchanges up to `d` px wide: int64 (b*h*w,)"
-    # The published loop walks backwards through the image and gives each pixel the present value of a random neighbour,
-    # -d to d-1 rows and columns away. It is written as a swap, but NumPy hands out colour pixels as views, so the
-    # neighbour keeps its value: the files have it so, and so have we. A neighbour that the loop has passed (it lies
-    # later in the image) holds what it was given, any other one its old value. That is a forest of references; all
-    # pixels climb to their roots at once, doubling their steps.
+    # The published loop walks backwards through the image and gives each pixel the present value of
+    # a random neighbour, -d to d-1 rows and columns away. It is written as a swap, but NumPy hands
+    # out colour pixels as views, so the neighbour keeps its value: the files have it so, and so
+    # have we. A neighbour that the loop has passed (it lies later in the image) holds what it was
+    # given, any other one its old value. That is a forest of references; all pixels climb to their
+    # roots at once, doubling their steps.
     n = b*h*w
     at = torch.arange(n, device=r.device).view(b, h, w)
     src = at.flatten()
@@ -61,7 +62,8 @@ def glass_blur(x, p, r):
     "Structured glass: blur, exchange neighbours, blur: p = (sigma, widest exchange, rounds)"
     sigma,delta,rounds = p
     b,c,h,w = x.shape
-    x = gaussian(x, sigma).mul(255).add_(1e-3).floor_().div_(255)       # whole grey levels, as the scripts cut them
+    # whole grey levels, as the scripts cut them
+    x = gaussian(x, sigma).mul(255).add_(1e-3).floor_().div_(255)
     px = x.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, shuffle_map(b, h, w, delta, rounds, r))
     return gaussian(px.view(b, h, w, c).permute(0, 3, 1, 2).contiguous(), sigma)
 
@@ -71,9 +73,11 @@ def motion_blur(x, p, r):
 
 def zoom_blur(x, p, r):
     "The camera nears: mean of the image and of its zooms 1, 1+step .. largest: p = (largest, step), border cut"
-    # The scripts list the zooms as np.arange(1, largest+.01, step), whose end rounding lets in twice (1.06 and 1.11)
+    # The scripts list the zooms as np.arange(1, largest+.01, step),
+    # whose end rounding lets in twice (1.06 and 1.11)
     zooms = np.arange(1, round(p[0]+.01, 2), p[1]).tolist()
-    return (2*x + summed_zooms(x, zooms[1:]))/(len(zooms)+1)            # the first zoom is 1, the image itself
+    # the first zoom is 1, the image itself
+    return (2*x + summed_zooms(x, zooms[1:]))/(len(zooms)+1)
 
 BLURS = dict(gaussian_blur=gaussian_blur, defocus_blur=defocus_blur, glass_blur=glass_blur, motion_blur=motion_blur,
              zoom_blur=zoom_blur)

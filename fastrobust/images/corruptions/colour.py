@@ -1,9 +1,10 @@
 "Brightness, contrast and saturation"
-# Every function takes pixels x (b,c,h,w) in [0,1], the parameters of its severity and draws it has no use for. The
-# authors go to HSV and back (scikit-image); the way there and back is written out here, pixel by pixel the same: a new
-# value V' scales a pixel by V'/V, a new saturation S' scales its distance V-x to its largest channel by S'/S. A pixel
-# without colour has hue 0, so where S' > 0 it turns red, in the published images too. Grey images (c=1) get a shift of
-# their value as brightness, and as `saturate` they stay as they are: that is what the authors' code makes of them.
+# Every function takes pixels x (b,c,h,w) in [0,1], the parameters of its severity and draws it has
+# no use for. The authors go to HSV and back (scikit-image); the way there and back is written out
+# here, pixel by pixel the same: a new value V' scales a pixel by V'/V, a new saturation S' scales
+# its distance V-x to its largest channel by S'/S. A pixel without colour has hue 0, so where S' > 0
+# it turns red, in the published images too. Grey images (c=1) get a shift of their value as
+# brightness, and as `saturate` they stay as they are: that is what the authors' code makes of them.
 import torch
 
 __all__ = []

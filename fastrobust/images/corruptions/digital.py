@@ -1,10 +1,11 @@
 "Elastic deformation, pixelation, JPEG"
-# Every function takes pixels x (b,c,h,w) in [0,1] holding k/255, the parameters of its severity and the draws.
-# Elastic deformation is the authors': an affine map of three random points, then a smoothed random displacement, each
-# with bilinear samples. Its lengths are shares of the image side: of 32 for CIFAR-C, of 244 (a typo, kept) for a side
-# of 224 in ImageNet-C; for other sizes they grow with the shorter side. The `imagecorruptions` package has another
-# elastic deformation (no affine map, other strengths), so there the two differ on purpose.
-# JPEG is the codec itself, Pillow's as in the published files, on the CPU for any input.
+# Every function takes pixels x (b,c,h,w) in [0,1] holding k/255, the parameters of its severity and
+# the draws. Elastic deformation is the authors': an affine map of three random points, then a
+# smoothed random displacement, each with bilinear samples. Its lengths are shares of the image
+# side: of 32 for CIFAR-C, of 244 (a typo, kept) for a side of 224 in ImageNet-C; for other sizes
+# they grow with the shorter side. The `imagecorruptions` package has another elastic deformation
+# (no affine map, other strengths), so there the two differ on purpose. JPEG is the codec itself,
+# Pillow's as in the published files, on the CPU for any input.
 import io
 from functools import lru_cache
 import numpy as np
@@ -43,7 +44,8 @@ def elastic_transform(x, p, r):
     strength,sigma,far = (o*side for o in p[:3])
     x = _affine(x, far, r)
     if strength == 0: return x
-    d = (2*r.rand(2, h, w) - 1).double()    # float64: matrix products then round alike for every batch size
+    # float64: matrix products then round alike for every batch size
+    d = (2*r.rand(2, h, w) - 1).double()
     d = _smoother(h, sigma).to(x.device) @ d @ _smoother(w, sigma).to(x.device).T
     i,j = (torch.arange(n, device=x.device, dtype=torch.float64) for n in (h, w))
     u,v = (d[:, 0]*strength + j).float(),(d[:, 1]*strength + i[:, None]).float()

@@ -1,7 +1,8 @@
 "Random numbers for a batch, every image with its own stream: results do not depend on how a set is cut into batches"
-# A stream is a function of its key and of a counter, computed by mixing bits (no state, no loop over images), so CPU
-# and GPU see the same integers. Keys are mixed by splitmix64 (Steele et al., OOPSLA 2014), counters by two rounds of a
-# 32-bit multiply-and-shift. Good for pictures and statistics; not for secrets.
+# A stream is a function of its key and of a counter, computed by mixing bits (no state, no loop
+# over images), so CPU and GPU see the same integers. Keys are mixed by splitmix64 (Steele et al.,
+# OOPSLA 2014), counters by two rounds of a 32-bit multiply-and-shift. Good for pictures and
+# statistics; not for secrets.
 import math, zlib
 import torch
 
@@ -51,7 +52,8 @@ class Draws:
         x = fold(x.mul_(_signed(0x7FEB352D, 32)).add_(self.hi), 15)
         return fold(x.mul_(_signed(0x846CA68B, 32)), 16)
 
-    def _unit(self, lo, hi): return (self._bits(lo, hi) >> 8).bitwise_and_(0xFFFFFF).float().mul_(2**-24)
+    def _unit(self, lo, hi):
+        return (self._bits(lo, hi) >> 8).bitwise_and_(0xFFFFFF).float().mul_(2**-24)
 
     def _pieces(self, m):
         "Counters of `m` numbers, in pieces that stay in the processor's cache: (start, first, last+1)"
@@ -60,7 +62,8 @@ class Draws:
         self.n += m
         return todo
 
-    def _empty(self, m, dtype=torch.float32): return torch.empty(len(self.lo), m, dtype=dtype, device=self.device)
+    def _empty(self, m, dtype=torch.float32):
+        return torch.empty(len(self.lo), m, dtype=dtype, device=self.device)
 
     def rand(self, *shape):
         "Uniform in [0,1): float32 (b,*shape)"

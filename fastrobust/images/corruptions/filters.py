@@ -1,6 +1,7 @@
 "Filters of the blurs and the weather: band matrices where they are separable, shifted sums or an FFT where not"
-# A filter along one axis is a matrix, borders included, and only a band of it is not 0. Multiplying 32 rows at a time
-# with the columns they need costs much less than a depthwise convolution on a CPU, whatever the filter's length.
+# A filter along one axis is a matrix, borders included, and only a band of it is not 0. Multiplying
+# 32 rows at a time with the columns they need costs much less than a depthwise convolution on a
+# CPU, whatever the filter's length.
 import math
 from functools import lru_cache
 import torch
@@ -20,7 +21,7 @@ def mirrored(x, r, q):
     i,j = (fold(torch.arange(-m, n+m, device=x.device), n, 'mirror') for n,m in zip(x.shape[-2:], (r, q)))
     return x.index_select(-2, i).index_select(-1, j)
 
-# --- separable filters -----------------------------------------------------------------------------------------------
+# --- separable filters ----------------------------------------------------------------------------
 def gaussian_taps(sigma, radius):
     k = torch.exp(-torch.arange(-radius, radius+1, dtype=torch.float64)**2/(2*sigma**2))
     return k/k.sum()
@@ -35,9 +36,11 @@ def zoom_matrix(n, zoom):
     "Matrix (n,n) that enlarges the middle of a line of `n` pixels: cut out, interpolate linearly, cut to `n` again"
     small = math.ceil(n/zoom)
     big = round(small*zoom)
-    at = torch.arange(big, dtype=torch.float64)*(small-1)/max(big-1, 1)     # the end pixels stay the end pixels
+    # the end pixels stay the end pixels
+    at = torch.arange(big, dtype=torch.float64)*(small-1)/max(big-1, 1)
     i = at.floor().clamp(max=max(small-2, 0))
-    m = torch.zeros(big, n+1, dtype=torch.float64)                          # one column to spare where small is 1
+    # one column to spare where small is 1
+    m = torch.zeros(big, n+1, dtype=torch.float64)
     i,f = i.long()[:, None] + (n-small)//2,(at-i)[:, None]
     m.scatter_(1, i, 1-f).scatter_(1, i+1, f)
     return m[(big-n)//2:, :n][:n]
@@ -69,7 +72,8 @@ def separable(x, make, *args):
 
 def gaussian(x, sigma):
     "Gaussian blur of `x` (...,h,w)"
-    return x if sigma < .125 else separable(x, gaussian_blocks, sigma)      # below, the cut leaves one tap
+    # below, the cut leaves one tap
+    return x if sigma < .125 else separable(x, gaussian_blocks, sigma)
 
 def zoomed(x, zoom):
     "The middle of `x` (...,h,w), enlarged to its size"
@@ -85,7 +89,7 @@ def summed_zooms(x, zooms):
         for s,(m,lo,hi) in zip(sums, cols): s.addmm_(rows[:, lo:hi], m.mT)
     return torch.cat(sums, -1).view(b, c, h, w)
 
-# --- other filters ---------------------------------------------------------------------------------------------------
+# --- other filters --------------------------------------------------------------------------------
 def correlate(x, k):
     "Every channel of `x` (b,c,h,w) with the kernel `k` (odd, odd), a CPU tensor; border mirrored"
     (h,w),(r,q) = x.shape[-2:],(o//2 for o in k.shape)
@@ -100,8 +104,9 @@ def correlate(x, k):
 
 def motion(x, radius, sigma, angles):
     "`x` (b,c,h,w) blurred along a line, each image in its own direction `angles` (b,), degrees; border repeated"
-    # Half a Gaussian of 2*radius+1 taps, each a copy moved by whole pixels: the rule of ImageMagick. The copies are
-    # slices, image by image: picking pixels by index for all images at once takes six times as long on a CPU.
+    # Half a Gaussian of 2*radius+1 taps, each a copy moved by whole pixels: the rule of
+    # ImageMagick. The copies are slices, image by image: picking pixels by index for all images at
+    # once takes six times as long on a CPU.
     (h,w),a = x.shape[-2:],torch.deg2rad(angles.double().cpu())[:, None]
     k = torch.exp(-torch.arange(2*radius+1, dtype=torch.float64)**2/(2*sigma**2))
     k = k[k > 1e-6]

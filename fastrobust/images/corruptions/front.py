@@ -1,7 +1,8 @@
 "`corrupt`: any of the 19 common corruptions for a batch of images, seeded image by image"
-# Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C and ImageNet-C. What lies less than a
-# thousandth of a level below a whole level counts as that level, so that rounding errors of float32 decide nothing.
-# These are the benchmark's corruptions recomputed, not its files: results on them are not results on CIFAR-10-C.
+# Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C and ImageNet-C.
+# What lies less than a thousandth of a level below a whole level counts as that level, so that
+# rounding errors of float32 decide nothing. These are the benchmark's corruptions recomputed, not
+# its files: results on them are not results on CIFAR-10-C.
 import torch
 from torch import Tensor
 from fastrobust.pixels import PixelSpace
@@ -22,14 +23,17 @@ _KERNELS = {**NOISES, **BLURS, **WEATHER, **COLOURS, **DIGITAL}
 def check_corruption(name, severity, table):
     "Refuse unknown names and tables, and severities other than 1, 2, 3, 4, 5"
     names = CORRUPTIONS + EXTRA_CORRUPTIONS
-    if name not in names: raise ValueError(f"expected the name of a corruption, got {name!r}. {nearest(name, names)}")
+    if name not in names:
+        raise ValueError(f"expected the name of a corruption, got {name!r}. {nearest(name, names)}")
     need_whole('severity', severity, 1, 5, fix='Clean images: leave `corrupt` out.')
     if table not in ('auto', *PARAMS):
-        raise ValueError(f"expected the name of a severity table, got {table!r}. {nearest(table, ['auto', *PARAMS])}")
+        raise ValueError(f"expected the name of a severity table, got {table!r}. "
+                         f"{nearest(table, ['auto', *PARAMS])}")
 
 def _levels(x):
     "Pixels as uint8 (b,c,h,w)"
-    if not isinstance(x, Tensor): raise TypeError(f"`x` must be a tensor, got {type(x).__name__}. Use `tensor(x)`.")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"`x` must be a tensor, got {type(x).__name__}. Use `tensor(x)`.")
     if not x.is_floating_point(): return check_images(x)
     return check_images(PixelSpace().to_uint8(x, 'corrupt') if x.numel() else x.to(torch.uint8))
 
@@ -51,8 +55,9 @@ def corrupt(
     need_whole('seed', seed)
     ids = torch.arange(b) if ids is None else torch.as_tensor(ids)
     if ids.shape != (b,) or ids.is_floating_point():
-        raise ValueError(f"`ids` must hold one whole number for each of {b} images, got {ids.dtype} of shape "
-                         f"{tuple(ids.shape)}. Without a set to point into: ids=None.")
+        raise ValueError(f"`ids` must hold one whole number for each of {b} images, got "
+                         f"{ids.dtype} of shape {tuple(ids.shape)}. Without a set to point into: "
+                         "ids=None.")
     if table == 'auto': table = 'cifar' if min(x.shape[-2:]) <= 64 else 'imagenet'
     f,p,keys = _KERNELS[name],PARAMS[table][name][severity-1],stream_keys(seed, ids, name, severity)
     # a piece at a time: bounded memory, and on the CPU the numbers of a piece stay in its cache

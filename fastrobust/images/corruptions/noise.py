@@ -1,8 +1,9 @@
 "Noise: Gaussian, shot, impulse, and speckle noise, drawn anew for every channel of every pixel"
-# Every function takes pixels x (b,c,h,w) in [0,1], holding k/255, the parameters of its severity and the draws.
-# Sums may leave [0,1]: the front clips, as the authors do. Shot noise is drawn from the Poisson distribution itself: an
-# image holds 256 values, so 256 tables by Walker's alias method give a count from one column and one coin, exact to
-# 2^-24, on every device alike. Counts above lambda are one case, since they are all clipped to white.
+# Every function takes pixels x (b,c,h,w) in [0,1], holding k/255, the parameters of its severity
+# and the draws. Sums may leave [0,1]: the front clips, as the authors do. Shot noise is drawn from
+# the Poisson distribution itself: an image holds 256 values, so 256 tables by Walker's alias method
+# give a count from one column and one coin, exact to 2^-24, on every device alike. Counts above
+# lambda are one case, since they are all clipped to white.
 from functools import lru_cache
 import torch
 
@@ -22,7 +23,8 @@ def _alias(p):
     n,k = p.shape
     left,keep,to = p*k,torch.ones_like(p),torch.arange(k).repeat(n, 1)
     rows = torch.arange(n)
-    for _ in range(k):                      # the emptiest column is filled up from the fullest one, and is done
+    # the emptiest column is filled up from the fullest one, and is done
+    for _ in range(k):
         small,big = left.argmin(1),left.argmax(1)
         gap = (1-left[rows, small]).clamp_min(0)
         todo = gap > 1e-12
@@ -43,7 +45,8 @@ def _photons(lam):
 def shot_noise(x, p, r):
     "Count photons: Poisson(x lam)/lam"
     lam = p[0]
-    u = r.rand(*x.shape[1:]).mul_(lam+1)            # its whole part is the column, the rest the coin
+    # its whole part is the column, the rest the coin
+    u = r.rand(*x.shape[1:]).mul_(lam+1)
     j = u.floor()
     i = (x*255).round_().mul_(lam+1).add_(j).int().flatten()
     keep,to = (o.to(x.device).index_select(0, i).view_as(x) for o in _photons(lam))

@@ -9,9 +9,10 @@ __all__ = []
 
 def plasma(n, decay, r):
     "Clouds (b,n,n) in [0,1] that repeat at their borders, by midpoint displacement; `n` a power of 2"
-    # Every square gets the mean of its corners plus a random offset in its middle, every edge then the mean of its ends
-    # and the two middles beside it plus another; squares halve, offsets shrink by `decay` squared: the scripts multiply
-    # an amplitude with a number drawn from a range of that same amplitude.
+    # Every square gets the mean of its corners plus a random offset in its middle, every edge then
+    # the mean of its ends and the two middles beside it plus another; squares halve, offsets shrink
+    # by `decay` squared: the scripts multiply an amplitude with a
+    # number drawn from a range of that same amplitude.
     m,step,amp = torch.zeros_like(r.rand(1, 1)),n,100.**2
     while step >= 2:
         k,step = n//step,step//2
@@ -25,9 +26,10 @@ def plasma(n, decay, r):
     m = m - m.amin((1, 2), keepdim=True)
     return m/m.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
-# --- frost -----------------------------------------------------------------------------------------------------------
-# The published files add a part of one of five photographs of frozen windows. Those are not ours to ship; we draw five
-# sheets once, by a fixed rule, and give each the mean and the standard deviation of one photograph (red, green, blue).
+# --- frost ----------------------------------------------------------------------------------------
+# The published files add a part of one of five photographs of frozen windows. Those are not ours to
+# ship; we draw five sheets once, by a fixed rule, and give each the mean and the standard deviation
+# of one photograph (red, green, blue).
 SIDE = 512
 PHOTOS = torch.tensor([[[ 77.7, 149.1, 165.7], [26.9, 16.5, 15.3]], [[200.8, 205.4, 214.5], [21.4, 22.1, 22.6]],
                        [[200.8, 205.4, 214.5], [21.4, 22.1, 22.6]], [[137.6, 152.8, 165.2], [28.5, 28.5, 29.9]],
@@ -37,9 +39,11 @@ def ferns(count, r):
     "Ice ferns (b,SIDE,SIDE) in [0,1]: a straight stem, from it branches to both sides, shorter towards the tip"
     y,x,turn,size,light = r.rand(5, count, 1, 1, 1).unbind(1)
     size,turn,light = 30 + 90*size**2,2*math.pi*turn,.4 + .6*light
-    s,t = torch.arange(0, 120, 3.)[:, None, None],torch.arange(50.)     # where branches leave, places along a branch
+    # where branches leave, places along a branch
+    s,t = torch.arange(0, 120, 3.)[:, None, None],torch.arange(50.)
     jitter = r.rand(count, len(s), 2, 1)
-    side = torch.tensor([-1., 1.])[:, None]*(.9 + .4*jitter)            # 50 to 75 degrees from the stem
+    # 50 to 75 degrees from the stem
+    side = torch.tensor([-1., 1.])[:, None]*(.9 + .4*jitter)
     ice = torch.zeros(len(y), SIDE*SIDE)
     def draw(s, t, turned, reach, light):
         py,px = (o*SIDE + s*f(turn) + t*f(turned) for o,f in ((y, torch.sin), (x, torch.cos)))

@@ -1,12 +1,14 @@
 "Names, groups and severities of the 19 common corruptions of CIFAR-C and ImageNet-C"
-# Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261. The numbers are facts read in the authors' code
-# (hendrycks/robustness, Apache-2.0): five severities each, for pixels in [0,1], lengths in pixels. Known oddities are
-# kept, since the published errors were measured with them: the CIFAR elastic severity 1 is affine only; ImageNet's
-# scales by 244, a typo for 224; elastic_transform, saturate and snow do not get worse with every severity.
+# Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261. The numbers are facts read in
+# the authors' code (hendrycks/robustness, Apache-2.0): five severities each, for pixels in [0,1],
+# lengths in pixels. Known oddities are kept, since the published errors were measured with them:
+# the CIFAR elastic severity 1 is affine only; ImageNet's scales by 244, a typo for 224;
+# elastic_transform, saturate and snow do not get worse with every severity.
 
 __all__ = ['CORRUPTIONS', 'EXTRA_CORRUPTIONS']
 
-# The four families of the benchmark's 15, and the four extra ones on which hyper-parameters may be tuned
+# The four families of the benchmark's 15, and the four extra
+# ones on which hyper-parameters may be tuned
 GROUPS = dict(noise  =('gaussian_noise', 'shot_noise', 'impulse_noise'),
               blur   =('defocus_blur', 'glass_blur', 'motion_blur', 'zoom_blur'),
               weather=('snow', 'frost', 'fog', 'brightness'),

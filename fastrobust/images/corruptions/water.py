@@ -1,6 +1,7 @@
 "How drops of water catch the light: edges, distance to them, relief; steps of `spatter` in torch"
-# The published script calls OpenCV for each step. The same rules here, batched: Canny edges (equal to cv2.Canny), the
-# distance to the nearest edge (exact; OpenCV's is a chamfer approximation), histogram equalisation, a relief filter.
+# The published script calls OpenCV for each step. The same rules here, batched: Canny edges (equal
+# to cv2.Canny), the distance to the nearest edge (exact; OpenCV's is a chamfer approximation),
+# histogram equalisation, a relief filter.
 import torch
 from torch.nn import functional as F
 from fastrobust.images.corruptions.filters import box_blocks, correlate, separable
@@ -43,7 +44,8 @@ def edge_distance(edge, far=20):
     i = torch.arange(w, device=edge.device)
     last = torch.where(edge, i, -2*far).cummax(-1).values
     nxt  = torch.where(edge, i, w+2*far).flip(-1).cummin(-1).values.flip(-1)
-    d = torch.minimum(i-last, nxt-i).clamp(max=far).float()**2  # along the row; then over the rows around
+    # along the row; then over the rows around
+    d = torch.minimum(i-last, nxt-i).clamp(max=far).float()**2
     rows,out = F.pad(d, (0, 0, far, far), value=far**2),d.clone()
     for k in range(1, far):
         torch.minimum(out, torch.minimum(rows[..., far-k:far-k+h, :], rows[..., far+k:far+k+h, :]) + k*k, out=out)
@@ -56,9 +58,11 @@ def equalised(x):
     i = x.long() + row
     count = torch.bincount(i.flatten(), minlength=32*b).view(b, 32)
     below = count.cumsum(1)
-    first = below.masked_fill(below == 0, n).amin(1, keepdim=True)  # size of the darkest level there is
+    # size of the darkest level there is
+    first = below.masked_fill(below == 0, n).amin(1, keepdim=True)
     lut = ((below-first)*(255./(n-first).clamp(min=1))).round().clamp(min=0)
-    lut = torch.where(first < n, lut, torch.arange(32., device=x.device))   # an image of one level keeps it
+    # an image of one level keeps it
+    lut = torch.where(first < n, lut, torch.arange(32., device=x.device))
     return lut.flatten()[i]
 
 def ripples(liquid):

@@ -1,10 +1,11 @@
 "Weather: snow, frost, fog (brightness is in `colour.py`) and the extra corruption spatter"
-# Each takes x (b,c,h,w) in [0,1], the parameters of a severity from `tables.py` and the `Draws` of the batch. Constants
-# and order of steps are those of hendrycks/robustness create_c/ (Apache-2.0), read there. Ours and different:
-# - frost: sheets drawn by a rule (`plasma.py`) in place of photographs, of the same mean and contrast per colour;
-# - snow: its flakes are moved by the line blur of `filters.py`, not by ImageMagick, and not cut to 8 bits before;
-# - spatter: water uses exact distances where OpenCV's transform is approximate (about 2 % off).
-# A grey image is treated as a coloured one with three equal channels and then made grey.
+# Each takes x (b,c,h,w) in [0,1], the parameters of a severity from `tables.py` and the `Draws` of
+# the batch. Constants and order of steps are those of hendrycks/robustness create_c/ (Apache-2.0),
+# read there. Ours and different: - frost: sheets drawn by a rule (`plasma.py`) in place of
+# photographs, of the same mean and contrast per colour; - snow: its flakes are moved by the line
+# blur of `filters.py`, not by ImageMagick, and not cut to 8 bits before; - spatter: water uses
+# exact distances where OpenCV's transform is approximate (about 2 % off). A grey image is treated
+# as a coloured one with three equal channels and then made grey.
 import torch
 from fastrobust.images.corruptions.filters import gaussian, motion, zoomed
 from fastrobust.images.corruptions.plasma import frost_part, plasma

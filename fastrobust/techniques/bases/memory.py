@@ -3,7 +3,7 @@ import copy
 import numpy as np
 import torch
 from fastrobust.basics import robust_warn
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 from fastrobust.training.stages import main_logits
 
 __all__ = []
@@ -11,8 +11,10 @@ __all__ = []
 class SampleMemory(Technique):
     "A technique that remembers: read in the penalty, written once a batch, with a `score` of every given label"
     # rank by rank in distributed training: each process remembers the items it has seen
-    remembers,_stateattrs = True,('_memory',)   # an export leaves the memory behind; copies and `state_dict` have it
-    _memory = ()    # A dict for each network: `rows` (n,...) and `score` (n,), which is NaN before the first visit
+    # an export leaves the memory behind; copies and `state_dict` have it
+    remembers,_stateattrs = True,('_memory',)
+    # A dict for each network: `rows` (n,...) and `score` (n,), which is NaN before the first visit
+    _memory = ()
 
     def look(self, z, i):
         """New memory rows (None: nothing to remember) and scores of the batch's items, for detached mapped logits
@@ -46,14 +48,15 @@ class SampleMemory(Technique):
                 m = self._memory[i][k]
                 m[batch.ids.to(m.device)] = v.to(m)
 
-    # --- between fits ------------------------------------------------------------------------------------------------
+    # --- between fits -----------------------------------------------------------------------------
     def score(self,
         i=None  # Position(s) in `train_ds`; None: all
     ):
         "Trust in the given labels at the last visit, in [0,1], 1 = clean, NaN: never seen; the mean of two networks"
         if not self._memory:
-            raise ValueError(f"expected {type(self).__name__} to have a memory of a training, got none. Fit "
-                             "first; a loaded export has no memory: save `state_dict()` beside it.")
+            raise ValueError(f"expected {type(self).__name__} to have a memory of a training, got "
+                             "none. Fit first; a loaded export has no memory: save `state_dict()` "
+                             "beside it.")
         s = np.mean([m['score'].cpu().numpy() for m in self._memory], axis=0)
         return s if i is None else s[i]
 
@@ -71,15 +74,16 @@ class SampleMemory(Technique):
         n = {len(v) for m in state['memory'] for v in m.values()}
         want = len(self.learn.dls.train_ds) if self.learn is not None else None
         if len(n) > 1 or want is not None and n - {want}:
-            raise ValueError(f"expected a memory of the {want} training items, got one of {sorted(n)}. Load it for the "
-                             "items it was saved for.")
+            raise ValueError(f"expected a memory of the {want} training items, got one of "
+                             f"{sorted(n)}. Load it for the items it was saved for.")
         self._memory = [{k: v.clone() for k,v in m.items()} for m in state['memory']]
 
     def check(self, learn):
         n = len(self._memory[0]['score']) if self._memory else None
         if n is None or n == len(learn.dls.train_ds): return
-        robust_warn(f"{self.name} remembers {n} training items, now there are {len(learn.dls.train_ds)}: it starts "
-                    "anew. Where items were exchanged and their number stayed the same, call `forget()` yourself.")
+        robust_warn(f"{self.name} remembers {n} training items, now there are "
+                    f"{len(learn.dls.train_ds)}: it starts anew. Where items were exchanged and "
+                    "their number stayed the same, call `forget()` yourself.")
         self.forget()
 
     def __deepcopy__(self, memo):

@@ -1,7 +1,8 @@
 "Open-set images beside every batch, labelled by chance: what ODNL and Open-sampling share"
-# ODNL, https://arxiv.org/abs/2106.10891, and Open-sampling, https://arxiv.org/abs/2206.08802, differ in who draws the
-# labels and how much a class counts. The term is on raw logits: LogitClip and LogitNorm act on training images alone.
-# Each rank of distributed training has an order and labels of its own. Stages: rows + penalty.
+# ODNL, https://arxiv.org/abs/2106.10891, and Open-sampling, https://arxiv.org/abs/2206.08802,
+# differ in who draws the labels and how much a class counts. The term is on raw logits: LogitClip
+# and LogitNorm act on training images alone. Each rank of distributed training has an order and
+# labels of its own. Stages: rows + penalty.
 import copy, math
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from fastrobust.pixels import pixel_space
 from fastrobust.data.auxrows import AuxRows, through_pipeline
 from fastrobust.data.openset import (OPEN_SET_FACTS, names_shown, parts_of, share_items, trained_open_sets,
                                      what_it_shows)
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 from fastrobust.training.recording import fit_starts
 from fastrobust.training.stages import main_logits
 
@@ -40,7 +41,8 @@ class TrainedOpenSets(Callback):
         "That of a learner, which it is given if it has none"
         found = trained_open_sets(learn)
         if isinstance(found, cls): return found
-        new = cls(*(getattr(found, k, ()) for k in OPEN_SET_FACTS))     # `found`: the field of a stripped learner
+        # `found`: the field of a stripped learner
+        new = cls(*(getattr(found, k, ()) for k in OPEN_SET_FACTS))
         learn.add_cb(new)
         return new
 
@@ -67,8 +69,8 @@ class OpenSetRows(Technique):
         if labels is not None:
             labels = _numbers('labels', labels)
             if abs(labels.sum()-1) > 1e-5:
-                raise ValueError(f"expected probabilities that sum to 1 in `labels`, got {labels.sum():.6g}. "
-                                 "Divide them by their sum.")
+                raise ValueError("expected probabilities that sum to 1 in `labels`, got "
+                                 f"{labels.sum():.6g}. Divide them by their sum.")
         self.labels,self.class_weight = labels,None if class_weight is None else _numbers('class_weight', class_weight)
         self.take(aux, bs, dynamic, joint_bn)
 
@@ -79,8 +81,8 @@ class OpenSetRows(Technique):
         self.aux = copy.deepcopy(aux) if isinstance(aux, AuxRows) else AuxRows(aux)
         self.bs,self.dynamic,self.joint_bn,self._fixed,self._checked = bs,dynamic,joint_bn,{},False
         if not dynamic and self.aux.imgs is None:
-            raise ValueError("expected an array with dynamic=False, where an image keeps its label by position, got "
-                             "loaders. Stack the images in one array.")
+            raise ValueError("expected an array with dynamic=False, where an image keeps its label "
+                             "by position, got loaders. Stack the images in one array.")
 
     def __getstate__(self): return {**super().__getstate__(), '_fixed': {}}
 
@@ -97,20 +99,24 @@ class OpenSetRows(Technique):
     def check(self, learn):
         others = [t.name for t in learn.cbs if isinstance(t, OpenSetRows) and t is not self]
         if others:
-            raise ValueError(f"{others[0]} and {self.name} both label open-set images, each in its own way, so that "
-                             "neither reaches its aim: keep one, remove the other with `remove_cb`.")
+            raise ValueError(f"{others[0]} and {self.name} both label open-set images, each in its "
+                             "own way, so that neither reaches its aim: keep one, remove the other "
+                             "with `remove_cb`.")
         if self.aux.source is not None: self.check_open(learn.dls)
 
     def check_open(self, dls):
         "Images of the training set, or of its classes, are no open set: their labels would be drawn by chance"
         who,parts,train = type(self).__name__,parts_of(self.aux),plain_dl(dls.train)
         if any(share_items(p, train) for p in parts):
-            raise ValueError(f"{who} expected open-set images, got training images: their labels would be drawn by "
-                             "chance. Give images of none of the classes, or `aux_images`.")
+            raise ValueError(f"{who} expected open-set images, got training images: their labels "
+                             "would be drawn by chance. Give images of none of the classes, or "
+                             "`aux_images`.")
         vocab = {str(k).strip().casefold() for k in getattr(dls, 'vocab', None) or () if isinstance(k, str)}
         both = [v for k,v in names_shown(self.aux, parts).items() if k in vocab]
-        if both: robust_warn(f"{who} got open-set images of classes of the training set ({', '.join(both[:5])}): what "
-                             "they show will get labels by chance. Leave these classes out (`open_set(.., keep)`).")
+        if both:
+            robust_warn(f"{who} got open-set images of classes of the training set "
+                        f"({', '.join(both[:5])}): what they show will get labels by chance. Leave "
+                        "these classes out (`open_set(.., keep)`).")
 
     def before_fit(self):   # a fit follows from the seed set before it; lr_find works with copies
         if not fit_starts(self.learn) or hasattr(self.learn, 'lr_finder'): return
@@ -121,19 +127,23 @@ class OpenSetRows(Technique):
     def images(self, x):
         "The next open-set images, as the training loader would give them beside its batch `x`"
         who = type(self).__name__
-        if x.ndim != 4: raise ValueError(f"{who} adds images and expects batches (bs,c,h,w), got {tuple(x.shape)}.")
-        if not self._checked:   # images normalised elsewhere would be of another range than the open-set ones
+        if x.ndim != 4:
+            raise ValueError(f"{who} adds images and expects batches (bs,c,h,w), got {tuple(x.shape)}.")
+        # images normalised elsewhere would be of another range than the open-set ones
+        if not self._checked:
             px = pixel_space(self.learn.dls)
             px.check(px.decode(x.float()), who)
             self._checked = True
         imgs = self.aux.next(self.bs or len(x))
         if imgs.shape[1] != x.shape[1]:
-            raise ValueError(f"{who} expected open-set images of {x.shape[1]} channel(s) like the training images, got "
-                             f"{imgs.shape[1]}. Convert them (grey: mean over channels; colour: repeat).")
+            raise ValueError(f"{who} expected open-set images of {x.shape[1]} channel(s) like the "
+                             f"training images, got {imgs.shape[1]}. Convert them (grey: mean over "
+                             "channels; colour: repeat).")
         r = through_pipeline(imgs, self.learn.dls.train, x.device)
         if r.shape[2:] != x.shape[2:]:
-            raise ValueError(f"{who} expected open-set images of size {tuple(x.shape[2:])} like the training images, "
-                             f"got {tuple(r.shape[2:])}. Resize them (Resize in their DataBlock, or F.interpolate).")
+            raise ValueError(f"{who} expected open-set images of size {tuple(x.shape[2:])} like "
+                             f"the training images, got {tuple(r.shape[2:])}. Resize them (Resize "
+                             "in their DataBlock, or F.interpolate).")
         return r.to(x)
 
     def rows(self, x): return self.images(x) if self.joint_bn and self.weight_now else None
@@ -160,9 +170,11 @@ class OpenSetRows(Technique):
         for k in ('labels', 'class_weight'):
             v = getattr(self, k)
             if v is not None and len(v) != c:
-                raise ValueError(f"expected `{k}` for the {c} outputs of the network, got {len(v)}. Give one for each.")
+                raise ValueError(f"expected `{k}` for the {c} outputs of the network, got "
+                                 f"{len(v)}. Give one for each.")
         if self.dynamic: u = self.draw(len(part), c)
         else:
-            if i not in self._fixed: self._fixed[i] = self.draw(len(self.aux), c)   # those of this network
+            if i not in self._fixed:
+                self._fixed[i] = self.draw(len(self.aux), c)   # those of this network
             u = self._fixed[i][self.aux.ids]
         return F.cross_entropy(part, u.to(part.device), weight=None if w is None else w.to(part))

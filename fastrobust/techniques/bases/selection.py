@@ -1,17 +1,18 @@
 "What methods that choose their training items share: the forget rate, small losses, two networks, and who was chosen"
-# Co-teaching, https://arxiv.org/abs/1804.06872: every batch loses the share R(e) of its items, those with the largest
-# losses; R rises from 0 to tau, because networks learn right labels before wrong ones.
+# Co-teaching, https://arxiv.org/abs/1804.06872: every batch loses the share R(e) of its items,
+# those with the largest losses; R rises from 0 to tau, because
+# networks learn right labels before wrong ones.
 import math
 from numbers import Real
 import numpy as np
 import torch
 from fastrobust.basics import check_length, progress, robust_warn, warn_unfinished
 from fastrobust.training.surgery import SurgeonSplit, Twin, fresh_copy, looks_trained
-from fastrobust.training.objective import Technique
+from fastrobust.training.technique import Technique
 
 __all__ = ['forget_rate', 'n_keep']
 
-# --- functions -------------------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------------
 def forget_rate(
     tau:float,          # Final rate, in [0,1)
     epoch,              # Epochs gone by, from 0; fractions are fine
@@ -20,7 +21,8 @@ def forget_rate(
     form:str='paper'    # 'paper': tau min(e^c/T_k, 1); 'official': the code's linspace(0, tau^c, T_k), then tau
 ) -> float:
     "R(e), the share of a batch to leave out"
-    if form not in ('paper', 'official'): raise ValueError(f"`form` must be 'paper' or 'official', got {form!r}.")
+    if form not in ('paper', 'official'):
+        raise ValueError(f"`form` must be 'paper' or 'official', got {form!r}.")
     if form == 'paper': return tau*min(epoch**exponent/gradual, 1.) if gradual > 0 else tau
     if epoch >= gradual: return tau
     return tau**exponent*epoch/(gradual-1) if gradual > 1 else 0.
@@ -49,21 +51,24 @@ def check_tau(tau):
     if isinstance(tau, bool) or not isinstance(tau, Real):
         raise TypeError(f"`tau` must be a number in [0,1) or the result of estimate_tau, got {tau!r}. Pass e.g. .4.")
     if not 0 <= tau < 1:
-        raise ValueError(f"`tau` must lie in [0,1), got {tau}: it is the share of items to leave out, about that of "
-                         "wrong labels. For 40 % pass .4; if unknown, estimate_tau(make_learner, dls).")
+        raise ValueError(f"`tau` must lie in [0,1), got {tau}: it is the share of items to leave "
+                         "out, about that of wrong labels. For 40 % pass .4; if unknown, "
+                         "estimate_tau(make_learner, dls).")
     return float(tau)
 
-# --- who was chosen --------------------------------------------------------------------------------------------------
+# --- who was chosen -------------------------------------------------------------------------------
 class Selection(Technique):
     "Base of techniques that train on chosen items only; remembers which, epoch by epoch"
-    # rank by rank in distributed training: each process chooses within its batches and remembers the items it has seen
+    # rank by rank in distributed training: each process chooses within
+    # its batches and remembers the items it has seen
     window = 10     # Epochs over which `score` and `noisy_ids` look back
     epochs = 0      # Epochs of the technique's life
     judges = True   # Whether being chosen is evidence that a label is right
 
     def __init__(self, *rate):
         if rate: self.tau,self.gradual = check_tau(rate[0]),check_length('gradual', rate[1])
-        self.history,self._masks,self._open,self._sums = [],[],None,None    # a mask: chosen by one, by all; seen
+        # a mask: chosen by one, by all; seen
+        self.history,self._masks,self._open,self._sums = [],[],None,None
 
     @property
     def rate(self):
@@ -77,12 +82,13 @@ class Selection(Technique):
     def check(self, learn):
         other = [t.name for t in learn.cbs if isinstance(t, Selection) and t is not self]
         if other:
-            raise ValueError(f"{other[0]} and {self.name} both choose the items to train on: keep one, remove the "
-                             "other with `remove_cb`.")
+            raise ValueError(f"{other[0]} and {self.name} both choose the items to train on: keep "
+                             "one, remove the other with `remove_cb`.")
         bs = getattr(learn.dls.train, 'bs', None)
         if bs and hasattr(self, 'tau') and n_keep(bs, self.tau) < 4 <= bs:
-            robust_warn(f"{self.name} keeps {n_keep(bs, self.tau)} of {bs} items: a choice among few is mostly chance. "
-                        "Use larger batches; gradient accumulation does not help, it chooses in each small batch.")
+            robust_warn(f"{self.name} keeps {n_keep(bs, self.tau)} of {bs} items: a choice among "
+                        "few is mostly chance. Use larger batches; gradient accumulation does not "
+                        "help, it chooses in each small batch.")
 
     def before_fit(self):
         for k in ('gradual', 'warmup'):
@@ -128,11 +134,13 @@ class Selection(Technique):
             if skipped: self.epochs = max(self.epochs, self.learn.epoch+1)
             return
         self.history.append(dict(epoch=self.epochs, **self._epoch()))
-        if self._open is not None: self._masks = [*self._masks[-self.window+1:], self._open.cpu().numpy().astype(bool)]
+        if self._open is not None:
+            self._masks = [*self._masks[-self.window+1:], self._open.cpu().numpy().astype(bool)]
         self.epochs += 1
         self._open,self._sums = None,None
 
-    def __getstate__(self): return {**super().__getstate__(), '_masks': [], '_open': None, '_sums': None}
+    def __getstate__(self):
+        return {**super().__getstate__(), '_masks': [], '_open': None, '_sums': None}
     def state_dict(self):
         "What a later training needs to go on from here; exports and copies leave the masks behind"
         return dict(epochs=self.epochs, history=[dict(o) for o in self.history], masks=[m.copy() for m in self._masks])
@@ -146,18 +154,21 @@ class Selection(Technique):
     def selected(self):
         "Mask (n,) over the training set: seen and chosen in the last epoch (by at least one network)"
         if self._masks: return self._masks[-1][0].copy()
-        why = ("the loader did not say which items a batch has, or this is a copy or a loaded export, which leave the "
-               "masks behind") if self.history else "no epoch was finished yet"
-        raise ValueError(f"expected a finished epoch with known items, got none: {why}. Fit, with a shuffling loader "
-                         "that is not sorted on the fly.")
+        why = ("the loader did not say which items a batch has, or this is a copy or a loaded "
+               "export, which leave the masks "
+               "behind") if self.history else "no epoch was finished yet"
+        raise ValueError(f"expected a finished epoch with known items, got none: {why}. Fit, with "
+                         "a shuffling loader that is not sorted on the fly.")
 
     def score(self, i=None):
         "In [0,1], 1 = clean: share of its visits in the last `window` epochs that chose an item; NaN: no visit"
         if not self.judges:
-            raise ValueError(f"{self.name} chooses items on which its networks disagree, which says nothing about "
-                             "their labels. Use SampleHistory or noise_report to rank them.")
+            raise ValueError(f"{self.name} chooses items on which its networks disagree, which "
+                             "says nothing about their labels. Use SampleHistory or noise_report "
+                             "to rank them.")
         self.selected       # raises before the first epoch
-        n = np.sum([m[2] for m in self._masks], axis=0)  # not all: drop_last, drawing by weight, other ranks
+        # not all: drop_last, drawing by weight, other ranks
+        n = np.sum([m[2] for m in self._masks], axis=0)
         s = np.where(n > 0, np.sum([m[:2].mean(0) for m in self._masks], axis=0)/np.maximum(n, 1), np.nan)
         return s if i is None else s[i]
 
@@ -176,11 +187,13 @@ class TwoNetworks(Selection):
     def __init__(self, *rate, second=None):
         super().__init__(*rate)
         if second is not None and (not callable(second) or isinstance(second, torch.nn.Module)):
-            raise TypeError(f"`second` must be a function that gives the second network, got {second!r}. Write "
-                            "second=lambda: net; None makes a copy with other initial weights.")
+            raise TypeError("`second` must be a function that gives the second network, got "
+                            f"{second!r}. Write second=lambda: net; None makes a copy with other "
+                            "initial weights.")
         self.second = second
 
-    def __getstate__(self): return {**super().__getstate__(), 'second': None}    # a lambda cannot be pickled
+    def __getstate__(self):
+        return {**super().__getstate__(), 'second': None}    # a lambda cannot be pickled
 
     def prepare(self, learn):
         a = learn.model
@@ -189,11 +202,12 @@ class TwoNetworks(Selection):
         if p is not None: b.to(p.device)
         pa,pb = list(a.parameters()),list(b.parameters())
         if a is b or any(x is y for x,y in zip(pa, pb)):
-            raise ValueError(f"{self.name} expected a second network with parameters of its own, got the first one's. "
-                             "Let `second` build a new network.")
+            raise ValueError(f"{self.name} expected a second network with parameters of its own, "
+                             "got the first one's. Let `second` build a new network.")
         if len(pa) == len(pb) and all(x.shape == y.shape and torch.equal(x, y) for x,y in zip(pa, pb)):
-            raise ValueError(f"{self.name} expected two different networks, got two equal ones, which would never "
-                             "disagree. Let `second` build one from another seed.")
+            raise ValueError(f"{self.name} expected two different networks, got two equal ones, "
+                             "which would never disagree. Let `second` build one from another "
+                             "seed.")
         learn.model = Twin(a, b)
 
     def _other(self, learn):
@@ -203,9 +217,9 @@ class TwoNetworks(Selection):
         groups = SurgeonSplit(learn.splitter)(a)
         own = [list(m.parameters(recurse=False)) for m in a.modules()]
         head = groups[-1] if len(groups) > 1 else [g for g in own if g][-1]
-        robust_warn(f"{self.name}: the network is trained already, so the second one shares its start except for the "
-                    f"head ({sum(p.numel() for p in head):,} parameters drawn anew). `second=` takes a function that "
-                    "gives another one.", 8)
+        robust_warn(f"{self.name}: the network is trained already, so the second one shares its "
+                    f"start except for the head ({sum(p.numel() for p in head):,} parameters drawn "
+                    "anew). `second=` takes a function that gives another one.", 8)
         return fresh_copy(a, head)
 
     def heads(self, pred): return list(pred)

@@ -1,0 +1,123 @@
+"What a record of losses, margins and predictions, epoch by epoch, tells about the training items"
+# Area under the margin: Pleiss et al., https://arxiv.org/abs/2001.10528
+# Small losses: DivideMix, https://arxiv.org/abs/2002.07394
+# Forgetting events: Toneva et al., https://arxiv.org/abs/1812.05159
+import numpy as np, pandas as pd
+from fastrobust.labels.metrics import Memorised, memorisation
+from fastrobust.labels.mixtures import small_loss_split
+from fastrobust.labels.reviewing import class_names, item_names
+
+__all__ = []
+
+def _mean(a):
+    "Mean over epochs (E,n) -> (n,) of those that are not NaN"
+    n = (~np.isnan(a)).sum(0)
+    return np.where(n, np.nansum(a, 0)/np.maximum(n, 1), np.nan)
+
+class Recorded:
+    "`rows` of one dict an epoch, `epochs` their numbers, `given` the labels; `SampleHistory` fills them"
+    # --- what was recorded ------------------------------------------------------------------------
+    def _get(self, k):
+        if not self.rows:
+            raise ValueError(f"expected at least one recorded epoch, got none of {self.n_epochs}. "
+                             f"First train with this callback, at least {self.every} "
+                             f"epoch{'s'*(self.every > 1)} (`every`).")
+        return np.stack([r[k] for r in self.rows])
+
+    @property
+    def losses(self):
+        "Cross-entropy of the given labels, whatever the training loss (epochs,n); NaN: not seen that epoch"
+        return self._get('losses')
+    @property
+    def margins(self):
+        "`label_margin` of the logits (epochs,n)"
+        return self._get('margins')
+    @property
+    def preds(self):
+        "Predicted classes (epochs,n); -1: not seen that epoch"
+        return self._get('preds')
+    @property
+    def p_given(self):
+        "Probability of the given label (epochs,n)"
+        return np.exp(-self.losses)
+
+    # --- what it tells ----------------------------------------------------------------------------
+    def aum(self,
+        epochs=slice(None)  # Which recorded epochs; the paper stops before the learning rate first drops
+    ):
+        "Area under the margin: mean margin of each item (n,); the lower, the more suspicious"
+        return _mean(self.margins[epochs])
+
+    def mean_loss(self,
+        last=None   # Of so many recorded epochs, the last ones; None: of all
+    ):
+        "Mean cross-entropy of each item (n,)"
+        return _mean(self.losses[-last if last else 0:])
+
+    def split(self,
+        last=None,      # Use the mean loss of so many last epochs (DivideMix: 1, at 90 % noise 5); None: of all
+        *,
+        per_class=False,# Split each class by itself?
+        **kwargs        # More for `small_loss_split`
+    ):
+        "`SmallLossSplit` of the items by their mean loss"
+        return small_loss_split(self.mean_loss(last), self.given if per_class else None, **kwargs)
+
+    def score(self,
+        i=None,     # Positions in the training set; None: all
+        **kwargs    # More for `split`
+    ):
+        "Chance in [0,1] that a label is right: the posterior of the group of small losses"
+        post = self.split(**kwargs).posterior
+        return post if i is None else post[i]
+
+    def forgetting(self):
+        "How often each item, once predicted as its label, no longer was (n,); infinite where it never was"
+        was,ever,n = (np.zeros(len(self.given), o) for o in (bool, bool, float))
+        for p in self.preds:
+            ok,seen = p == self.given,p >= 0
+            n += was & seen & ~ok
+            was,ever = np.where(seen, ok, was),ever | ok & seen
+        return np.where(ever, n, np.inf)
+
+    def suggested(self):
+        "The class most often predicted for each item (n,), of equals the later, and its share of the epochs seen (n,)"
+        ps,rows = self.preds,np.arange(len(self.given))
+        votes = np.zeros((len(rows), ps.max()+1))
+        for e,p in enumerate(ps): votes[rows[p >= 0],p[p >= 0]] += 1 + 1e-6*e
+        return votes.argmax(1),votes.max(1).astype(int)/np.maximum((ps >= 0).sum(0), 1)
+
+    def memorisation(self):
+        "`Memorised` shares by epoch, where `dls.noise` knows the true labels; of what was recorded, without training"
+        rec,preds = getattr(getattr(self.learn, 'dls', None), 'noise', None),self.preds
+        if rec is None:
+            raise ValueError("expected dls that know the true labels (`dls.noise`), got dls "
+                             "without: what is memorised cannot be told from what is learned. "
+                             "`split()` and `table()` do without them.")
+        if ((self.given >= 0) & (self.given != rec.y_noisy)).any():
+            raise ValueError("expected `dls.noise` of the labels recorded, got others. Use the dls trained on.")
+        def shares(p):
+            ok = (p >= 0) & ~rec.is_open
+            return memorisation(p[ok], rec.y_noisy[ok], rec.y_clean[ok])
+        return pd.DataFrame(map(shares, preds), columns=Memorised._fields, index=pd.Index(self.epochs, name='epoch'))
+
+    def table(self, **kwargs):
+        "All items, most suspicious first; `kwargs` are those of `split`"
+        post,(code,share),dls = self.score(**kwargs),self.suggested(),getattr(self.learn, 'dls', None)
+        vocab,files = (None, None) if dls is None else (class_names(dls), item_names(dls.train_ds))
+        name = lambda k: None if k < 0 else k if vocab is None else vocab[int(k)]
+        rows = np.arange(len(post))
+        t = pd.DataFrame(dict(item=rows, name=rows if files is None else files,
+                              given=[name(k) for k in self.given], suggested=[name(k) for k in code], share=share,
+                              score=post, aum=self.aum(), loss=self.mean_loss(), forgotten=self.forgetting(),
+                              flagged=post <= kwargs.get('p', .5)))
+        # far to the right scores are equal
+        return t.sort_values(['score', 'aum'], ignore_index=True)
+
+    def noisy_ids(self,
+        k=None,     # How many; None: those flagged, whose score is not above `p` (.5)
+        **kwargs    # More for `split`
+    ):
+        "Positions in the training set of the `k` most suspicious items, the worst first"
+        t = self.table(**kwargs)
+        return (t.item[t.flagged] if k is None else t.item[:k]).to_numpy()

@@ -1,0 +1,102 @@
+"What a report on unknown images was asked for: scores and sets, refused where they cannot be judged"
+import numpy as np
+import torch
+from torch import Tensor
+from fastrobust.basics import nearest, target_vocab
+from fastrobust.inference.keys import Seen
+from fastrobust.inference.loaders import check_form, own_loader
+from fastrobust.ood.logitscores import OODScore
+from fastrobust.ood.scores import get_score
+from fastrobust.data.auxrows import OpenSet
+from fastrobust.data.openset import (array_of, names_shown, parts_of, seen_before, shared_with,
+                                     trained_open_sets)
+from fastrobust.training.technique import Technique
+
+__all__ = []
+
+ME = 'ood_report'
+NINE_SCORES = ('msp', 'maxlogit', 'energy', 'odin', 'mahalanobis', 'knn', 'vim', 'react', 'gen')
+
+# --- what is asked for ----------------------------------------------------------------------------
+def scorers_of(scores):
+    "Fresh scores by name"
+    given = [scores] if isinstance(scores, (str, OODScore, type)) else list(scores)
+    if not given:
+        raise ValueError("expected at least one score, got none. Leave `scores` out for all nine.")
+    out = {}
+    for o in map(get_score, given):
+        if o.name in out:
+            raise ValueError(f"expected scores of different names, got two called {o.name!r}: "
+                             f"{out[o.name]} and {o}. Give one of them another `name`.")
+        out[o.name] = o
+    return out
+
+def sets_of(unknown, positive, near):
+    if not isinstance(unknown, dict):
+        raise TypeError(f"expected `unknown` as a dict of sets, got a {type(unknown).__name__}. "
+                        "Pass {'name': images}.")
+    if not unknown:
+        raise ValueError("expected at least one unknown set, got an empty dict. Known images alone "
+                         "tell nothing: pass {'name': loader, images or OpenSet}.")
+    for k in unknown:
+        if not isinstance(k, str) or k in ('id', 'mean', 'known', 'fit', ''):
+            raise ValueError(f"expected names of unknown sets, got {k!r}. Give a string other than "
+                             "'id', 'mean', 'known' and 'fit', which mean something else in the "
+                             "report.")
+    if positive not in ('id', 'ood'):
+        raise ValueError("`positive` must be 'id', the known side, or 'ood', the unknown one, got "
+                         f"{positive!r}. {nearest(positive, ['id', 'ood'])}")
+    near = (near,) if isinstance(near, str) else tuple(near)
+    for k in near:
+        if k not in unknown:
+            raise ValueError(f"expected `near` of unknown sets, got {k!r}. {nearest(k, unknown)}")
+    return near
+
+def need_unknown(learn, unknown):
+    "Refuse sets of which the network has seen the like: a technique's auxiliary images, or classes of its own"
+    vocab = target_vocab(learn.dls) if getattr(learn.dls, 'vocab', None) else ()
+    # numbers name no classes
+    vocab = {k.strip().casefold() for k in vocab if isinstance(k, str)}
+    aux = [(t, vars(t).get('aux')) for t in learn.cbs if isinstance(t, Technique)]
+    for name,data in unknown.items():
+        check_form(data, f'{ME} (set {name!r})')
+        if isinstance(data, (np.ndarray, Tensor)) and not len(data):
+            continue       # refused when it is read
+        shown = names_shown(data, parts_of(data) if isinstance(data, OpenSet) else [data])
+        known = [v for k,v in shown.items() if k in vocab]
+        if known:
+            raise ValueError("expected unknown images, got classes of the learner in set "
+                             f"{name!r}: {', '.join(known[:5])}. Leave their images out "
+                             "(`open_set(X, y, vocab, keep)`).")
+        for t,a in aux:
+            why = None if a is None else shared_with(a, data)
+            if why:
+                raise ValueError(f"expected unknown images, got in set {name!r} what {t.name} "
+                                 f"trains on as auxiliary images: {why}. The network was taught "
+                                 "that these are unknown; take other ones.")
+        why = seen_before(trained_open_sets(learn), data)
+        if why:
+            raise ValueError(f"expected unknown images, got in set {name!r} what this learner was "
+                             f"trained on as auxiliary images: {why}. It was taught that these are "
+                             "unknown; take other ones.")
+
+def need_apart(name, seen, known, fit=None):
+    "Refuse sets with images that are known"
+    known = {*known.images, *(fit.images if fit else ())}
+    same = [i for i,o in enumerate(seen.images) if o in known]
+    if same:
+        shown = f"np.delete(images, {same}, 0)" if len(same) <= 20 else f"the first at {same[:20]}"
+        raise ValueError(f"expected unknown images, got {len(same)} of {len(seen.images)} in set "
+                         f"{name!r} that are equal to known or training images. Leave them out: "
+                         f"{shown}.")
+
+def training_data(learn, notes):
+    "Digests of training images kept in memory, to which unknown ones are compared; of files a note that they are not"
+    dl = own_loader(learn, 0)
+    x = None if dl is None else array_of(dl)
+    if x is None:
+        notes.append("Unknown images were not compared with the training images, which are not in memory or not there.")
+        return None
+    seen = Seen()
+    for i in range(0, len(x), 4096): seen.add(torch.from_numpy(x[i:i+4096]))
+    return seen

@@ -1,0 +1,169 @@
+"The callback that owns rows, prediction and loss for all techniques, and how it is installed"
+import copy
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.mixup import MixHandler
+from fastai.callback.training import GradientAccumulation
+from fastai.imports import noop
+from fastai.torch_core import find_bs, rank_distrib
+from fastai.losses import BaseLoss
+from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
+from fastrobust.training.checks import check, check_batch
+from fastrobust.training.surgery import AuxOut
+from fastrobust.training.recording import QuickEvents, fit_starts
+from fastrobust.training.stages import (Batch, Stages, has_penalty, head_of, main_logits, mean_of,
+                                        own, sum_of, take_rows)
+from fastrobust.training.objective import Objective, TechniqueColumns, inner_loss
+
+__all__ = ['ObjectiveCallback', 'ensure_objective']
+
+def _loss_name(loss): return type(loss).__name__ if isinstance(loss, BaseLoss) else repr(loss)
+
+def _private(learn, loss):
+    "`loss`, or a copy of fastai's default loss, which is one object for everybody"
+    return copy.deepcopy(loss) if loss is getattr(learn.dls.train_ds, 'loss_func', None) else loss
+
+class ObjectiveCallback(QuickEvents, Callback):
+    "The only callback that touches rows, prediction and loss on the techniques' behalf; `learn.objective`"
+    # before GradientAccumulation, so that it divides our terms too,
+    # and inside MixedPrecision's autocast and scale
+    order = GradientAccumulation.order-1
+    name = 'objective'
+
+    def __init__(self, loss, original):
+        self.loss_obj,self.original,self.sums,self.trial = loss,original,{},None
+
+    @property
+    def batch(self): return self.loss_obj.batch
+    def map(self, z): return self.loss_obj.map(z)
+    def twin(self): return next((t for t in self.loss_obj.stages if own(t, 'heads')), None)
+    def split(self, pred):
+        "The heads of a prediction: one, or those of two networks"
+        twin = self.twin()
+        return list(twin.heads(pred)) if twin else [pred]
+    def techniques(self):
+        return [t for t in self.learn.cbs.sorted('order') if isinstance(t, Stages)]
+
+    def heal(self):
+        "Undo what a Ctrl-C under MixUp leaves behind, and adopt a loss the user assigned meanwhile"
+        lf = self.learn.loss_func
+        owner = getattr(lf, '__self__', None)
+        if isinstance(owner, MixHandler): lf = owner.old_lf
+        elif isinstance(owner, Callback):
+            return    # a callback's own wrapper, which calls what it found here
+        if lf is not self.loss_obj:
+            self.original = inner_loss(lf)
+            self.loss_obj.adopt(_private(self.learn, self.original))
+        self.learn.loss_func = self.loss_obj
+
+    def before_fit(self):
+        self.heal()
+        self.trial,self.loss_obj.stages = None,tuple(self.techniques())
+        if not fit_starts(self.learn): return
+        check(self.learn)
+        # works on copies: the techniques and their state stay as they are
+        if hasattr(self.learn, 'lr_finder'):
+            self.trial = tuple(t.clone() for t in self.techniques())
+            for t in self.trial: t.__dict__['_learn'] = self.learn
+        elif self.learn.logger is not noop and not rank_distrib():
+            ts = self.techniques()
+            loss = [] if any(own(t, 'base') for t in ts) else [_loss_name(self.loss_obj.base)]
+            print('fastrobust: ' + ' + '.join([*loss, *map(repr, ts)]))
+
+    def before_train(self):
+        self.loss_obj.train()
+        self.loss_obj.stages = self.trial or tuple(self.techniques())
+        self.sums,self.first,self.idxs = {},True,None
+
+    def before_validate(self): self.loss_obj.eval(); self.loss_obj.batch = None
+    def after_fit(self):       self.trial = None; self.loss_obj.eval(); self.loss_obj.batch = None
+
+    def before_batch(self):
+        if not self.training: return
+        if self.idxs is None:
+            self.idxs = epoch_idxs(self.dl)   # a later iteration over the same loader replaces it
+        n,dl,i,idxs = find_bs(self.yb) if len(self.yb) else find_bs(self.xb),self.dl,self.iter,self.idxs
+        b = self.loss_obj.batch = Batch(n, lambda: None if idxs is None else batch_idxs(dl, i, n, idxs))
+        if self.first: self.first = False; check_batch(self.loss_obj, self.xb, self.yb)
+        b.parts,x,k = {},self.xb[0],n
+        extra = []
+        for t in self.loss_obj.stages:
+            if not own(t, 'rows'): continue
+            with torch.no_grad(): r = t.rows(x)
+            if r is None: continue
+            if r.shape[1:] != x.shape[1:]:
+                raise ValueError(f"rows of {t.name}: expected images of shape {tuple(x.shape[1:])} "
+                                 f"like the batch, got {tuple(r.shape[1:])}. Resize or convert "
+                                 "them to the training images.")
+            extra.append(r.to(x)); b.parts[t] = (k, k+len(r)); k += len(r)
+        if k > 5*n and not getattr(self, 'warned_rows', False):
+            self.warned_rows = True
+            robust_warn(f"techniques add {k-n} rows to batches of {n}: memory and time grow {k/n:.0f}-fold.")
+        if extra: self.learn.xb = (torch.cat([x, *extra]), *self.xb[1:])
+
+    def after_pred(self):
+        if not self.training: return
+        b,pred = self.batch,self.pred
+        twin = self.twin()
+        if twin is None and not isinstance(pred, (torch.Tensor, AuxOut)):
+            if not self.loss_obj.stages: return
+            raise ValueError("techniques expected logits (bs,c) from the model, got a "
+                             f"{type(pred).__name__}. Let a callback at order < 5 reduce "
+                             "`learn.pred` in after_pred, as fastai's RNNCallback does.")
+        b.heads = self.split(take_rows(pred, 0, b.n) if b.parts else pred)
+        b.extra = {t: [main_logits(h) for h in self.split(take_rows(pred, *ab))] for t,ab in b.parts.items()}
+        b.live = True
+        plain = len(b.heads) == 1 and not isinstance(b.heads[0], AuxOut)
+        self.learn.pred = b.heads[0] if plain else mean_of([main_logits(h) for h in b.heads])
+
+    def after_loss(self):
+        if not self.training or not len(self.yb): return
+        b = self.batch
+        b.live = False
+        for t in self.loss_obj.stages:
+            w = weight_at(t.weight, self.pct_train)
+            if not has_penalty(t) or not w: continue
+            parts = b.extra.get(t, [None]*len(b.heads))
+            ps = [t.penalty_of(head_of(i, out, part)) for i,(out,part) in enumerate(zip(b.heads, parts))]
+            ps = [p for p in ps if p is not None]
+            if not ps: continue
+            p = sum_of(ps)
+            if p.ndim:
+                raise ValueError(f"{t.name}: expected a scalar penalty, got shape "
+                                 f"{tuple(p.shape)}. Take its mean.")
+            self.learn.loss_grad = self.learn.loss_grad + w*p
+            self.learn.loss = self.learn.loss + w*p.detach()
+            s,k = self.sums.get(t, (0., 0))
+            self.sums[t] = s + p.detach()/len(ps), k+1
+        for t in self.loss_obj.stages: t.update(b)
+        b.heads,b.extra,b.parts = [],{},{}
+
+    def __getstate__(self):
+        return {**super().__getstate__(), 'trial': None, 'sums': {}, 'idxs': None}
+
+def ensure_objective(
+    learn   # Any Learner
+):
+    "The learner's `Objective`, installed around its loss if it has none"
+    if any(isinstance(cb, ObjectiveCallback) for cb in learn.cbs): return learn.objective.loss_obj
+    loss = inner_loss(learn.loss_func)
+    obj = learn.loss_func = Objective(_private(learn, loss))
+    learn.add_cbs([ObjectiveCallback(obj, loss), TechniqueColumns()])
+    return obj
+
+def set_loss(
+    learn,  # Any Learner, with techniques or without
+    loss    # What it minimises from now on; techniques stay around it, and when they go it stays
+):
+    "Make `loss` the learner's loss"
+    cb = next((cb for cb in learn.cbs if isinstance(cb, ObjectiveCallback)), None)
+    if cb is None: learn.loss_func = loss; return
+    cb.heal()
+    cb.original = inner_loss(loss)
+    cb.loss_obj.adopt(loss)
+
+def remove_objective(learn):
+    cbs = [cb for cb in learn.cbs if isinstance(cb, (ObjectiveCallback, TechniqueColumns))]
+    for cb in cbs:
+        if isinstance(cb, ObjectiveCallback): cb.heal(); learn.loss_func = cb.original
+        learn.remove_cb(cb)
