@@ -2,15 +2,16 @@
 import argparse, sys, warnings
 from pathlib import Path
 
-_EPILOG = """Without options: plain fastai for 20 epochs, plain fastai for 5, and the recipe 'noisy_labels', each on the
-same 4,000 images of which 40 % have a wrong label; two or three minutes on two cores. Prints a table; writes
-report.html, figures and CSV files. Another command: python -m fastrobust audit DIR|CSV finds wrong labels among
-your own images; see its --help."""
+_EPILOG = """Without options: plain fastai for 20 epochs, plain fastai for 5, and the recipe
+'noisy_labels', each on the same 4,000 images of which 40 % have a wrong label; two or three minutes
+on two cores. Prints a table; writes report.html, figures and CSV files. Another command: python -m
+fastrobust audit DIR|CSV finds wrong labels among your own images; see its --help."""
 
-_AUDIT = """DIR has a sub-folder of images per class (or train/ and valid/ with these inside); CSV has columns path and
-label, paths relative to its own folder. Writes report.html (the worst images, suggested labels, share of wrong labels
-with interval), issues.csv (all images, the most suspicious first), fixed.csv (path, label, action). Your files stay as
-they are. After Ctrl-C the same command goes on with the fold it was at."""
+_AUDIT = """DIR has a sub-folder of images per class (or train/ and valid/ with these inside); CSV
+has columns path and label, paths relative to its own folder. Writes report.html (the worst images,
+suggested labels, share of wrong labels with interval), issues.csv (all images, the most suspicious
+first), fixed.csv (path, label, action). Your files stay as they are. After Ctrl-C the same command
+goes on with the fold it was at."""
 
 def _number(kind, lo, hi, what):
     def parse(s):
@@ -20,16 +21,19 @@ def _number(kind, lo, hi, what):
         return v
     return parse
 
+def _whole(lo, hi): return _number(int, lo, hi, f'a whole number from {lo} on')
+
 def _parser():
     p = argparse.ArgumentParser('python -m fastrobust', epilog=_EPILOG,
                                 description='What wrong labels do to a network, and what helps.')
     p.add_argument('--out', metavar='DIR', default='./fastrobust-demo', type=Path,
                    help='folder to write to (%(default)s)')
-    p.add_argument('--epochs', metavar='N', default=20, type=_number(int, 1, 10**4, 'a whole number from 1 on'),
+    p.add_argument('--epochs', metavar='N', default=20, type=_whole(1, 10**4),
                    help='epochs of the long rows (%(default)s); the short ones never get more')
-    p.add_argument('--seed', metavar='S', default=0, type=_number(int, 0, 2**32-1, 'a whole number from 0 on'),
+    p.add_argument('--seed', metavar='S', default=0, type=_whole(0, 2**32-1),
                    help='seed of noise, networks and batches (%(default)s)')
-    p.add_argument('--noise', metavar='RATE', default=.4, type=_number(float, 0, .9, 'a rate from 0 to 0.9'),
+    rate = _number(float, 0, .9, 'a rate from 0 to 0.9')
+    p.add_argument('--noise', metavar='RATE', default=.4, type=rate,
                    help='share of wrong training labels (%(default)s)')
     p.add_argument('--all', action='store_true',
                    help='more rows: label smoothing, MixUp, LogitClip, GCE, AugLoss, ODNL')
@@ -38,23 +42,29 @@ def _parser():
 def _audit_parser():
     p = argparse.ArgumentParser('python -m fastrobust audit', epilog=_AUDIT,
                                 description='Which labels of your images are wrong, and how many.')
-    whole = lambda lo: _number(int, lo, 10**6, f'a whole number from {lo} on')
-    p.add_argument('source', metavar='DIR|CSV', type=Path, help='images in class folders, or a table of them')
+    whole = lambda lo: _whole(lo, 10**6)
+    p.add_argument('source', metavar='DIR|CSV', type=Path,
+                   help='images in class folders, or a table of them')
     p.add_argument('--out', metavar='DIR', default='./fastrobust-audit', type=Path,
                    help='folder to write to (%(default)s)')
-    p.add_argument('--arch', metavar='NAME', help="network: 'small' (from scratch), or a name of "
-                   "torchvision or timm (resnet18, pretrained; where its weights cannot be had, "
-                   "small)")
-    p.add_argument('--weights', metavar='FILE', type=Path, help='state dict for --arch, on machines without network')
-    p.add_argument('--size', metavar='PX', type=whole(8), help='pixels (128; small: those of the images up to 64)')
-    p.add_argument('--epochs', metavar='N', type=whole(1), help='epochs of each fold (4; small: 8 to 20)')
-    p.add_argument('--folds', metavar='K', type=whole(2), default=3, help='networks, each judging what it has not seen '
-                   '(%(default)s)')
-    p.add_argument('--plant', metavar='SHARE', type=_number(float, .005, .3, 'a share from 0.005 to 0.3'), default=.05,
+    p.add_argument('--arch', metavar='NAME',
+                   help="network: 'small' (from scratch), or a name of torchvision or timm "
+                   "(resnet18, pretrained; where its weights cannot be had, small)")
+    p.add_argument('--weights', metavar='FILE', type=Path,
+                   help='state dict for --arch, on machines without network')
+    p.add_argument('--size', metavar='PX', type=whole(8),
+                   help='pixels (128; small: those of the images up to 64)')
+    p.add_argument('--epochs', metavar='N', type=whole(1),
+                   help='epochs of each fold (4; small: 8 to 20)')
+    p.add_argument('--folds', metavar='K', default=3, type=whole(2),
+                   help='networks, each judging what it has not seen (%(default)s)')
+    share = _number(float, .005, .3, 'a share from 0.005 to 0.3')
+    p.add_argument('--plant', metavar='SHARE', default=.05, type=share,
                    help='share of labels changed on purpose, to measure by (%(default)s)')
-    p.add_argument('--seed', metavar='S', type=_number(int, 0, 2**32-1, 'a whole number from 0 on'), default=0,
+    p.add_argument('--seed', metavar='S', default=0, type=_whole(0, 2**32-1),
                    help='seed of folds, planted errors and training (%(default)s)')
-    p.add_argument('--bs', metavar='N', type=whole(2), help='batch size (8 to 64, by the number of images)')
+    p.add_argument('--bs', metavar='N', type=whole(2),
+                   help='batch size (8 to 64, by the number of images)')
     return p
 
 def _writable(out):
@@ -65,8 +75,8 @@ def _writable(out):
     probe.unlink()
 
 def _cannot_write(out, e, example):
-    print(f"fastrobust: cannot write to {str(out)!r} ({e.strerror}). Choose a folder of yours:\n    {example}",
-          file=sys.stderr)
+    print(f"fastrobust: cannot write to {str(out)!r} ({e.strerror}). Choose a folder of yours:\n"
+          f"    {example}", file=sys.stderr)
     return 1
 
 def _quiet():
@@ -89,13 +99,14 @@ def _audit(argv):
         from fastrobust.audit.command import audit
         audit(**vars(args))
     except KeyboardInterrupt:
-        kept = any((args.out/'folds').rglob('*.npz'))
-        where = f"Finished folds are in {args.out/'folds'}: the same command goes on from there."
-        print('\nfastrobust: stopped. ' + (where if kept else 'No fold was finished, nothing was written.'),
-              file=sys.stderr)
+        says = 'No fold was finished, nothing was written.'
+        if any((args.out/'folds').rglob('*.npz')):
+            says = f"Finished folds are in {args.out/'folds'}: the same command goes on from there."
+        print(f'\nfastrobust: stopped. {says}', file=sys.stderr)
         return 130
     except (OSError, ValueError) as e:
-        print(f'fastrobust: {e.strerror if isinstance(e, OSError) and e.strerror else e}', file=sys.stderr)
+        says = getattr(e, 'strerror', None) or e
+        print(f'fastrobust: {says}', file=sys.stderr)
         return 1
     return 0
 
@@ -110,9 +121,11 @@ def main(argv=None):
     _quiet()
     from fastrobust.demo import run_demo
     try:
-        return 130 if run_demo(args.out, args.epochs, args.seed, args.noise, args.all).stopped else 0
+        rep = run_demo(args.out, args.epochs, args.seed, args.noise, args.all)
+        return 130 if rep.stopped else 0
     except KeyboardInterrupt:
-        print('\nfastrobust: stopped before anything was finished; nothing was written.', file=sys.stderr)
+        print('\nfastrobust: stopped before anything was finished; nothing was written.',
+              file=sys.stderr)
         return 130
     except OSError as e:
         print(f'\nfastrobust: {e.strerror or e}', file=sys.stderr)

@@ -19,8 +19,9 @@ HEAVY = .5      # Noise rate from which on most methods lose their footing
 class Advice:
     "What `advise` found: `facts` (Series), `reasons` (sentences), `recipe`, `learner_kwargs`, `code` to paste"
     def __init__(self, facts, reasons, recipe, learner_kwargs, code):
-        self.facts,self.reasons,self.recipe = pd.Series(facts, dtype=object),list(reasons),recipe
-        self.learner_kwargs,self.code = learner_kwargs,code
+        self.facts = pd.Series(facts, dtype=object)
+        self.reasons = list(reasons)
+        self.recipe,self.learner_kwargs,self.code = recipe,learner_kwargs,code
 
     def __repr__(self):
         width = max(map(len, self.facts.index))
@@ -29,7 +30,8 @@ class Advice:
         return '\n'.join([*facts, '', *map(wrap, self.reasons), '', self.code])
 
     def _repr_html_(self):
-        rows = ''.join(f'<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k,v in self.facts.items())
+        row = lambda k, v: f'<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>'
+        rows = ''.join(row(k, v) for k,v in self.facts.items())
         said = ''.join(f'<li>{escape(o)}</li>' for o in self.reasons)
         return f'<table>{rows}</table><ul>{said}</ul><pre>{escape(self.code)}</pre>'
 
@@ -42,10 +44,12 @@ def _noise(dls, report):
             raise TypeError("expected a noise report with a `rate` in [0,1], got "
                             f"{type(report).__name__}. Pass what `noise_report` or `estimate_tau` "
                             "returned.")
-        return float(rate),float(getattr(report, 'lo', rate)),float(getattr(report, 'hi', rate)),'report'
+        lo,hi = (float(getattr(report, k, rate)) for k in ('lo', 'hi'))
+        return float(rate),lo,hi,'report'
     rec = getattr(dls, 'noise', None)
     if rec is None: return None
-    return rec.realised_rate,rec.realised_rate,rec.realised_rate,'known: it was put there on purpose'
+    rate = rec.realised_rate
+    return rate,rate,rate,'known: it was put there on purpose'
 
 def _need_own(dls, report, y):
     given = getattr(report, 'given', None)
@@ -68,10 +72,13 @@ def _on_noise(noise):
             "(nbs/benchmarks/RESULTS.md)."]
     rate,lo,hi,src = noise
     known = src.startswith('known')
-    says = f"{rate:.1%} of the training labels are wrong ({src})" if known else (
-        f"About {rate:.0%} of the training labels are wrong, between {lo:.0%} and {hi:.0%} ({src})")
+    if known: says = f"{rate:.1%} of the training labels are wrong ({src})"
+    else:
+        says = (f"About {rate:.0%} of the training labels are wrong, between {lo:.0%} and "
+                f"{hi:.0%} ({src})")
     if rate <= CLEAN:
-        return None,[f"{says}: next to nothing, plain training will do. The few suspects are worth a look."]
+        return None,[f"{says}: next to nothing, plain training will do. The few suspects are "
+                     "worth a look."]
     out = [f"{says}: a long training would learn them by heart. The recipe 'noisy_labels' takes a "
            "loss that forgives labels it cannot explain, and a short schedule. Two networks that "
            f"choose for each other (JoCoR, CoTeaching) take the rate as tau={rate:.2g} and twice "
@@ -100,26 +107,30 @@ def _on_images(shape, n):
     if c == 3:
         return False,[f"{n:,} colour images are enough to train from scratch as well as from a "
                       "pretrained network (rule of thumb); pretrained learns faster. Compare."]
-    return False,[f"Images of {c} channel{'s' if c > 1 else ''}: pretrained networks were made for "
-                  "three, their help is uncertain. A network from scratch is the plain choice; "
-                  "compare if these are photographs."]
+    s = 's' if c > 1 else ''
+    return False,[f"Images of {c} channel{s}: pretrained networks were made for three, their help "
+                  "is uncertain. A network from scratch is the plain choice; compare if these are "
+                  "photographs."]
 
 def _on_classes(counts, names):
+    "(sentences, whether the imbalance is treated)"
     have = counts[counts > 0]
-    out,few = [],[names[k] for k in np.flatnonzero((counts > 0) & (counts < RARE))]
-    if (counts == 0).any():
-        out.append(f"No training item: {', '.join(names[k] for k in np.flatnonzero(counts == 0)[:5])}.")
+    none = [names[k] for k in np.flatnonzero(counts == 0)]
+    few = [names[k] for k in np.flatnonzero((counts > 0) & (counts < RARE))]
+    tail = bool(have.max() >= TAIL*have.min())
+    out = []
+    if none: out.append(f"No training item: {', '.join(none[:5])}.")
     if few:
-        out.append(f"Fewer than {RARE} items: "
-                   f"{', '.join(few[:5])}{' and others' if len(few) > 5 else ''}. Whatever is said "
-                   "about these classes, also by a report, rests on very little.")
-    if have.max() >= TAIL*have.min():
+        others = ' and others' if len(few) > 5 else ''
+        out.append(f"Fewer than {RARE} items: {', '.join(few[:5])}{others}. Whatever is said about "
+                   "these classes, also by a report, rests on very little.")
+    if tail:
         out.append(f"The largest class has {have.max()/have.min():.0f} times the items of the "
                    f"smallest (rule of thumb: act from {TAIL:.0f} on). weighted_dls(dls, "
                    "'balanced') shows all classes equally often, SampleWeights('balanced') does it "
                    "in the loss; judge by BalancedAccuracy. Methods that leave out items of large "
                    "loss tend to leave out the rare classes.")
-    return out,bool(have.max() >= TAIL*have.min())
+    return out,tail
 
 def _code(net, kw, tail, unknown):
     "The advice as code; `net` is what the learner gets after dls"
@@ -128,10 +139,25 @@ def _code(net, kw, tail, unknown):
     star = 'tabular' if 'tabular' in net else 'vision'
     lines = [f'from fastai.{star}.all import *', 'from fastrobust.all import *', '']
     if unknown:
-        lines += [f'# how many are wrong: noise_report(lambda dls: robust_learner(dls, {net}), dls)']
-    if tail: lines += ["dls = weighted_dls(dls, 'balanced')"]
-    fit = 'learn.fine_tune(5)' if kw.get('pretrained') else 'learn.fit_one_cycle(8)'
-    return '\n'.join([*lines, f'learn = robust_learner(dls, {net}{given}, metrics={metric})', fit])
+        lines.append('# how many are wrong: '
+                     f'noise_report(lambda dls: robust_learner(dls, {net}), dls)')
+    if tail: lines.append("dls = weighted_dls(dls, 'balanced')")
+    lines.append(f'learn = robust_learner(dls, {net}{given}, metrics={metric})')
+    lines.append('learn.fine_tune(5)' if kw.get('pretrained') else 'learn.fit_one_cycle(8)')
+    return '\n'.join(lines)
+
+# --- all together ---------------------------------------------------------------------------------
+def _facts(counts, names, n):
+    have = counts[counts > 0]
+    lo,hi = have.min(),have.max()
+    return {'training items': f'{n:,}', 'classes': len(names),
+            'class sizes': f'{lo:,} to {hi:,} (ratio {hi/lo:.3g})'}
+
+def _noise_fact(noise):
+    if noise is None: return 'unknown'
+    rate,lo,hi,src = noise
+    if src.startswith('known'): return f'{rate:.1%} ({src})'
+    return f'{rate:.1%}, interval {lo:.1%} to {hi:.1%} ({src})'
 
 def advise(
     dls,                # DataLoaders with one single-label target
@@ -139,32 +165,35 @@ def advise(
     make_learner=None   # Function (dls) -> new Learner: makes the report here and now; None: nothing is trained
 ) -> Advice:
     "A recipe for these data and why, in words; rules of thumb are called so"
-    y,names = given_labels(dls),class_names(dls)
+    y = given_labels(dls)
+    names = class_names(dls)
     if report is None and make_learner is not None:
         from fastrobust.labels.report import noise_report  # only here: advice alone trains nothing
         report = noise_report(make_learner, dls)
     _need_own(dls, report, y)
-    noise,counts = _noise(dls, report),np.bincount(y, minlength=len(names))
+    noise = _noise(dls, report)
+    counts = np.bincount(y, minlength=len(names))
     table = isinstance(dls.train_ds, Tabular)
     x = None if table else peek_images(dls)
-    shape = None if x is None else tuple(x.shape[1:])
-    have = counts[counts > 0]
-    facts = {'training items': f'{len(y):,}', 'classes': len(names),
-             'class sizes': f'{have.min():,} to {have.max():,} (ratio {have.max()/have.min():.3g})'}
+
+    facts = _facts(counts, names, len(y))
     # net: an nn.Module
-    kw,said,net = {},[],'layers=[200, 100], learner_func=tabular_learner' if table else 'net'
-    if shape is not None:
+    net = 'layers=[200, 100], learner_func=tabular_learner' if table else 'net'
+    kw,said = {},[]
+    if x is not None:
+        shape = tuple(x.shape[1:])
         c,h,w = shape
-        facts['images'] = f"{h} x {w}, {dict([(1, 'grey'), (3, 'colour')]).get(c, f'{c} channels')}"
+        colours = {1: 'grey', 3: 'colour'}.get(c, f'{c} channels')
+        facts['images'] = f"{h} x {w}, {colours}"
         pretrained,said = _on_images(shape, len(y))
         facts['pretrained'] = 'yes' if pretrained else 'compare'
         small = not pretrained and min(h, w) <= 64
         net = f'small_cnn({len(names)}, {c})' if small else 'resnet18'
         if not small: kw['pretrained'] = pretrained
-    facts['wrong labels'] = 'unknown' if noise is None else (
-        f'{noise[0]:.1%} ({noise[3]})' if noise[3].startswith('known') else
-        f'{noise[0]:.1%}, interval {noise[1]:.1%} to {noise[2]:.1%} ({noise[3]})')
+    facts['wrong labels'] = _noise_fact(noise)
+
     recipe,words = _on_noise(noise)
     more,tail = _on_classes(counts, names)
     if recipe is not None: kw['recipe'] = recipe
-    return Advice(facts, [*words, *said, *more], recipe, kw, _code(net, kw, tail, noise is None))
+    code = _code(net, kw, tail, noise is None)
+    return Advice(facts, [*words, *said, *more], recipe, kw, code)

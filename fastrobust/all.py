@@ -14,6 +14,7 @@ from fastrobust.nets import *
 from fastrobust.data.arrays import *
 from fastrobust.data.auxrows import *
 from fastrobust.data.editing import *
+from fastrobust.data.fromarrays import *
 from fastrobust.data.holdout import *
 from fastrobust.data.longtail import *
 from fastrobust.data.openset import *
@@ -69,12 +70,14 @@ from fastrobust.labels.issues import *
 from fastrobust.labels.memorisation import *
 from fastrobust.labels.pictures import *
 from fastrobust.labels.report import *
+from fastrobust.labels.sheets import *
 from fastrobust.labels.transition import *
 
 # Distribution shift
 from fastrobust.shift.augmixpicture import *
 from fastrobust.shift.charts import *
 from fastrobust.shift.corruptionreport import *
+from fastrobust.shift.heatmaps import *
 from fastrobust.shift.lpreport import *
 from fastrobust.shift.metrics import *
 from fastrobust.shift.pictures import *

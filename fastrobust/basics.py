@@ -12,9 +12,11 @@ def robust_warn(msg, stacklevel=3): warnings.warn(msg, RobustWarning, stacklevel
 
 def nearest(name, names):
     "`names` for an error message, the nearest to `name` first"
-    near = difflib.get_close_matches(str(name), [str(o) for o in names], n=3, cutoff=.4)
-    hint = f"Did you mean {' or '.join(repr(o) for o in near)}? " if near else ''
-    return f"{hint}Known: {', '.join(map(str, names))}."
+    names = [str(o) for o in names]
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=.4)
+    known = f"Known: {', '.join(names)}."
+    if not near: return known
+    return f"Did you mean {' or '.join(map(repr, near))}? {known}"
 
 def need_number(name, v):
     "Refuse what is no number, before a comparison fails obscurely"
@@ -35,10 +37,13 @@ def need_whole(
 ):              # `v` as an int
     "Refuse what is no whole number in its range"
     if is_whole(v) and (lo is None or v >= lo) and (hi is None or v <= hi): return int(v)
-    span = '' if lo is None else f' from {lo} on' if hi is None else f' from {lo} to {hi}'
-    err = TypeError if lo is None else ValueError
+    if lo is None: span = ''
+    elif hi is None: span = f' from {lo} on'
+    else: span = f' from {lo} to {hi}'
     if what: span += f' ({what})'
-    raise err(f"`{name}` must be a whole number{span}, got {v!r}. {fix or f'Give e.g. {lo or 0}.'}")
+    if not fix: fix = f'Give e.g. {lo or 0}.'
+    err = TypeError if lo is None else ValueError
+    raise err(f"`{name}` must be a whole number{span}, got {v!r}. {fix}")
 
 def check_weight(name, v, off='leave the technique out'):
     "`v`, a positive number or a schedule of `pct_train`; a plain 0 would be a silent no-op and is refused"
@@ -56,7 +61,8 @@ def weight_at(v, pct):
 def check_length(name, v):
     "`v`, the length of a warm-up: an int >= 0 (epochs) or a float in (0,1] (share of the fit under way)"
     if isinstance(v, bool) or not isinstance(v, Real):
-        raise TypeError(f"`{name}` must be an int (epochs) or a float (share of a fit), got {v!r}. Pass e.g. 10 or .3.")
+        raise TypeError(f"`{name}` must be an int (epochs) or a float (share of a fit), got {v!r}. "
+                        "Pass e.g. 10 or .3.")
     if isinstance(v, Integral):
         if v >= 0: return int(v)
     elif 0 < v <= 1: return float(v)
@@ -66,17 +72,21 @@ def check_length(name, v):
 def progress(length, epochs, pct):
     "How far a warm-up is, in [0,1], after `epochs` of a technique's life and `pct` of this fit"
     at = epochs if isinstance(length, Integral) else pct
-    return 1. if length == 0 or at >= length else at/length
+    if length == 0 or at >= length: return 1.
+    return at/length
 
 def warn_unfinished(t, name, learn):
     "Say before a fit that it will end inside the warm-up `name` of technique `t`"
-    length,n = getattr(t, name),learn.n_epoch
+    length = getattr(t, name)
+    n = learn.n_epoch
     # the short first half of fine_tune
     frozen = getattr(getattr(learn, 'opt', None), 'frozen_idx', 0)
     # `validate` and `get_preds` hold the lock
     no_fit = learn.lock.locked() or hasattr(learn, 'lr_finder')
-    if no_fit or frozen or not isinstance(length, Integral) or t.epochs + n > length: return
-    robust_warn(f"this fit ends after epoch {t.epochs+n}, inside the {length} epochs of `{name}` "
+    if no_fit or frozen or not isinstance(length, Integral): return
+    end = t.epochs + n
+    if end > length: return
+    robust_warn(f"this fit ends after epoch {end}, inside the {length} epochs of `{name}` "
                 f"of {t.name}, so the technique never acts in full. Give a share of the fit "
                 f"instead, e.g. {name}=.3.", 6)
 
@@ -94,11 +104,12 @@ def epoch_idxs(dl):
     # private to fastai; kept in the main process for any number of workers
     idxs = getattr(dl, '_DataLoader__idxs', None)
     # SortedDL has an iterator
-    return idxs if hasattr(idxs, '__len__') and hasattr(idxs, '__getitem__') else None
+    is_list = hasattr(idxs, '__len__') and hasattr(idxs, '__getitem__')
+    return idxs if is_list else None
 
 def batch_idxs(dl, i, n, idxs=None):
     "Positions in `dl.dataset` of the `n` items of batch `i`; `idxs`: the epoch's order captured at batch 0"
-    idxs = epoch_idxs(dl) if idxs is None else idxs
+    if idxs is None: idxs = epoch_idxs(dl)
     bs = getattr(dl, 'bs', None)
     if idxs is None or bs is None: return None
     ids = torch.as_tensor(list(idxs[i*bs : i*bs+n]), dtype=torch.long)
@@ -111,7 +122,8 @@ def batch_idxs(dl, i, n, idxs=None):
 def target_vocab(dls):
     "Classes of the one target of `dls`, in the order of its codes, as they are"
     vocab = list(dls.vocab)
-    return list(vocab[-1]) if vocab and isinstance(vocab[0], (list, tuple)) else vocab
+    of_each_target = vocab and isinstance(vocab[0], (list, tuple))
+    return list(vocab[-1]) if of_each_target else vocab
 
 def n_classes(dls):
     "Number of classes of single-label `dls`"

@@ -7,20 +7,20 @@ from fastai.callback.mixup import MixUp
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastrobust import __version__
-from fastrobust.reporting import page as html
-from fastrobust.noise.laws import NoisyLabels
-from fastrobust.data.openset import aux_images
-from fastrobust.samples import sample_data, sample_dls
 from fastrobust.compare.compare import compare
+from fastrobust.data.openset import aux_images
+from fastrobust.labels.memorisation import plot_memorisation
 from fastrobust.learner import robust_learner
 from fastrobust.losses import GCELoss
-from fastrobust.labels.memorisation import plot_memorisation
 from fastrobust.nets import small_cnn
-from fastrobust.shift.augmixpicture import show_augmix
+from fastrobust.noise.laws import NoisyLabels
 from fastrobust.recipes import RECIPES
+from fastrobust.reporting import page as html
 from fastrobust.reporting.report import saving
-from fastrobust.reporting.style import (INK, ORANGE, BLUE, VERMILION, bare, figure_legend, new_figure,
-                                        save_figure)
+from fastrobust.reporting.style import (BLUE, INK, ORANGE, VERMILION, bare, figure_legend,
+                                        new_figure, save_figure)
+from fastrobust.samples import sample_data, sample_dls
+from fastrobust.shift.augmixpicture import show_augmix
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.odnl import ODNL
@@ -35,19 +35,21 @@ _WRONG,_RIGHT,_SLATE = VERMILION,'#9aa3ab','#55606b'
 # --- what is compared -----------------------------------------------------------------------------
 def _rows(epochs, everything, seed):
     "Row names and settings; the first three are the story"
-    short,rec = min(SHORT, max(1, epochs//4)),min(RECIPE, epochs)
+    short = min(SHORT, max(1, epochs//4))
+    rec = min(RECIPE, epochs)
     name = lambda what, n: f"{what}, {n} epoch{'s' if n > 1 else ''}"
     rows = {name('plain fastai', epochs): dict(epochs=epochs),
             name('plain, stopped early', short): dict(epochs=short),
             name("recipe 'noisy_labels'", rec): dict(recipe='noisy_labels', epochs=rec)}
     story = list(rows)
     if everything:
+        aux = aux_images('gaussian', 2000, 28, channels=1, seed=seed)
         more = {'label smoothing': dict(loss_func=LabelSmoothingCrossEntropyFlat()),
                 'MixUp': dict(cbs=MixUp()),
                 'LogitClip': dict(techniques=LogitClip(1.)),
                 'GCE': dict(loss_func=GCELoss()),
                 'AugLoss (GCE)': dict(techniques=AugLoss(GCELoss())),
-                'ODNL': dict(techniques=ODNL(aux_images('gaussian', 2000, 28, channels=1, seed=seed)))}
+                'ODNL': dict(techniques=ODNL(aux))}
         rows.update({name(k, epochs): dict(v, epochs=epochs) for k,v in more.items()})
     return rows,story
 
@@ -60,12 +62,17 @@ def _samples(rec, seed, n=21):
     fig = new_figure((11, 6.1))
     axs = fig.subplots(3, 7)
     for ax,i in zip(axs.flat, idxs):
-        wrong = bool(rec.is_noisy[i])
+        given,true = vocab[rec.y_noisy[i]],vocab[rec.y_clean[i]]
         ax.imshow(X[i], cmap='gray_r', vmin=0, vmax=255)
-        bare(ax).spines[:].set(color=_WRONG if wrong else _RIGHT, linewidth=4 if wrong else 1)
-        ax.set_title(('✗ ' if wrong else '')+vocab[rec.y_noisy[i]], fontsize=11, color=_WRONG if wrong else 'black',
-                     fontweight='bold' if wrong else 'normal')
-        ax.set_xlabel(f'is: {vocab[rec.y_clean[i]]}' if wrong else ' ', fontsize=9.5, color=_SLATE)
+        bare(ax)
+        if rec.is_noisy[i]:
+            ax.spines[:].set(color=_WRONG, linewidth=4)
+            ax.set_title(f'✗ {given}', fontsize=11, color=_WRONG, fontweight='bold')
+            ax.set_xlabel(f'is: {true}', fontsize=9.5, color=_SLATE)
+        else:
+            ax.spines[:].set(color=_RIGHT, linewidth=1)
+            ax.set_title(given, fontsize=11, color='black', fontweight='normal')
+            ax.set_xlabel(' ', fontsize=9.5, color=_SLATE)
     wrong = int(rec.is_noisy[idxs].sum())
     fig.suptitle(f'Labels as the network is given them: {wrong} of these {n} are wrong (framed)')
     return fig
@@ -75,7 +82,8 @@ def _memorisation(rep, names):
     fig = new_figure((6*len(names), 5.2))
     axs = fig.subplots(1, len(names), sharey=True, squeeze=False)
     for ax,o in zip(axs[0], names):
-        plot_memorisation(rep.curve(o, rep.runs.seed.iloc[0]), metric=rep.metric, ax=ax, title=o, legend=False)
+        curve = rep.curve(o, rep.runs.seed.iloc[0])
+        plot_memorisation(curve, metric=rep.metric, ax=ax, title=o, legend=False)
     for ax in axs[0, 1:]: ax.set_ylabel('')
     figure_legend(fig, axs[0, 0], ncols=3)
     return fig
@@ -87,7 +95,8 @@ def _figures(rep, rec, names, out, seed):
     with plt.rc_context({'font.size': 11}), saving(out):
         save_figure(_samples(rec, seed), out/'samples.png', 110)
         save_figure(_memorisation(rep, names), out/'memorisation.png', 110)
-        save_figure(show_augmix(img, generator=torch.Generator().manual_seed(seed)), out/'augmix.png', 110)
+        augmix = show_augmix(img, generator=torch.Generator().manual_seed(seed))
+        save_figure(augmix, out/'augmix.png', 110)
 
 # --- words ----------------------------------------------------------------------------------------
 def _early(rep, story):
@@ -101,12 +110,14 @@ def _early(rep, story):
 def _verdict(rep, name):
     "What happened to one row, in a sentence"
     r = rep.table.loc[name]
-    mem = '' if np.isnan(r.memorised) else f", repeats {r.memorised:.0%} of the wrong training labels"
-    return f"{name}: right on {r['last']:.1%} of the test images{mem}."
+    right = f"{name}: right on {r['last']:.1%} of the test images"
+    if np.isnan(r.memorised): return f"{right}."
+    return f"{right}, repeats {r.memorised:.0%} of the wrong training labels."
 
 def _what(acts):
     "Loss and techniques of a run, without fastai's wrapping"
-    return acts.replace('FlattenedLoss of CrossEntropyLoss()', 'cross-entropy').replace(", reduction='mean'", '')
+    acts = acts.replace('FlattenedLoss of CrossEntropyLoss()', 'cross-entropy')
+    return acts.replace(", reduction='mean'", '')
 
 _NEXT = '''from fastai.vision.all import *
 from fastrobust.all import *
@@ -119,20 +130,21 @@ _COMPARE = '''make = lambda **kw: robust_learner(dls, resnet18, metrics=accuracy
 rows = {'plain': None, 'recipe': 'noisy_labels', 'clip': LogitClip(1.)}
 compare(make, rows, epochs=5, seeds=3, fit=lambda learn, n: learn.fine_tune(n)).plot()'''
 
-def _page(rep, rec, story, out, settings):
-    "The report as HTML"
-    t,n,wrong = rep.table,len(rec),int(rec.is_noisy.sum())
-    have = [o for o in story if o in t.index]
-    acts = rep.runs.drop_duplicates('row').set_index('row').acts
-    lead = 'All labels are right here: the control to compare with.' if not wrong else (
-            f"{rec.realised_rate:.0%} of the {n:,} labels a network is trained on here are wrong, "
-            "on purpose. It first learns what the right labels have in common; trained on, it "
-            "learns the wrong ones by heart. See it happen, and see what helps.")
-    pics = {k: html.figure(out/f'{k}.png', *v) for k,v in dict(
+def _lead(rec):
+    "The first sentences of the page"
+    if not rec.is_noisy.sum(): return 'All labels are right here: the control to compare with.'
+    return (f"{rec.realised_rate:.0%} of the {len(rec):,} labels a network is trained on here are "
+            "wrong, on purpose. It first learns what the right labels have in common; trained on, "
+            "it learns the wrong ones by heart. See it happen, and see what helps.")
+
+def _captions(rec):
+    "Picture -> (caption, what it shows for those who do not see it)"
+    wrong = int(rec.is_noisy.sum())
+    return dict(
         samples=(f"{rec.kind.capitalize()} noise: a share of the labels is replaced by another "
                  f"class, each with the same chance. Nominal rate {rec.nominal_rate:.3f}, realised "
-                 f"{rec.realised_rate:.4f}: {wrong:,} of {n:,} labels. The test images keep their "
-                 "true labels.",
+                 f"{rec.realised_rate:.4f}: {wrong:,} of {len(rec):,} labels. The test images keep "
+                 "their true labels.",
                  'Images of clothes with the labels given to the network, wrong ones framed'),
         compare=("Left: accuracy on the test images, whose labels are true, after each epoch. "
                  "Right: where each row ends. Nothing is left out: rows that do not help are shown "
@@ -148,20 +160,38 @@ def _page(rep, rec, story, out, settings):
                 "chains of harmless distortions, and the network must answer all versions of an "
                 "image alike. It combines with what you saw above: AugLoss is AugMix with a robust "
                 "loss.",
-                'AugMix on one image, chain by chain')).items()}
+                'AugMix on one image, chain by chain'))
+
+def _page(rep, rec, story, out, settings):
+    "The report as HTML"
+    t = rep.table
+    have = [o for o in story if o in t.index]
     colors = dict(zip(story, (INK, ORANGE, BLUE)))        # those of the rows in compare.png
-    parts = [html.para(lead, 'lead'),
-             html.tiles([(f"{t['last'][o]:.1%}", f"of the test images right: {o}", colors[o]) for o in have]),
-             html.heading('What the network is told'), pics['samples'],
-             html.heading('Side by side'), html.table(rep.formatted()), html.para(_early(rep, story)), pics['compare'],
-             html.heading('What became of the wrong labels'), pics['memorisation'],
+    tiles = [(f"{t['last'][o]:.1%}", f"of the test images right: {o}", colors[o]) for o in have]
+    pics = {k: html.figure(out/f'{k}.png', *v) for k,v in _captions(rec).items()}
+    acts = rep.runs.drop_duplicates('row').set_index('row').acts
+    rows = [f'{o}: {_what(a)}.' for o,a in acts.items()]
+
+    parts = [html.para(_lead(rec), 'lead'),
+             html.tiles(tiles),
+             html.heading('What the network is told'),
+             pics['samples'],
+             html.heading('Side by side'),
+             html.table(rep.formatted()),
+             html.para(_early(rep, story)),
+             pics['compare'],
+             html.heading('What became of the wrong labels'),
+             pics['memorisation'],
              html.bullets([_verdict(rep, o) for o in have]),
-             html.heading('When the images themselves change'), pics['augmix'],
-             html.heading('Try it on your own images'), html.code(_NEXT),
-             html.para('Do not believe one run, nor tables made on data that is not yours. A comparison is one call:'),
+             html.heading('When the images themselves change'),
+             pics['augmix'],
+             html.heading('Try it on your own images'),
+             html.code(_NEXT),
+             html.para('Do not believe one run, nor tables made on data that is not yours. A '
+                       'comparison is one call:'),
              html.code(_COMPARE),
              html.heading('How this was measured'),
-             html.bullets([settings, *rep.notes, *(f'{o}: {_what(a)}.' for o,a in acts.items())])]
+             html.bullets([settings, *rep.notes, *rows])]
     foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, '
             f'Python {platform.python_version()}. Images: Fashion-MNIST, Zalando Research, MIT '
             'licence.')
@@ -178,24 +208,28 @@ def run_demo(
     "Train, print the table, write the page; returns the `Comparison`"
     out = Path(out)
     dls = sample_dls(noise=NoisyLabels('symmetric', noise, seed=seed))
-    rec,(rows,story) = dls.noise,_rows(epochs, everything, seed)
-    settings = ('Network: four convolutions of width 32 with batch norm; Adam, one-cycle schedule, learning rate '
-                f"{LR:g},\nbatches of {dls.bs}, seed {seed}, device {dls.device}, torch threads: "
-                f"{torch.get_num_threads()}.")
-    print(f"fastrobust {__version__}: what wrong labels do to a network, and what "
-          f"helps\n\n{len(rec):,} images of clothes (Fashion-MNIST) to learn from, "
-          f"{len(dls.valid_ds):,} to test on.\nSymmetric label noise: nominal rate "
-          f"{rec.nominal_rate:.3f}, realised {rec.realised_rate:.4f}, so "
-          f"{int(rec.is_noisy.sum()):,} training labels are wrong; the test labels are "
-          f"true.\n{settings}\n", flush=True)
+    rec = dls.noise
+    rows,story = _rows(epochs, everything, seed)
+    settings = ('Network: four convolutions of width 32 with batch norm; Adam, one-cycle schedule, '
+                f"learning rate {LR:g},\nbatches of {dls.bs}, seed {seed}, device {dls.device}, "
+                f"torch threads: {torch.get_num_threads()}.")
+    print(f"fastrobust {__version__}: what wrong labels do to a network, and what helps\n\n"
+          f"{len(rec):,} images of clothes (Fashion-MNIST) to learn from, "
+          f"{len(dls.valid_ds):,} to test on.\n"
+          f"Symmetric label noise: nominal rate {rec.nominal_rate:.3f}, realised "
+          f"{rec.realised_rate:.4f}, so {int(rec.is_noisy.sum()):,} training labels are wrong; "
+          f"the test labels are true.\n{settings}\n", flush=True)
     make = lambda **kw: robust_learner(dls, small_cnn(10), metrics=accuracy, lr=LR, **kw)
     rep = compare(make, rows, seeds=[seed])
-    table = rep.formatted()[['last', 'oracle best', 'memorised', 'epochs', 'seconds']].rename_axis(None)
-    print(f"\n{table.to_string()}\n\nlast: accuracy on the test images after the last epoch. "
-          "oracle best: after the best epoch, chosen on the test images.\nmemorised: share of the "
-          "wrong training labels that the trained network repeats.\n")
+    columns = ['last', 'oracle best', 'memorised', 'epochs', 'seconds']
+    table = rep.formatted()[columns].rename_axis(None)
+    print(f"\n{table.to_string()}\n\n"
+          "last: accuracy on the test images after the last epoch. "
+          "oracle best: after the best epoch, chosen on the test images.\n"
+          "memorised: share of the wrong training labels that the trained network repeats.\n")
     if s := _early(rep, story): print(textwrap.fill(s, 118))
-    names = [o for o in (story[0], story[2]) if o in rep.table.index] or list(rep.table.index[:1])
+    names = [o for o in (story[0], story[2]) if o in rep.table.index]
+    if not names: names = list(rep.table.index[:1])
     _figures(rep, rec, names, out, seed)
     rep.save(out)
     with saving(out):

@@ -3,19 +3,20 @@ from numbers import Number
 from fastai.interpret import ClassificationInterpretation
 from matplotlib.figure import Figure
 from fastrobust.calibration.charts import plot_reliability
-from fastrobust.ood.charts import plot_ood
-from fastrobust.tails.charts import plot_tails
 from fastrobust.calibration.report import calibration_report
-from fastrobust.shift.corruptionreport import corruption_report
-from fastrobust.ood.report import ood_report
-from fastrobust.tails.report import tail_report
-from fastrobust.labels.history import SampleHistory
-from fastrobust.ood.logitnorms import LogitNorms
-from fastrobust.labels.memorisation import Memorisation, plot_memorisation
-from fastrobust.labels.pictures import plot_label_issues, plot_loss_split, plot_noise_matrices
 from fastrobust.inference.keys import activation_key, model_key
+from fastrobust.labels.history import SampleHistory
+from fastrobust.labels.memorisation import Memorisation, plot_memorisation
+from fastrobust.labels.pictures import plot_loss_split, plot_noise_matrices
+from fastrobust.labels.sheets import plot_label_issues
+from fastrobust.ood.charts import plot_ood
+from fastrobust.ood.logitnorms import LogitNorms
+from fastrobust.ood.report import ood_report
 from fastrobust.reporting.report import Report
 from fastrobust.shift.charts import plot_corruption_fan
+from fastrobust.shift.corruptionreport import corruption_report
+from fastrobust.tails.charts import plot_tails
+from fastrobust.tails.report import tail_report
 
 __all__ = ['RobustInterpretation']
 
@@ -26,14 +27,18 @@ def _same(a, b):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_same, a, b))
-    return isinstance(a, (str, Number)) and isinstance(b, (str, Number)) and a == b
+    plain = isinstance(a, (str, Number)) and isinstance(b, (str, Number))
+    return plain and a == b
 
 class RobustInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with pictures of noise, shift, confidence; `from_learner(learn)` makes it"
     # (how, report) of the reports made so far: the images pass once for all their pictures
     _made = ()
+    def _recorder(self, cls):
+        return next((cb for cb in self.learn.cbs if isinstance(cb, cls)), None)
+
     def _find(self, cls, why):
-        found = next((cb for cb in self.learn.cbs if isinstance(cb, cls)), None)
+        found = self._recorder(cls)
         if found is not None: return found
         raise ValueError(f"expected a learner trained with {cls.__name__}, got one without: {why} "
                          f"is not known afterwards. Train with `cbs={cls.__name__}()`.")
@@ -43,19 +48,21 @@ class RobustInterpretation(ClassificationInterpretation):
 
     def plot_memorisation(self, **kwargs)->Figure:
         "Curves of `Memorisation`, or of a `SampleHistory` on dls with known noise; `kwargs` of `plot_memorisation`"
-        cbs = self.learn.cbs
-        if any(isinstance(cb, SampleHistory) for cb in cbs) and not any(isinstance(cb, Memorisation) for cb in cbs):
-            return plot_memorisation(self._find(SampleHistory, '').memorisation(), **kwargs)
-        cb = self._find(Memorisation, 'what was memorised when')
-        return cb.plot(**kwargs)
+        history = self._recorder(SampleHistory)
+        if history is not None and self._recorder(Memorisation) is None:
+            return plot_memorisation(history.memorisation(), **kwargs)
+        return self._find(Memorisation, 'what was memorised when').plot(**kwargs)
 
     def plot_loss_split(self,
         last=None,  # Mean loss of so many last epochs; None: of all
         **kwargs    # More for `plot_loss_split`
     )->Figure:
         "Losses of the training items in two groups, right and wrong labels apart where `dls.noise` tells them"
-        h,rec = self._find(SampleHistory, 'the loss of every training item by epoch'),self._record
-        return plot_loss_split(h.mean_loss(last), None if rec is None else rec.is_noisy | rec.is_open, **kwargs)
+        history = self._find(SampleHistory, 'the loss of every training item by epoch')
+        rec = self._record
+        loss = history.mean_loss(last)
+        wrong = None if rec is None else rec.is_noisy | rec.is_open
+        return plot_loss_split(loss, wrong, **kwargs)
 
     def plot_label_issues(self,
         report=None,# Result of `noise_report`, or its table; None: what a `SampleHistory` suspects
@@ -71,13 +78,15 @@ class RobustInterpretation(ClassificationInterpretation):
         **kwargs        # More for `plot_noise_matrices`
     )->Figure:
         "Who was taken for whom: the true noise matrix where `dls.noise` knows it, beside the estimated one"
-        rec,T = self._record,estimated.T if isinstance(estimated, Report) else estimated
+        rec = self._record
+        T = estimated.T if isinstance(estimated, Report) else estimated
         if rec is None and T is None:
             raise ValueError("expected dls with known noise (`dls.noise`) or an estimated matrix, "
                              "got neither. Pass `noise_report(..)` as `estimated`.")
-        ms = {} if rec is None else dict(true=rec.T_empirical)
-        if T is not None: ms['estimated'] = T
-        return plot_noise_matrices(ms, self.vocab, **kwargs)
+        matrices = {}
+        if rec is not None: matrices['true'] = rec.T_empirical
+        if T is not None: matrices['estimated'] = T
+        return plot_noise_matrices(matrices, self.vocab, **kwargs)
 
     def plot_corruptions(self,
         report=None,# Result of `corruption_report`; None: made now, of this interpretation's images
@@ -87,7 +96,8 @@ class RobustInterpretation(ClassificationInterpretation):
         **kwargs    # More for `corruption_report` where it is made now, such as `names` or `resume`
     )->Figure:
         "Accuracy by severity under each corruption, as a fan"
-        return plot_corruption_fan(self._report(report, corruption_report, kwargs), figsize=figsize, title=title)
+        report = self._report(report, corruption_report, kwargs)
+        return plot_corruption_fan(report, figsize=figsize, title=title)
 
     def _report(self, report, make, settings):
         "`report`, or what `make` makes of this interpretation's learner and images; kept until the network changes"
@@ -110,7 +120,8 @@ class RobustInterpretation(ClassificationInterpretation):
         **kwargs    # More for `calibration_report` where it is made now, such as `n_bins` or `fit_dl`
     )->Figure:
         "Accuracy against confidence, bin by bin, as trained and temperature-scaled"
-        return plot_reliability(self._report(report, calibration_report, kwargs), figsize=figsize, title=title)
+        report = self._report(report, calibration_report, kwargs)
+        return plot_reliability(report, figsize=figsize, title=title)
 
     def plot_ood(self,
         unknown,    # Unknown images, or a dict from name to them, as for `ood_report`; or its result
@@ -121,12 +132,12 @@ class RobustInterpretation(ClassificationInterpretation):
         **kwargs    # More for `ood_report` where it is made now, such as `positive` or `near`
     )->Figure:
         "Histograms and ROC curves of one score, known images against unknown ones"
-        made = isinstance(unknown, Report)
-        if not made and 'scores' not in kwargs:
-            kwargs['scores'] = ('msp' if score is None else score,)
-        sets = unknown if made or isinstance(unknown, dict) else dict(unknown=unknown)
-        if not made: kwargs['unknown'] = sets
-        report = self._report(unknown if made else None, ood_report, kwargs)
+        if isinstance(unknown, Report):
+            report = self._report(unknown, ood_report, kwargs)
+        else:
+            kwargs.setdefault('scores', ('msp' if score is None else score,))
+            kwargs['unknown'] = unknown if isinstance(unknown, dict) else dict(unknown=unknown)
+            report = self._report(None, ood_report, kwargs)
         return plot_ood(report, getattr(score, 'name', score), figsize=figsize, title=title)
 
     def plot_logit_norms(self, **kwargs)->Figure:
@@ -141,4 +152,5 @@ class RobustInterpretation(ClassificationInterpretation):
         **kwargs    # More for `tail_report` where it is made now, such as `groups`
     )->Figure:
         "Accuracy of each class below how many training items it has"
-        return plot_tails(self._report(report, tail_report, kwargs), figsize=figsize, title=title)
+        report = self._report(report, tail_report, kwargs)
+        return plot_tails(report, figsize=figsize, title=title)

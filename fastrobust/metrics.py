@@ -11,18 +11,25 @@ def need_bins(n_bins):
 def width_bins(conf, n_bins):
     "Number of the equally wide bin (0,1/n], (1/n,2/n] .. of each confidence; 0 is in the first"
     need_bins(n_bins)
-    return np.clip(np.ceil(np.asarray(conf, dtype=np.float64)*n_bins).astype(int)-1, 0, n_bins-1)
+    conf = np.asarray(conf, dtype=np.float64)
+    bins = np.ceil(conf*n_bins).astype(int)-1
+    return np.clip(bins, 0, n_bins-1)
 
 def gap_of(bins, conf, right, n_bins, power=1):
     "(sum over bins of share x |accuracy - mean confidence|^power)^(1/power)"
     n = np.bincount(bins, minlength=n_bins)
-    gap = np.abs(np.bincount(bins, right-conf, n_bins))/np.maximum(n, 1)
-    return float(((n/len(conf))*gap**power).sum()**(1/power))
+    total = np.bincount(bins, right-conf, n_bins)
+    gap = np.abs(total)/np.maximum(n, 1)
+    share = n/len(conf)
+    mean = (share*gap**power).sum()
+    return float(mean**(1/power))
 
 def binned_gap(conf, right, n_bins, power):
     "`gap_of` over equally wide bins"
-    conf,right = np.asarray(conf, dtype=np.float64),np.asarray(right, dtype=np.float64)
-    return gap_of(width_bins(conf, n_bins), conf, right, n_bins, power)
+    conf = np.asarray(conf, dtype=np.float64)
+    right = np.asarray(right, dtype=np.float64)
+    bins = width_bins(conf, n_bins)
+    return gap_of(bins, conf, right, n_bins, power)
 
 def wilson_interval(
     p,          # Observed shares (k,)
@@ -30,7 +37,10 @@ def wilson_interval(
     z:float=1.96 # Half width in standard errors; 1.96 for 95 %
 ) -> tuple: # (low, high), float64 (k,); NaN for n = 0
     "Interval of a share that stays in [0,1] and has a length at 0 and 1 too (Wilson 1927)"
-    p,n = np.asarray(p, dtype=np.float64),np.asarray(n, dtype=np.float64)
+    p = np.asarray(p, dtype=np.float64)
+    n = np.asarray(n, dtype=np.float64)
     with np.errstate(invalid='ignore', divide='ignore'):
-        mid,half = p+z*z/(2*n),z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))
-        return (mid-half)/(1+z*z/n),(mid+half)/(1+z*z/n)
+        mid = p + z*z/(2*n)
+        half = z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))
+        scale = 1 + z*z/n
+        return (mid-half)/scale,(mid+half)/scale

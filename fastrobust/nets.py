@@ -17,7 +17,9 @@ def small_cnn(
         raise ValueError(f"`norm` must be 'bn', 'gn' or None, got {norm!r}.")
     layers = []
     for i in range(depth):
-        layers += [nn.Conv2d(width if i else n_in, width, 3, stride=2 if i < 4 else 1, padding=1, bias=norm is None)]
-        layers += [norms[norm]()] if norm else []
-        layers += [nn.ReLU()]
+        c_in = width if i else n_in
+        stride = 2 if i < 4 else 1
+        layers.append(nn.Conv2d(c_in, width, 3, stride=stride, padding=1, bias=norm is None))
+        if norm: layers.append(norms[norm]())
+        layers.append(nn.ReLU())
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_out))

@@ -1,4 +1,5 @@
 "Between the normalised images that a network sees and their pixels in [0,1]; and a look at what a batch holds"
+from contextlib import contextmanager
 import torch
 from fastrobust.basics import plain_dl
 from fastrobust.resting import keep_random
@@ -15,7 +16,9 @@ class PixelSpace:
         loose=False     # A later transform (RandomErasing) may leave [0,1]: such values are clamped, not refused
     ): self.mean,self.std,self.loose = mean,std,loose
 
-    def _stats(self, x): return self.mean.to(x.device, x.dtype), self.std.to(x.device, x.dtype)
+    def _stats(self, x):
+        like_x = lambda v: v.to(x.device, x.dtype)
+        return like_x(self.mean),like_x(self.std)
 
     def decode(self, x):
         "Pixels of normalised `x`"
@@ -42,32 +45,44 @@ class PixelSpace:
 
     def to_uint8(self, x, who='this technique'):
         "Normalised `x` to uint8 pixels, rounded (truncating would change 2 % of them)"
-        return self.check(self.decode(x.float()), who).mul(255).round_().to(torch.uint8)
+        px = self.check(self.decode(x.float()), who)
+        return px.mul(255).round_().to(torch.uint8)
 
 def pixel_space(dls):
     "The `PixelSpace` of the training loader's Normalize"
-    fs = list(getattr(getattr(plain_dl(dls.train), 'after_batch', None), 'fs', []) or [])
+    pipe = getattr(plain_dl(dls.train), 'after_batch', None)
+    fs = list(getattr(pipe, 'fs', []) or [])
     norms = [t for t in fs if is_normalize(t)]
     if not norms: return PixelSpace()
     t = norms[-1]
     as_t = lambda v: torch.as_tensor(v).as_subclass(torch.Tensor).float()
-    return PixelSpace(as_t(t.mean), as_t(t.std), loose=any(getattr(o, 'order', 0) > t.order for o in fs))
+    mean,std = as_t(t.mean),as_t(t.std)
+    loose = any(getattr(o, 'order', 0) > t.order for o in fs)
+    return PixelSpace(mean, std, loose)
 
 # --- a look at the data ---------------------------------------------------------------------------
 def peek(dls, valid=True):
     "One batch of `dls`, of validation if there is any; looking leaves loaders and random streams as they were"
-    dl = dls.valid if valid and len(dls.loaders) > 1 and len(dls.valid_ds) else dls.train
+    dl = dls.train
+    if valid and len(dls.loaders) > 1 and len(dls.valid_ds): dl = dls.valid
+    with keep_random(), _keep_rng(dl):
+        if hasattr(dl, 'one_batch'): return dl.one_batch()
+        return next(iter(dl))
+
+@contextmanager
+def _keep_rng(dl):
+    "The loader's own random stream goes on from where it was"
     rng = getattr(dl, 'rng', None)
-    state = None if rng is None else rng.getstate()
-    with keep_random():
-        try: return dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
-        finally:
-            if rng is not None:
-                rng.setstate(state)
-                dl.rng = rng
+    if rng is not None: state = rng.getstate()
+    try: yield
+    finally:
+        if rng is not None:
+            rng.setstate(state)
+            dl.rng = rng
 
 def peek_images(dls):
     "Images (b,c,h,w) of one batch, None for other inputs"
-    b = peek(dls)
-    x = b[0] if isinstance(b, (list, tuple)) else b
-    return x if isinstance(x, torch.Tensor) and x.ndim == 4 else None
+    x = peek(dls)
+    if isinstance(x, (list, tuple)): x = x[0]
+    images = isinstance(x, torch.Tensor) and x.ndim == 4
+    return x if images else None

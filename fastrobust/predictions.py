@@ -8,7 +8,8 @@ __all__ = []
 
 # how far the sum of a row may be from 1, by its rounding
 _SLACK = {'float16': .01, 'bfloat16': .05}
-LABELS_FIRST,PREDICTIONS_FIRST = 'labels first, as in cleanlab','predictions first, as in the metrics of fastai'
+LABELS_FIRST      = 'labels first, as in cleanlab'
+PREDICTIONS_FIRST = 'predictions first, as in the metrics of fastai'
 
 # --- arrays ---------------------------------------------------------------------------------------
 def kind_of(o):
@@ -29,7 +30,8 @@ def as_array(o):
 
 def _swapped(a, y):
     "Would these be rows of predictions and labels, the other way round?"
-    return a.ndim == 1 and y.ndim == 2 and len(a) == len(y) and a.dtype.kind in 'iub' and y.dtype.kind == 'f'
+    shapes = a.ndim == 1 and y.ndim == 2 and len(a) == len(y)
+    return shapes and a.dtype.kind in 'iub' and y.dtype.kind == 'f'
 
 # --- rows and their labels ------------------------------------------------------------------------
 def need_rows(
@@ -97,14 +99,15 @@ def need_probs(
                          "`get_preds`. Take the first, if it is of items the network was not "
                          "trained on.")
     slack = _SLACK.get(kind_of(probs), 2e-3)
-    y,p = as_array(y),as_array(probs)
+    y = as_array(y)
+    p = as_array(probs)
     if n_classes is not None and p.shape[1:] and n_classes != p.shape[1]:
         raise ValueError(f"expected probabilities (n,c) of shape ({y.size},{n_classes}), one "
                          f"column per class of the vocab, got shape {p.shape}. Take them from a "
                          f"network with {n_classes} outputs.")
     y = need_rows(p, y, 'probabilities', order)
-    if p.dtype not in (np.float32, np.float64):
-        p = p.astype(np.float32 if p.dtype == np.float16 else np.float64)
+    if p.dtype == np.float16: p = p.astype(np.float32)
+    elif p.dtype not in (np.float32, np.float64): p = p.astype(np.float64)
     need_distributions(p, slack)
     return y,p
 
@@ -114,8 +117,9 @@ def need_logits(
     y   # Labels (n,), ints 0..c-1
 ): # (logits float64 (n,c), labels int64 (n,)), CPU tensors
     "Logits and labels as tensors, refused unless finite"
-    z,y = as_array(z),as_array(y)
-    y,z = need_rows(z, y, 'logits'),z.astype(np.float64)
+    z = as_array(z)
+    y = need_rows(z, as_array(y), 'logits')
+    z = z.astype(np.float64)
     bad = ~np.isfinite(z).all(1)
     if bad.any():
         raise ValueError(f"expected finite logits, got NaN or inf in {bad.sum()} of {len(z)} rows. "

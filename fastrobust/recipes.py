@@ -1,10 +1,10 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
 import inspect
 from fastrobust.basics import n_classes, nearest
-from fastrobust.pixels import peek_images
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
+from fastrobust.pixels import peek_images
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.jocor import JoCoR
@@ -23,7 +23,9 @@ class Recipe:
         use:str,    # The problem it is for
         epochs:int, # From scratch, as measured in nbs/benchmarks/RESULTS.md
         cost:str    # Of a step, beside plain training
-    ): self.make,self.name,self.use,self.epochs,self.cost = make,name,use,epochs,cost
+    ):
+        self.make,self.name,self.use = make,name,use
+        self.epochs,self.cost = epochs,cost
 
     @property
     def __name__(self): return self.name
@@ -34,10 +36,12 @@ class Recipe:
     def __call__(self, dls, **kwargs): return self.make(dls, **kwargs)
 
     def __repr__(self):
-        dls,*settings = self.__signature__.parameters.values()
-        facts = dict(use=self.use, what=self.__doc__, settings=', '.join(f'{p.name}={p.default}' for p in settings),
+        dls,*takes = self.__signature__.parameters.values()
+        settings = ', '.join(f'{p.name}={p.default}' for p in takes)
+        facts = dict(use=self.use, what=self.__doc__, settings=settings,
                      epochs=f'{self.epochs}, from scratch', cost=self.cost)
-        return '\n'.join([f"Recipe {self.name!r}", *(f'  {k:9} {v}' for k,v in facts.items())])
+        lines = [f'  {k:9} {v}' for k,v in facts.items()]
+        return '\n'.join([f"Recipe {self.name!r}", *lines])
 
 # --- the functions --------------------------------------------------------------------------------
 def noisy_labels(
@@ -46,7 +50,8 @@ def noisy_labels(
     tau=None    # Rate of wrong labels, or the result of `estimate_tau`: JoCoR on two networks in place of the loss
 ):
     "GCE: cross-entropy where the network agrees with the label, MAE where it does not; with `tau` JoCoR, 20 epochs"
-    return (GCELoss(q), []) if tau is None else (None, [JoCoR(tau)])
+    if tau is not None: return None,[JoCoR(tau)]
+    return GCELoss(q),[]
 
 def _severity(dls, severity):
     "AugMix's severity: the given one, else the paper's for images of this size"
@@ -82,7 +87,8 @@ def ood(
     tau=None    # LogitNorm's temperature, > 0; None: .04 up to 20 classes (OpenOOD's for CIFAR-10), .01 above
 ):
     "LogitNorm: the size of the logits is left out of the loss, and so is left over as a sign of the known"
-    return None,[LogitNorm((.04 if n_classes(dls) <= 20 else .01) if tau is None else tau)]
+    if tau is None: tau = .04 if n_classes(dls) <= 20 else .01
+    return None,[LogitNorm(tau)]
 
 def long_tailed(
     dls,        # The data: right labels, classes of very different size
@@ -90,7 +96,9 @@ def long_tailed(
     tau:float=1. # Of the logit adjustment, > 0: 1 is the balanced softmax
 ):
     "Logit adjustment: a class is predicted for its evidence, not for its size; with `aux` Open-sampling beside it"
-    return None,[LogitAdjust(tau)] + ([] if aux is None else [OpenSampling(aux)])
+    techniques = [LogitAdjust(tau)]
+    if aux is not None: techniques.append(OpenSampling(aux))
+    return None,techniques
 
 def _made_up(dls):
     "Generated textures of the images' size and channels: auxiliary images for users who have none"
@@ -98,7 +106,8 @@ def _made_up(dls):
     if x is None:
         raise ValueError("expected a data set of images (b,c,h,w) for the recipe 'open_world', got "
                          "other inputs. Leave the recipe out: its auxiliary rows are images.")
-    return OpenSet(aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1]), ['generated textures'])
+    images = aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1])
+    return OpenSet(images, ['generated textures'])
 
 def open_world(
     dls,        # The data: some labels may be wrong, and images of no class will come
@@ -107,20 +116,25 @@ def open_world(
     eta:float=.1    # Weight of the auxiliary term; ODNL's own 2.5 costs accuracy beside GCE: nbs/benchmarks/RESULTS.md
 ):
     "GCE and ODNL: labels may be wrong, and images of no class shall not be taken for one"
-    return GCELoss(q),[ODNL(_made_up(dls) if aux is None else aux, eta)]
+    loss = GCELoss(q)
+    if aux is None: aux = _made_up(dls)
+    return loss,[ODNL(aux, eta)]
 
 # --- by name --------------------------------------------------------------------------------------
 RECIPES = {o.name: o for o in (
     Recipe(noisy_labels, 'noisy_labels', 'labels that are wrong at a rate nobody knows', 8,
            'that of plain training; with `tau` two networks: twice'),
-    Recipe(corruption, 'corruption', 'images that will look worse than those of training', 8, 'three times the rows'),
-    Recipe(noisy_labels_corruption, 'noisy_labels+corruption', 'wrong labels, and images that will look worse', 8,
+    Recipe(corruption, 'corruption', 'images that will look worse than those of training', 8,
+           'three times the rows'),
+    Recipe(noisy_labels_corruption, 'noisy_labels+corruption',
+           'wrong labels, and images that will look worse', 8,
            'three times the rows'),
     Recipe(ood, 'ood', 'images of none of the classes, to be told from the known by a score', 30,
            'that of plain training'),
     Recipe(long_tailed, 'long_tail', 'classes of very different size', 30,
            'that of plain training; with `aux` twice the rows'),
-    Recipe(open_world, 'open_world', 'wrong labels, and images of none of the classes', 8, 'twice the rows'))}
+    Recipe(open_world, 'open_world', 'wrong labels, and images of none of the classes', 8,
+           'twice the rows'))}
 
 def get_recipe(recipe):
     "The recipe of that name, or `recipe` itself if it is a function `(dls, **kw) -> (loss, techniques)`"

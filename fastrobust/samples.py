@@ -1,6 +1,6 @@
 "Small real images inside the package: Fashion-MNIST to learn from, QuickDraw drawings as unknowns"
-# Licences and origin beside the data: files/LICENSE-fashion-mnist.txt
-# (MIT), files/CREDITS.md (QuickDraw: CC BY 4.0).
+# Licences and origin beside the data: files/LICENSE-fashion-mnist.txt (MIT), files/CREDITS.md
+# (QuickDraw: CC BY 4.0).
 from functools import lru_cache
 from importlib.resources import files
 import numpy as np
@@ -8,18 +8,23 @@ from PIL import Image
 
 from fastai.data.core import DataLoaders
 from fastrobust.basics import nearest
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 
 __all__ = ['sample_data', 'sample_dls']
 
-_FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
+_FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker',
+            'Bag', 'Ankle boot']
 _NAMES = ['fashion', 'quickdraw']
+
+def _open(fn): return (files('fastrobust.data')/'files'/fn).open('rb')
 
 def _tiles(fn, n, sz=28):
     "The first `n` tiles of `sz` pixels of a grey mosaic, row by row"
-    with (files('fastrobust.data')/'files'/fn).open('rb') as f: a = np.asarray(Image.open(f))
-    h,w = a.shape
-    return a.reshape(h//sz, sz, w//sz, sz).swapaxes(1, 2).reshape(-1, sz, sz)[:n]
+    with _open(fn) as f:
+        mosaic = np.asarray(Image.open(f))
+    h,w = mosaic.shape
+    grid = mosaic.reshape(h//sz, sz, w//sz, sz).swapaxes(1, 2)
+    return grid.reshape(-1, sz, sz)[:n]
 
 def _known(name):
     if name not in _NAMES:
@@ -27,14 +32,20 @@ def _known(name):
 
 @lru_cache(None)
 def _load(name):
-    with (files('fastrobust.data')/'files'/'labels.npz').open('rb') as f: z = dict(np.load(f))
+    with _open('labels.npz') as f:
+        labels = dict(np.load(f))
     if name == 'fashion':
-        y,yv,vocab = z['train'],z['test'],_FASHION
-        x,xv = _tiles('fmnist_train_00.png', len(y)),_tiles('fmnist_test_00.png', len(yv))
+        vocab = _FASHION
+        y,yv = labels['train'],labels['test']
+        x = _tiles('fmnist_train_00.png', len(y))
+        xv = _tiles('fmnist_test_00.png', len(yv))
     else:
-        x,y,vocab = _tiles('quickdraw_ood_00.png', len(z['quickdraw'])),z['quickdraw'],z['quickdraw_names'].tolist()
+        vocab = labels['quickdraw_names'].tolist()
+        y = labels['quickdraw']
+        x = _tiles('quickdraw_ood_00.png', len(y))
         aux = y < 5
-        x,y,xv,yv = x[aux],y[aux],x[~aux],y[~aux]
+        xv,yv = x[~aux],y[~aux]
+        x,y = x[aux],y[aux]
     return x,y.astype(np.int64),xv,yv.astype(np.int64),vocab
 
 def sample_data(

@@ -15,7 +15,7 @@ from fastai.learner import Learner  # noqa: E402
 from fastai.losses import CrossEntropyLossFlat  # noqa: E402
 from fastai.metrics import accuracy  # noqa: E402
 from fastai.torch_core import set_seed  # noqa: E402
-from fastrobust.data.arrays import array_dls  # noqa: E402
+from fastrobust.data.fromarrays import array_dls  # noqa: E402
 from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
 from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.training.technique import Technique  # noqa: E402

@@ -61,6 +61,28 @@ def listed(path):
     for n in ast.parse(path.read_text()).body:
         if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__': return ast.literal_eval(n.value)
 
+# --- what stands beside the parameters -------------------------------------------------------------------------------
+def lost_docments(root=PACKAGE):
+    "(module, line) of comment lines of a signature that reach no parameter"
+    # fastcore reads the comment at the end of a parameter's line or, where there is none, the lines
+    # above it; a second line below is dropped without a word
+    out = []
+    for me,p in modules(root).items():
+        text = p.read_text().splitlines()
+        for f in ast.walk(ast.parse(p.read_text())):
+            if not isinstance(f, ast.FunctionDef): continue
+            a = f.args
+            args = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+            lines = {o.lineno for o in args}
+            code = lambda i: text[i-1].partition('# ')[0].strip()
+            last = max((o.end_lineno for o in args), default=f.lineno)
+            end = next(i for i in range(last, f.body[0].lineno+1) if code(i).endswith(':') or i == f.body[0].lineno)
+            for i in range(f.lineno+1, end):
+                if code(i): continue
+                below = next(j for j in range(i, end+1) if code(j))
+                if below not in lines or '# ' in text[below-1]: out.append((me, i))
+    return out
+
 # --- how dense the lines are -----------------------------------------------------------------------------------------
 _SPACE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
           tokenize.ENCODING}

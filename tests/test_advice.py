@@ -9,7 +9,7 @@ import torch
 from fastai.tabular.data import TabularDataLoaders
 from conftest import tiny_dls
 from fastrobust.advice import advise
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.editing import given_labels, take_items
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise

@@ -21,7 +21,7 @@ from fastai.vision.learner import vision_learner
 from conftest import MiniTwin, TwinNet, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.training.auxheads import AuxHeads
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.samples import sample_data

@@ -23,7 +23,8 @@ from fastai.vision.core import PILImage, PILImageBW
 from fastai.vision.data import ImageBlock
 import fastai.vision.learner  # noqa: F401  (show_results and plot_top_losses of images)
 from fastrobust.basics import RobustWarning, batch_idxs
-from fastrobust.data.arrays import ArrayDL, ArrayItems, array_dls
+from fastrobust.data.arrays import ArrayDL, ArrayItems
+from fastrobust.data.fromarrays import array_dls
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device('cpu')

@@ -16,7 +16,7 @@ from fastai.metrics import accuracy, error_rate
 from fastai.torch_core import set_seed
 from fastrobust.basics import RobustWarning
 from fastrobust.compare.result import Comparison
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.compare.compare import compare

@@ -20,7 +20,8 @@ from fastai.torch_core import set_seed
 import fastrobust.all as fr
 from conftest import CANCELS, MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.techniques.bases.memory import SampleMemory
-from fastrobust.techniques.bases.selection import Selection, TwoNetworks
+from fastrobust.techniques.bases.selection import Selection
+from fastrobust.techniques.bases.twonetworks import TwoNetworks
 from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss

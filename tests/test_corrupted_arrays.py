@@ -15,7 +15,8 @@ from fastai.vision.data import ImageBlock
 from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.images.corruptions.tables import CORRUPTIONS
-from fastrobust.data.arrays import ArrayDL, array_dls
+from fastrobust.data.arrays import ArrayDL
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.shift.publishedarrays import CorruptedArrays
 from fastrobust.inference.loaders import resizes_to
 from fastrobust.shift.publishedfolders import CorruptedFolders

@@ -21,7 +21,7 @@ from fastrobust.basics import RobustWarning
 from fastrobust.labels.issues import find_label_issues
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import stratified_folds
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.editing import given_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise

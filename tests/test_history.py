@@ -19,7 +19,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
 from conftest import MiniTwin, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.history import SampleHistory

@@ -1,7 +1,7 @@
 "The house stays standing: imports go down only, names are public on purpose, nothing is hidden"
 import ast, importlib, subprocess, sys
 import pytest
-from house import PACKAGE, arrows, circles, imports, listed, modules, private_imports, room
+from house import PACKAGE, arrows, circles, density, imports, listed, lost_docments, modules, private_imports, room
 
 # one floor a line, the lowest first; rooms of one floor do not import each other
 FLOORS = ['__init__',
@@ -58,6 +58,16 @@ def test_no_circle_of_folders():
 def test_private_names_stay_at_home():
     assert private_imports() == []
 
+def test_no_docment_is_lost(): assert lost_docments() == []
+
+def test_lines_stay_thin():
+    "What the thinning of 2026 reached, with a little room; `python tests/house.py` prints where it stands"
+    now = density()
+    assert now['tokens a code line'] <= 10.5 and now['95 %'] <= 25
+    assert now['ternaries per 1,000'] <= 33
+    assert now['lines over 100 columns'] <= .045
+    assert now['semicolons'] == 0
+
 def test_the_measure_itself(tmp_path):
     "house.py sees what it is there to see"
     pkg = tmp_path/'pkg'
@@ -66,6 +76,12 @@ def test_the_measure_itself(tmp_path):
     (pkg/'high'/'b.py').write_text("def f():\n    from pkg.low import a\n    from pkg.low.a import _x, y\n")
     assert circles({(room(a), room(b)) for a,b,_ in arrows(pkg) if room(a) != room(b)}) == [['high', 'low']]
     assert private_imports(pkg) == [('high.b', 'low.a', '_x')]
+    (pkg/'low'/'a.py').write_text("def f(\n    x,    # Kept\n    # Above, and kept\n    y=1,\n    z=2,    # Kept\n"
+                                  "          # and lost\n):\n    'Doc'\n    return x if y else z; 1\n")
+    (pkg/'high'/'b.py').unlink()
+    assert lost_docments(pkg) == [('low.a', 6)]
+    assert density(pkg)['semicolons'] == 1 and density(pkg)['code lines'] == 6
+    assert density(pkg)['tokens a code line'] == pytest.approx((3+2+4+4+2+8)/6)
 
 def test_the_door_hands_on_what_modules_list():
     import fastai.vision.all as fv

@@ -13,8 +13,9 @@ from fastai.vision.data import ImageBlock
 
 from fastrobust.basics import RobustWarning
 from fastrobust.noise import human
-from fastrobust.data.arrays import array_dls
-from fastrobust.noise.human import cifar_n, load_labels
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.noise.human import cifar_n
+from fastrobust.noise.labelfiles import load_labels
 from fastrobust.noise.classmaps import CIFAR100_COARSE
 from fastrobust.noise.matrices import T_from_confusion
 from fastrobust.noise.laws import NoisyLabels

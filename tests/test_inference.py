@@ -16,7 +16,7 @@ from fastrobust.labels.memorisation import measure_memorisation
 from fastrobust.labels.report import noise_report
 from fastrobust.nets import small_cnn
 from fastrobust.noise.block import add_label_noise
-from fastrobust.noise.instance import AverageProbs
+from fastrobust.noise.averaging import AverageProbs
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.ood.report import ood_report
 from fastrobust.resting import at_rest, keep_random

@@ -26,7 +26,7 @@ from fastai.vision.data import ImageBlock
 from fastai.vision.learner import vision_learner
 from conftest import tiny_arrays, tiny_dls
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.holdout import hold_out
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise

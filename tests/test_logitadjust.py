@@ -11,7 +11,7 @@ from fastai.optimizer import SGD
 from torch.nn import functional as F
 from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.longtail import class_counts
 from fastrobust.data.openset import aux_images
 from fastrobust.data.weighting import weighted_dls

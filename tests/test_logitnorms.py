@@ -16,7 +16,7 @@ from fastai.vision.augment import aug_transforms
 import fastrobust.all as fr
 from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.openset import aux_images
 from fastrobust.ood.logitnorms import LogitNorms, logit_norm_quantiles, plot_logit_norms
 

@@ -9,7 +9,7 @@ from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import ColReader, IndexSplitter, RandomSplitter, get_image_files, parent_label
 from fastai.vision.data import ImageBlock
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.longtail import (LongTailSplitter, class_counts, complementary, head_mid_tail, long_tail,
                                       long_tail_dls)
 from fastrobust.noise.laws import NoisyLabels

@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import Subset
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.shift.lpreport import lp_change, lp_report
 from fastrobust.images.lpballs import lp_noise
 from fastrobust.images.lpsets import lp_sets

@@ -18,7 +18,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.memorisation import Memorisation, lower_is_better, measure_memorisation, plot_memorisation

@@ -38,6 +38,7 @@ def run_jupyter(path):
     path_env = os.pathsep.join(o for o in (here, os.environ.get('PYTHONPATH')) if o)
     # on a busy machine, threads that wait for each other cost minutes
     env = {**os.environ, 'PYTHONPATH': path_env, 'OMP_NUM_THREADS': '1'}
+    env.pop('MPLBACKEND', None)     # the kernel draws into its cells, as a student's does
     where = {'metadata': {'path': str(path.parent)}}
     NotebookClient(nb, timeout=600, kernel_name='python3', resources=where).execute(env=env)
     return nb

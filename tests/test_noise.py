@@ -26,10 +26,11 @@ from fastai.vision.data import ImageBlock, ImageDataLoaders
 import fastai.vision.learner                                         # noqa: F401  plot_top_losses for images
 
 from fastrobust.basics import RobustWarning, batch_idxs
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.noise.classmaps import CLASS_MAPS
 from fastrobust.noise.matrices import noise_matrix
-from fastrobust.noise.laws import NOISE_KINDS, NoisyLabels
+from fastrobust.noise.kinds import NOISE_KINDS
+from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.record import NoiseRecord, TrueAccuracy
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.noise.show import WrongCategory

@@ -19,9 +19,10 @@ from fastai.vision.data import ImageBlock
 import fastai.vision.learner                                         # noqa: F401  plot_top_losses for images
 
 from fastrobust.basics import RobustWarning, batch_idxs
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.editing import split_items, take_items, with_labels
-from fastrobust.noise.instance import AverageProbs, _rates, _systematic, mean_probs, pmd_rows, truncated_normal
+from fastrobust.noise.averaging import AverageProbs, mean_probs
+from fastrobust.noise.instance import _rates, _systematic, pmd_rows, truncated_normal
 from fastrobust.data.longtail import long_tail
 from fastrobust.noise.classmaps import CIFAR100_COARSE, SUPERCLASS_MAPS
 from fastrobust.noise.matrices import (T_dirichlet, T_from_confusion, T_trace, learnable,

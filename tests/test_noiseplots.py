@@ -17,8 +17,9 @@ from fastrobust.labels.history import SampleHistory
 from fastrobust.interpret import RobustInterpretation
 from fastrobust.labels.memorisation import Memorisation
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.labels.pictures import (plot_disagreement, plot_label_issues, plot_loss_split, plot_noise_matrices,
-                                   plot_selection)
+from fastrobust.labels.pictures import (plot_disagreement, plot_loss_split, plot_noise_matrices,
+                                        plot_selection)
+from fastrobust.labels.sheets import plot_label_issues
 from fastrobust.reporting.report import Report
 
 def labelled(ax): return bool(ax.get_title() and ax.get_xlabel() and ax.get_ylabel())

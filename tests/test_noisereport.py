@@ -7,7 +7,7 @@ import pytest
 import torch
 from fastai.learner import Learner
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.samples import sample_data

@@ -18,8 +18,9 @@ from fastai.torch_core import set_seed
 from fastai.vision.data import ImageBlock
 from fastai.vision.core import PILImageBW
 from conftest import MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
-from fastrobust.data.arrays import array_dls
-from fastrobust.data.openset import AuxRows, aux_images, blurred
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.data.auxrows import AuxRows
+from fastrobust.data.openset import aux_images, blurred
 from fastrobust.training.stages import HeadLogits
 from fastrobust.techniques.odnl import ODNL
 

@@ -4,6 +4,7 @@ import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from torch import nn
 from scipy.stats import mannwhitneyu
+from fastai.callback.schedule import lr_find    # noqa: F401  (patches Learner)
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -22,7 +23,7 @@ from fastrobust.ood.logitscores import ODIN, Energy, OODScore, energy_score, msp
 from fastrobust.ood.scores import OOD_SCORES
 from fastrobust.ood.featurescores import KNN
 from fastrobust.inference.tap import feature_tap
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise

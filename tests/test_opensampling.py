@@ -14,7 +14,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from conftest import MiniAux, MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.editing import take_items
 from fastrobust.data.openset import aux_images
 from fastrobust.techniques.bases.openset import OpenSetRows

@@ -16,9 +16,10 @@ from fastai.vision.data import ImageBlock
 from conftest import tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.data import auxrows
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.auxrows import AuxRows, OpenSet, image_hashes
-from fastrobust.data.openset import aux_file, aux_images, open_set, shared_with
+from fastrobust.data.openset import aux_file, aux_images, open_set
+from fastrobust.data.apart import shared_with
 from fastrobust.samples import sample_data
 from fastrobust.nets import small_cnn
 from fastrobust.techniques.bases.openset import OpenSetRows

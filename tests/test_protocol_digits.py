@@ -8,7 +8,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.memorisation import measure_memorisation

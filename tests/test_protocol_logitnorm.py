@@ -14,7 +14,7 @@ from fastai.torch_core import set_seed
 from fastrobust.basics import RobustWarning
 from fastrobust.ood.metrics import auroc, fpr_at_tpr
 from fastrobust.ood.logitscores import msp_score
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.techniques.logitnorm import LogitNorm, norm_floor, normalize_logits
 
 def digits():

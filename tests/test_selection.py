@@ -21,7 +21,8 @@ from fastrobust.noise.block import add_label_noise
 from fastrobust.learner import robust_learner
 from fastrobust.training.surgery import Twin, fresh_copy, looks_trained
 from fastrobust.nets import small_cnn
-from fastrobust.techniques.bases.selection import TwoNetworks, forget_rate, n_keep, small_loss
+from fastrobust.techniques.bases.twonetworks import TwoNetworks
+from fastrobust.techniques.bases.selection import forget_rate, n_keep, small_loss
 from fastrobust.stripping import strip
 from fastrobust.techniques.coteaching import CoTeaching, CoTeachingPlus
 from fastrobust.techniques.decoupling import Decoupling

@@ -17,7 +17,7 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform
 from fastrobust.basics import RobustWarning
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.nets import small_cnn
 from fastrobust.inference.passes import passes, shifted_preds
 from fastrobust.techniques.augmix import AugMix

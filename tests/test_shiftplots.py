@@ -15,7 +15,8 @@ from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.interpret import RobustInterpretation
 from fastrobust.images.lpballs import lp_delta, lp_noise, lp_std
 from fastrobust.reporting.style import Picture
-from fastrobust.shift.charts import _apart, plot_corruption_bars, plot_corruption_fan, plot_shift_heatmap
+from fastrobust.shift.charts import _apart, plot_corruption_bars, plot_corruption_fan
+from fastrobust.shift.heatmaps import plot_shift_heatmap
 from fastrobust.shift.pictures import GROUP_COLORS, equal_strength_eps, show_corruptions, show_lp_balls
 
 def picture(c=3, h=32, w=32):

@@ -12,7 +12,7 @@ from fastrobust.basics import RobustWarning
 from fastrobust.tails.charts import plot_tails
 from fastrobust.tails.accuracy import TailAccuracy, class_accuracy, group_accuracy, tail_accuracy
 from fastrobust.metrics import wilson_interval
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.longtail import class_counts, head_mid_tail
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise

@@ -13,8 +13,8 @@ from fastrobust.labels.reviewing import read_cells
 __all__ = []
 
 _SPLITS = {'train', 'training', 'valid', 'val', 'validation', 'test'}
-_PATH  = ['path', 'file', 'fname', 'filename', 'file_name', 'filepath', 'file_path', 'image', 'image_path', 'img',
-         'name']
+_PATH  = ['path', 'file', 'fname', 'filename', 'file_name', 'filepath', 'file_path', 'image',
+          'image_path', 'img', 'name']
 _LABEL = ['label', 'labels', 'class', 'y', 'category', 'target', 'class_name']
 
 class Listing(NamedTuple):
@@ -33,18 +33,34 @@ def _left(d):
     return all((d/o).is_file() for o in ('report.html', 'issues.csv', 'fixed.csv'))
 
 def _dirs(d, out):
-    return sorted(o for o in d.iterdir() if o.is_dir() and o.name[0] != '.' and o.resolve() != out and not _left(o))
+    "Folders in `d`, none that is hidden or of an audit"
+    def may_be_class(o):
+        return o.is_dir() and o.name[0] != '.' and o.resolve() != out and not _left(o)
+    return sorted(o for o in d.iterdir() if may_be_class(o))
+
+def _images(d, out):
+    "Image files in `d`, at any depth, but none in the folder of the audit"
+    fs = sorted(get_image_files(d))
+    if out is None: return fs
+    return [f for f in fs if out not in f.resolve().parents]
+
+def _split(parts):
+    "Names of the folders to train and to validate on, None unless both are there"
+    names = [o.name for o in parts]
+    train = [k for k in names if k.lower().startswith('tr')]
+    valid = [k for k in names if k.lower().startswith('va')]
+    return (train[0], valid[0]) if train and valid else None
 
 def _folder(root, out):
     "(path, label) by class folder, also those inside train/ and valid/"
     tops = _dirs(root, out)
     parts = [o for o in tops if o.name.lower() in _SPLITS and _dirs(o, out)]
+    classes = tops
+    if parts: classes = [k for o in parts for k in _dirs(o, out)]
     rows = []
-    for d in [k for o in parts for k in _dirs(o, out)] if parts else tops:
-        fs = [f for f in sorted(get_image_files(d)) if out is None or out not in f.resolve().parents]
-        rows += [(f.relative_to(root).as_posix(), d.name) for f in fs]
-    train,valid = ([o.name for o in parts if o.name.lower()[:2] == k] for k in ('tr', 'va'))
-    if rows: return rows,(train[0], valid[0]) if train and valid else None
+    for d in classes:
+        rows += [(f.relative_to(root).as_posix(), d.name) for f in _images(d, out)]
+    if rows: return rows,_split(parts)
     loose = len(get_image_files(root, recurse=False))
     raise ValueError("expected a folder with a sub-folder of images per class (or in train/ and "
                      f"valid/), got {str(root)!r}: {loose} images of its own, {len(tops)} "
@@ -62,8 +78,9 @@ def _column(t, names, what, file):
 
 def _table(file):
     t = read_cells(file)
-    p,y = _column(t, _PATH, 'image files', file),_column(t, _LABEL, 'labels', file)
-    return list(zip(t[p].str.strip(), t[y].str.strip()))
+    path = _column(t, _PATH, 'image files', file)
+    label = _column(t, _LABEL, 'labels', file)
+    return list(zip(t[path].str.strip(), t[label].str.strip()))
 
 # --- what can be read -----------------------------------------------------------------------------
 def _look(f):
@@ -76,6 +93,23 @@ def _look(f):
         if not f.exists(): return 'no such file'
         return f'cannot be read as an image ({type(e).__name__})'
 
+def _sort_out(rows, root):
+    "({path: label} of the files to look at, [(path, why)] of the others)"
+    seen,skipped,files = {},[],{}
+    for p,label in rows:
+        if not p:
+            skipped.append(('(no path)', 'no path'))
+            continue
+        if not label:
+            skipped.append((p, 'no label'))
+            continue
+        first = files.setdefault(os.path.abspath(root/p), p)
+        if first in seen:
+            also = '' if seen[first] == label else f', also as {label}'
+            skipped.append((p, f'listed twice{also}'))
+        else: seen[p] = label
+    return seen,skipped
+
 def read_source(
     src,        # Folder of class folders, or CSV with columns for path and label
     out=None    # Folder of the audit itself, never taken for a class
@@ -83,33 +117,35 @@ def read_source(
     "The `Listing` of `src`; what cannot be read is listed, not fatal"
     src = Path(src)
     if not src.exists():
-        raise FileNotFoundError(f"expected a folder or a CSV, got {str(src)!r}, which does not exist.")
+        raise FileNotFoundError(f"expected a folder or a CSV, got {str(src)!r}, which does not "
+                                "exist.")
     root = src if src.is_dir() else src.parent
-    out = None if out is None else Path(out).resolve()
+    if out is not None: out = Path(out).resolve()
     if out == root.resolve() or out in root.resolve().parents:
         out = None   # then no part of the images
-    rows,split = _folder(src, out) if src.is_dir() else (_table(src), None)
-    skipped,seen,files = [],{},{}
-    for p,label in rows:
-        if not p or not label: skipped.append((p or '(no path)', 'no label' if p else 'no path'))
-        elif (o := files.setdefault(os.path.abspath(root/p), p)) in seen:
-            skipped.append((p, 'listed twice' + (f', also as {label}' if seen[o] != label else '')))
-        else: seen[p] = label
-    with ThreadPoolExecutor() as pool: looks = list(pool.map(lambda p: _look(root/p), seen))
-    skipped += [(p, o) for p,o in zip(seen, looks) if isinstance(o, str)]
-    keep = [(p, seen[p], o) for p,o in zip(seen, looks) if not isinstance(o, str)]
-    if not keep:
+    if src.is_dir(): rows,split = _folder(src, out)
+    else: rows,split = _table(src),None
+
+    seen,skipped = _sort_out(rows, root)
+    with ThreadPoolExecutor() as pool:
+        looks = list(pool.map(lambda p: _look(root/p), seen))
+    bad = {p: o for p,o in zip(seen, looks) if isinstance(o, str)}
+    good = {p: o for p,o in zip(seen, looks) if p not in bad}
+    skipped += bad.items()
+    if not good:
         why = f", e.g. {skipped[0][0]!r}: {skipped[0][1]}" if skipped else ''
         raise ValueError(f"expected images that can be read, got none of {len(rows)}{why}. Paths "
                          "in a CSV are relative to its own folder.")
-    classes = Counter(o for _,o,_ in keep)
+    labels = [seen[p] for p in good]
+    classes = Counter(labels)
     if len(classes) < 2:
         raise ValueError(f"expected two classes or more, got {next(iter(classes))!r} alone. "
                          "Nothing can be confused.")
     single = [k for k,n in classes.items() if n == 1]
     if single:
-        robust_warn(f"a single image: {', '.join(single[:5])}. Nothing can be said about such a class.")
-    modes,sides = zip(*(o for *_,o in keep))
+        robust_warn(f"a single image: {', '.join(single[:5])}. Nothing can be said about such a "
+                    "class.")
+
+    modes,sides = zip(*good.values())
     grey = set(modes) <= {'1', 'L', 'LA', 'I;16', 'I'}
-    return Listing(root, [o[0] for o in keep], [o[1] for o in keep], skipped, grey, int(np.median(sides)),
-                   split)
+    return Listing(root, list(good), labels, skipped, grey, int(np.median(sides)), split)

@@ -18,7 +18,6 @@ BODY  = dict(epochs=4, side=128)    # Pretrained: epochs of `fine_tune`, size of
 # Classes up to which GCE learns fast enough; it keeps folds from learning errors
 FORGIVING = 20
 
-# --- the network ----------------------------------------------------------------------------------
 def _arch(name):
     "Architecture of that name: a function of torchvision, or a name timm knows"
     f = getattr(torchvision.models, name, None)
@@ -28,19 +27,20 @@ def _arch(name):
     else: known = timm.list_models()
     if name in known: return name
     both = ['small', *torchvision.models.list_models(torchvision.models), *known]
+    hint = nearest(name, both).split('Known')[0]
     raise ValueError(f"expected --arch small, a network of torchvision or of timm, got {name!r}. "
-                     f"{nearest(name, both).split('Known')[0]}For example: resnet18, "
-                     "mobilenet_v3_small.")
+                     f"{hint}For example: resnet18, mobilenet_v3_small.")
 
 def _load(file):
     try: sd = torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"expected weights, got {str(file)!r}, which does not exist.")
-    except Exception as e:      # torch raises pickle, zip and runtime errors for what is no state dict
+    # torch raises pickle, zip and runtime errors for what is no state dict
+    except Exception as e:
         raise ValueError(f"expected a state dict saved by torch.save in {str(file)!r} "
                          f"({type(e).__name__}). Save `model.state_dict()` of the "
                          "architecture.") from e
-    sd = sd.get('state_dict', sd.get('model', sd)) if isinstance(sd, dict) else sd
+    if isinstance(sd, dict): sd = sd.get('state_dict', sd.get('model', sd))
     if not isinstance(sd, dict) or not all(isinstance(v, torch.Tensor) for v in sd.values()):
         raise ValueError(f"expected a state dict (name -> tensor) in {str(file)!r}, got something "
                          "else. Save `model.state_dict()`.")
@@ -66,18 +66,16 @@ def _body(arch, name, file):
         return {f'model.{k}': v for k,v in net.state_dict().items()}
     net = arch(weights=None)
     _into(net, _load(file), name, file)
-    return create_body(net, cut=model_meta.get(arch, _default_meta)['cut']).state_dict()
+    cut = model_meta.get(arch, _default_meta)['cut']
+    return create_body(net, cut=cut).state_dict()
 
 def learner_maker(arch, weights):
     "(function dls -> learner, what it is in words, None or 'small' if it had to be that one)"
-    def small(dls):
-        n_in = dls.train_ds.items.x.shape[1]
-        loss = GCELoss() if dls.c <= FORGIVING else CrossEntropyLossFlat()
-        return Learner(dls, small_cnn(dls.c, n_in), loss_func=loss, lr=SMALL['lr'])
     scratch = 'a network of four convolutions, trained from scratch'
-    if arch == 'small': return small,scratch,True
+    if arch == 'small': return _small,scratch,True
     name = arch or DEFAULT
     net = _arch(name)
+
     if weights is not None:
         body = _body(net, name, weights)
         def local(dls):
@@ -86,14 +84,24 @@ def learner_maker(arch, weights):
             learn.freeze()
             return learn
         return local,f'{name} with the weights of {Path(weights).name}, fine-tuned',False
+
     try: _pretrained(net)
     except (OSError, RuntimeError, ValueError) as e:
         why = f"the weights of {name} could not be had ({type(e).__name__}: no network?)"
         if arch is not None:
-            raise OSError(f"{why}. Give a file of them, --weights {name}.pth, or use --arch small.") from e
-        robust_warn(f"{why}: {scratch} takes its place, which sees less. Better: --weights {name}.pth.")
-        return small,scratch+f' ({name} pretrained would see more, its weights could not be had)',True
-    return (lambda dls: vision_learner(dls, net, normalize=False)),f'{name}, pretrained, fine-tuned',False
+            raise OSError(f"{why}. Give a file of them, --weights {name}.pth, or use --arch "
+                          "small.") from e
+        robust_warn(f"{why}: {scratch} takes its place, which sees less. Better: --weights "
+                    f"{name}.pth.")
+        what = f'{scratch} ({name} pretrained would see more, its weights could not be had)'
+        return _small,what,True
+    pretrained = lambda dls: vision_learner(dls, net, normalize=False)
+    return pretrained,f'{name}, pretrained, fine-tuned',False
+
+def _small(dls):
+    n_in = dls.train_ds.items.x.shape[1]
+    loss = GCELoss() if dls.c <= FORGIVING else CrossEntropyLossFlat()
+    return Learner(dls, small_cnn(dls.c, n_in), loss_func=loss, lr=SMALL['lr'])
 
 def _pretrained(net):
     "Find out before the folds whether the weights can be had; they stay in torch's cache"

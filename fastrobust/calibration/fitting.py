@@ -1,13 +1,12 @@
-"The temperature that fits labelled logits best, in float64: convex, so surely found"
+"The temperature that fits labelled logits best, in float64: convex in 1/T, so surely found"
 import numpy as np
 import torch
 from fastrobust.basics import robust_warn
-from fastrobust.predictions import need_logits
 from fastrobust.data.editing import stratified_folds
+from fastrobust.predictions import need_logits
 
 __all__ = []
 
-# --- the fit --------------------------------------------------------------------------------------
 _ROWS = 2**22       # Numbers held in float64 at once
 
 def _slope(d, b):
@@ -16,7 +15,8 @@ def _slope(d, b):
     for r in d.split(max(1, _ROWS//d.shape[1])):
         p = (b*r).softmax(1)
         m = (p*r).sum(1, keepdim=True)
-        g,h = g + m.sum().item(),h + (p*(r-m)**2).sum().item()
+        g = g + m.sum().item()
+        h = h + (p*(r-m)**2).sum().item()
     return g/len(d),h/len(d)
 
 def _root(f, lo, hi, b):
@@ -33,8 +33,13 @@ def _root(f, lo, hi, b):
 def _all_right(d, hi):
     "1/T where the likelihood has no maximum: as it is, or sharper, up to a mean confidence of (n+1)/(n+2)"
     sure = (len(d)+1)/(len(d)+2)
-    more = lambda b: ((b*d).softmax(1).amax(1).mean().item()-sure, 0.)
-    b = 1. if more(1.)[0] >= 0 else hi if more(hi)[0] <= 0 else _root(more, 1., hi, 1.)
+    def more(b):
+        conf = (b*d).softmax(1).amax(1)
+        return conf.mean().item()-sure,0.
+
+    if more(1.)[0] >= 0: b = 1.
+    elif more(hi)[0] <= 0: b = hi
+    else: b = _root(more, 1., hi, 1.)
     robust_warn(f"all {len(d)} labels have the largest logit: the likelihood grows for ever as T "
                 f"falls. T = {1/b:.4g}, no smaller than what brings the mean confidence to "
                 "(n+1)/(n+2): so many right answers show no more. Fit on more items, and not on "
@@ -47,12 +52,16 @@ def fit_temperature(
 )->float:   # Above 0; with a warning where there is no minimum, or none from 1/1000 to 1000 times the logits' range
     "The T that minimises the negative log-likelihood of softmax(z/T), in float64; convex in 1/T, so surely found"
     z,y = need_logits(z, y)
-    d,spread = z - z.gather(1, y[:, None]),(z.amax(1)-z.amin(1)).pow(2).mean().sqrt().item()
+    d = z - z.gather(1, y[:, None])
+    spread = (z.amax(1)-z.amin(1)).pow(2).mean().sqrt().item()
     if spread == 0:
-        robust_warn("the logits of each item are all the same, so no temperature changes anything: T = 1.")
+        robust_warn("the logits of each item are all the same, so no temperature changes anything: "
+                    "T = 1.")
         return 1.
+
     lo,hi = min(1e-3/spread, 1.),max(1e3/spread, 1.)
     if d.max() <= 0: return 1/_all_right(d, hi)
+
     slope = lambda b: _slope(d, b)
     if slope(lo)[0] >= 0:
         robust_warn(f"the logits say nothing, or the wrong thing, about these {len(d)} labels: the "

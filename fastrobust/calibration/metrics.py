@@ -2,8 +2,8 @@
 # probs: probabilities (n,c); y: true labels (n,). All in float64 on the CPU, whatever comes in.
 import numpy as np, pandas as pd
 import torch
-from fastrobust.predictions import PREDICTIONS_FIRST, need_logits, need_probs
 from fastrobust.metrics import binned_gap, gap_of, need_bins, width_bins
+from fastrobust.predictions import PREDICTIONS_FIRST, need_logits, need_probs
 
 __all__ = ['ece', 'brier', 'nll']
 
@@ -14,7 +14,8 @@ def mass_bins(conf, n_bins):
     need_bins(n_bins)
     _,which,k = np.unique(conf, return_inverse=True, return_counts=True)
     middle = np.cumsum(k)-k + (k-1)/2
-    return np.floor(middle*n_bins/len(conf)).astype(int)[which.reshape(-1)]
+    bins = np.floor(middle*n_bins/len(conf)).astype(int)
+    return bins[which.reshape(-1)]
 
 def _probs(probs, y):
     "Labels and probabilities, in float64"
@@ -51,7 +52,8 @@ def classwise_ece(
 )->float:           # In [0,1]; with many classes small, for most probabilities are near 0 and right to be
     "Mean over classes of the calibration error of that class's probability, over all items"
     y,p = _probs(probs, y)
-    return float(np.mean([binned_gap(p[:, k], y == k, n_bins, 1) for k in range(p.shape[1])]))
+    gaps = [binned_gap(p[:, k], y == k, n_bins, 1) for k in range(p.shape[1])]
+    return float(np.mean(gaps))
 
 def rms_calibration_error(
     probs,          # Probabilities (n,c)
@@ -100,13 +102,20 @@ def reliability_bins(
 
 def bins_table(conf, right, n_bins, mass=False):
     "`reliability_bins` from confidences (n,) and correctness (n,)"
-    b = (mass_bins if mass else width_bins)(conf, n_bins)
+    b = mass_bins(conf, n_bins) if mass else width_bins(conf, n_bins)
     n = np.bincount(b, minlength=n_bins)
-    mean = lambda v: np.where(n > 0, np.bincount(b, v, n_bins)/np.maximum(n, 1), np.nan)
+    some = np.maximum(n, 1)
+    mean = lambda v: np.where(n > 0, np.bincount(b, v, n_bins)/some, np.nan)
     acc = mean(np.asarray(right, dtype=np.float64))
     a = (acc*n + 1)/(n+2)
-    t = pd.DataFrame(dict(lo=np.arange(n_bins)/n_bins, hi=(np.arange(n_bins)+1)/n_bins, n=n, confidence=mean(conf),
-                          accuracy=acc, se=np.sqrt(a*(1-a)/np.maximum(n, 1))), pd.RangeIndex(n_bins, name='bin'))
+    se = np.sqrt(a*(1-a)/some)
+
+    i = np.arange(n_bins)
+    t = pd.DataFrame(dict(lo=i/n_bins, hi=(i+1)/n_bins, n=n, confidence=mean(conf), accuracy=acc,
+                          se=se), pd.RangeIndex(n_bins, name='bin'))
     if not mass: return t
-    t['lo'],t['hi'] = ([f(conf[b == i]) if n[i] else np.nan for i in range(n_bins)] for f in (np.min, np.max))
+
+    inside = [conf[b == k] for k in range(n_bins)]
+    t['lo'] = [np.min(o) if len(o) else np.nan for o in inside]
+    t['hi'] = [np.max(o) if len(o) else np.nan for o in inside]
     return t[t.n > 0].reset_index(drop=True).rename_axis('bin')

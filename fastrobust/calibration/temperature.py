@@ -9,17 +9,16 @@ import torch
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Learner
 from fastrobust.basics import plain_dl, robust_warn
-from fastrobust.data.openset import share_items
+from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.data.apart import share_items
 from fastrobust.inference.keys import net_mark
 from fastrobust.inference.passes import passes, wrong
 from fastrobust.losses import FuncLoss
 from fastrobust.training.callback import set_loss
 from fastrobust.training.objective import inner_loss
-from fastrobust.calibration.fitting import fit_temperature
 
 __all__ = ['temperature_scale', 'untemper']
 
-# --- in a learner ---------------------------------------------------------------------------------
 class Tempered:
     "softmax(z/T) in place of a loss's `activation`: `get_preds`, `predict` and Interpretation then give it"
     def __init__(self,
@@ -27,19 +26,23 @@ class Tempered:
         mark=None   # `net_mark` of the network it was fitted for; None: not known
     ):
         if isinstance(T, bool) or not isinstance(T, Real):
-            raise TypeError(f"`T` must be a number, got {T!r}. `temperature_scale(learn)` fits one.")
+            raise TypeError(f"`T` must be a number, got {T!r}. `temperature_scale(learn)` fits "
+                            "one.")
         if not 0 < T < float('inf'):
             raise ValueError(f"`T` must be positive and finite, got {T}. 1 changes nothing; "
                              "`untemper(learn)` takes it off.")
-        self.T,self.mark,self.wrapped = float(T),mark,False    # a function was wrapped to hold this
+        self.T,self.mark = float(T),mark
+        self.wrapped = False    # a function was wrapped to hold this
     def __call__(self, z):
-        return (z/self.T if z.dtype == torch.float64 else z.float()/self.T).softmax(-1)
+        if z.dtype != torch.float64: z = z.float()
+        return (z/self.T).softmax(-1)
     def __repr__(self): return f'Tempered({self.T:.6g})'
 
 def stale_note(learn):
     "A warning, and a note, where the temperature in the learner is older than its weights"
     act = getattr(_loss(learn), '__dict__', {}).get('activation')
-    mark,now = getattr(act, 'mark', None),net_mark(learn.model)
+    mark = getattr(act, 'mark', None)
+    now = net_mark(learn.model)
     if mark is None or abs(mark-now) <= 1e-6*max(1., abs(mark)): return []
     note = (f"The network has changed since its T = {act.T:.4g} was fitted, so this T is out of "
             "date. Call temperature_scale again after training.")
@@ -52,8 +55,10 @@ def _loss(learn):
     "The learner's loss without techniques and without what a Ctrl-C under MixUp leaves around it"
     if not isinstance(learn, Learner):
         raise TypeError(f"expected a Learner, got a {type(learn).__name__}. Pass the learner.")
-    owner = getattr(learn.loss_func, '__self__', None)
-    return inner_loss(owner.old_lf if isinstance(owner, MixHandler) else learn.loss_func)
+    loss = learn.loss_func
+    owner = getattr(loss, '__self__', None)
+    if isinstance(owner, MixHandler): loss = owner.old_lf
+    return inner_loss(loss)
 
 def temperature_of(
     learn   # Any Learner
@@ -76,9 +81,9 @@ def _softmax_or_none(loss, z):
     act = getattr(loss, 'activation', None)
     try: p = act(z.clone()) if callable(act) else z
     except Exception: p = None
-    if isinstance(p, torch.Tensor) and p.shape == z.shape and any(torch.allclose(p.float(), o, atol=1e-4)
-                                                                   for o in (z.softmax(1), z)):
-                                                                       return
+    if isinstance(p, torch.Tensor) and p.shape == z.shape:
+        p = p.float()
+        if any(torch.allclose(p, o, atol=1e-4) for o in (z.softmax(1), z)): return
     raise ValueError(f"expected a loss whose activation is the softmax, got {loss!r} with another: "
                      "z/T has no meaning there. Use a single-label loss such as "
                      "CrossEntropyLossFlat.")
@@ -92,10 +97,13 @@ def temper(
     act = Tempered(T, net_mark(learn.model))
     # a copy: fastai's default loss is one object for every learner on these dls
     loss = bare_loss(old)
-    z = torch.linspace(-2, 3, 2*max(2, getattr(learn.dls, 'c', 0) or 2)).view(2, -1)
+    c = max(2, getattr(learn.dls, 'c', 0) or 2)
+    z = torch.linspace(-2, 3, 2*c).view(2, -1)
     _softmax_or_none(loss, z)
-    if not hasattr(loss, 'reduction'):
-        loss,act.wrapped = FuncLoss(loss),True   # F.cross_entropy has no place for a T
+    if not hasattr(loss, 'reduction'):      # F.cross_entropy has no place for a T
+        loss = FuncLoss(loss)
+        act.wrapped = True
+
     before = _value(loss, z, learn)
     loss.activation = act
     if not hasattr(loss, 'decodes'): loss.decodes = _argmax
@@ -108,9 +116,10 @@ def temper(
 
 def _value(loss, z, learn):
     "The loss of two items, None where it cannot be had from logits and labels alone"
-    p = next(learn.model.parameters(), z)
+    device = next(learn.model.parameters(), z).device
     try:
-        return loss(z.to(p.device), torch.tensor([0, 1], device=p.device)).detach().as_subclass(torch.Tensor)
+        y = torch.tensor([0, 1], device=device)
+        return loss(z.to(device), y).detach().as_subclass(torch.Tensor)
     except Exception: return None
 
 def untemper(
@@ -137,7 +146,11 @@ def temperature_scale(
 
 def labelled_logits(learn, dl, who):
     "Raw logits (n,c) and labels (n,) of a loader, checked"
-    (z,),y = passes(learn, dl, [None], who, keep=lambda z, y: (wrong(z, y), z)[1])
+    def keep(z, y):
+        wrong(z, y)     # refuses what cannot be counted
+        return z
+
+    (z,),y = passes(learn, dl, [None], who, keep=keep)
     if (z >= 0).all() and ((z.sum(1)-1).abs() < 1e-3).all():
         raise ValueError(f"{who} expected logits from the model, got probabilities. Let it end in "
                          "a linear layer, without a softmax.")
@@ -146,7 +159,9 @@ def labelled_logits(learn, dl, who):
 
 def warn_fit_items(learn, fit_dl):
     "A warning, and a note, where T is fitted on wrong labels or on items the network has trained on"
-    valid,notes = getattr(getattr(learn.dls, 'noise', None), 'valid', None),[]
+    noise = getattr(learn.dls, 'noise', None)
+    valid = getattr(noise, 'valid', None)
+    notes = []
     if valid is not None and (fit_dl is None or fit_dl is learn.dls.valid):
         notes.append(f"{valid.realised_rate:.1%} of the labels T is fitted on are wrong on purpose "
                      "(noisy_valid): it makes confidence fit these labels, not the true ones. Give "

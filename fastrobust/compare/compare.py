@@ -5,8 +5,8 @@ from fastcore.imports import IN_NOTEBOOK
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_cycle)
 from fastrobust.basics import nearest, need_whole, robust_warn
 from fastrobust.compare.result import Comparison
+from fastrobust.compare.run import EXAMPLE, one_run, tell_run, what_row
 from fastrobust.resting import keep_random
-from fastrobust.compare.run import EXAMPLE, one_run, what_row, tell_run
 
 __all__ = ['compare']
 
@@ -23,7 +23,8 @@ def _check(make_learner, rows, epochs):
     for name,what in rows.items():
         kw,_,run = what_row(name, what)
         n = run.get('epochs', epochs)
-        need_whole('epochs', n, 1, fix=f'Say compare(.., epochs=5) or, in the row {name!r}, dict(epochs=5).')
+        fix = f'Say compare(.., epochs=5) or, in the row {name!r}, dict(epochs=5).'
+        need_whole('epochs', n, 1, fix=fix)
         if params is None or any(p.kind is p.VAR_KEYWORD for p in params): continue
         if missing := set(kw) - {p.name for p in params}:
             raise TypeError(f"row {name!r}: expected `make_learner` to take "
@@ -33,10 +34,13 @@ def _check(make_learner, rows, epochs):
 
 # --- all runs -------------------------------------------------------------------------------------
 def compare(
-    make_learner,    # Function that builds a new Learner from what a row sets: `lambda **kw: robust_learner(dls, arch,
-                     # **kw)`; one with a parameter `seed` is given the seed too (to draw other noise each time, say)
-    rows:dict,       # {name: what}: None (plain), technique(s), a loss, the name of a recipe, a dict of settings
-                     # (techniques, loss_func, recipe, cbs, epochs, fit ..), or a function that makes one of these
+    # Function that builds a new Learner from what a row sets: `lambda **kw: robust_learner(dls,
+    # arch, **kw)`; one with a parameter `seed` is given the seed too (to draw other noise each
+    # time, say)
+    make_learner,
+    # {name: what}: None (plain), technique(s), a loss, the name of a recipe, a dict of settings
+    # (techniques, loss_func, recipe, cbs, epochs, fit ..), or a function that makes one of these
+    rows:dict,
     epochs:int=None, # Epochs of every row that does not say `epochs` itself
     seeds=3,         # How many (0,1,..), or a list of them; all rows share initialisation and batch order of each seed
     *,
@@ -47,8 +51,9 @@ def compare(
     verbose:bool=True # A line per run, and a bar on a terminal or in a notebook
 ) -> Comparison:
     "Train every row with every seed and put the numbers side by side; Ctrl-C or a failing row keeps all finished runs"
-    named,seeds = _check(make_learner, rows, epochs),list(range(seeds) if isinstance(seeds, int) else seeds)
-    baseline = next(iter(rows)) if baseline is None else baseline
+    named = _check(make_learner, rows, epochs)
+    seeds = list(range(seeds) if isinstance(seeds, int) else seeds)
+    if baseline is None: baseline = next(iter(rows))
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"expected at least one seed and none twice, got {seeds}. Say seeds=3.")
     if baseline not in rows:
@@ -56,8 +61,11 @@ def compare(
                          f"{nearest(baseline, rows)}")
     if fit is None: fit = lambda learn, epochs: learn.fit_one_cycle(epochs)
     show = verbose and (IN_NOTEBOOK or sys.stdout.isatty())
-    todo,wide = [(s, o) for s in seeds for o in rows],max(map(len, map(str, rows)))
-    runs,curves,failed,seen,stop,cause = [],[],{},[],None,None
+    todo = [(s, o) for s in seeds for o in rows]
+    digits = len(str(len(todo)))
+    wide = max(len(str(o)) for o in rows)
+    runs,curves,seen = [],[],[]
+    failed,cause,stop = {},None,None
     def train(seed, name, label):
         make = partial(make_learner, seed=seed) if named else make_learner
         return one_run(make, name, rows[name], epochs, seed, metrics, fit, label, show, seen)
@@ -65,12 +73,13 @@ def compare(
         try:
             for i,(seed,name) in enumerate(todo):
                 if name in failed: continue
-                label = f"{i+1:>{len(str(len(todo)))}}/{len(todo)} {name:{wide}} seed {seed}"
+                label = f"{i+1:>{digits}}/{len(todo)} {name:{wide}} seed {seed}"
                 try: run,curve = train(seed, name, label)
                 except Exception as e:
                     why = failed[name] = ' '.join(f"{type(e).__name__}: {e}".split())
                     cause = cause or e
-                    robust_warn(f"row {name!r}, seed {seed} failed and is left out from here on: {why}")
+                    robust_warn(f"row {name!r}, seed {seed} failed and is left out from here on: "
+                                f"{why}")
                     continue
                 runs.append(run)
                 curves.append(curve)
@@ -85,6 +94,7 @@ def compare(
                            f"{next(iter(failed))!r}, with the error above: mend that one and run "
                            "again.") from cause
     notes = [f"Row {o!r} failed ({why}); finished seeds are kept." for o,why in failed.items()]
-    res = Comparison(runs, curves, baseline, last_k=last_k, notes=notes + ([stop] if stop else []))
+    if stop: notes.append(stop)
+    res = Comparison(runs, curves, baseline, last_k=last_k, notes=notes)
     res.stopped = stop
     return res

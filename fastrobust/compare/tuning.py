@@ -12,9 +12,9 @@ from fastrobust.basics import robust_warn
 from fastrobust.data.holdout import hold_out
 from fastrobust.reporting.style import BLUE, VERMILION, axes_on
 from fastrobust.resting import keep_random
-from fastrobust.training.technique import Technique
-from fastrobust.training.objective import inner_loss
 from fastrobust.techniques.logitclip import LogitClip
+from fastrobust.training.objective import inner_loss
+from fastrobust.training.technique import Technique
 
 __all__ = ['find_tau']
 
@@ -34,9 +34,13 @@ def plot_tau(
     ax.plot(best.tau, best.accuracy, 'D', ms=9, color=VERMILION, label=f'tau = {best.tau:.3g}')
     ax.set(xlabel="tau (bound on the logits' norm)", ylabel='accuracy on held-out\nnoisy labels',
            title='LogitClip: finding tau')
-    ticks = [t for t in (a*10.**k for k in range(-3, 4) for a in (1, 2, 5)) if c.tau.min()*.99 < t < c.tau.max()*1.01]
+    lo,hi = c.tau.min()*.99,c.tau.max()*1.01
+    ticks = [a*10.**k for k in range(-3, 4) for a in (1, 2, 5)]
+    ticks = [t for t in ticks if lo < t < hi]
     ax.set_xticks(ticks, [f'{t:g}' for t in ticks])
-    ax.minorticks_off(); ax.legend(); ax.grid(alpha=.3)
+    ax.minorticks_off()
+    ax.legend()
+    ax.grid(alpha=.3)
     return ax.figure
 
 class FoundTau(float):
@@ -44,7 +48,8 @@ class FoundTau(float):
     def __new__(cls,
         curve   # DataFrame with `tau` and `accuracy`, one row for each tau tried
     ):
-        found = super().__new__(cls, curve.tau[curve.accuracy.idxmax()])
+        best = curve.accuracy.idxmax()
+        found = super().__new__(cls, curve.tau[best])
         found.curve = curve
         return found
 
@@ -57,16 +62,20 @@ class FoundTau(float):
 
 def _trial(learn, dls, tau):
     "A learner like `learn`, from the same weights, on `dls`"
-    others = [t.clone() for t in learn.cbs if isinstance(t, Technique) and not isinstance(t, LogitClip)]
-    loss = inner_loss(learn.loss_func)
-    new = Learner(dls, copy.deepcopy(learn.model), loss_func=copy.deepcopy(loss), opt_func=learn.opt_func, lr=learn.lr,
-                  path=learn.path, splitter=learn.splitter, metrics=accuracy, wd=learn.wd, moms=learn.moms,
-                  wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=[LogitClip(tau), *others])
-    return new
+    techniques = [t for t in learn.cbs if isinstance(t, Technique)]
+    others = [t.clone() for t in techniques if not isinstance(t, LogitClip)]
+    model = copy.deepcopy(learn.model)
+    loss = copy.deepcopy(inner_loss(learn.loss_func))
+    return Learner(dls, model, loss_func=loss, opt_func=learn.opt_func, lr=learn.lr,
+                   path=learn.path, splitter=learn.splitter, metrics=accuracy, wd=learn.wd,
+                   moms=learn.moms, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn,
+                   cbs=[LogitClip(tau), *others])
 
 def find_tau(
-    learn,          # An untrained learner, with or without LogitClip; it and all random streams are left as they are.
-                    # Trials have its network, loss, optimizer and other techniques, not its other callbacks: see `fit`
+    # An untrained learner, with or without LogitClip; it and all random streams are left as they
+    # are. Trials have its network, loss, optimizer and other techniques, not its other callbacks:
+    # see `fit`
+    learn,
     grid=None,      # Values of tau to try; None: the paper's grid, 1/tau in 0.1, 0.5, 1, 1.5, .. 5
     epochs=None,    # Epochs for each value; None: 10
     *,
@@ -80,8 +89,9 @@ def find_tau(
         raise TypeError(f"expected `grid` as a list of values of tau, got {grid}. Write [{grid}].")
     grid = sorted(GRID if grid is None else grid)
     if not grid or not all(t > 0 for t in grid):
-        raise ValueError(f"expected positive values of tau in `grid`, got {list(grid)}. None takes the paper's.")
-    epochs = 10 if epochs is None else epochs
+        raise ValueError(f"expected positive values of tau in `grid`, got {list(grid)}. None takes "
+                         "the paper's.")
+    if epochs is None: epochs = 10
     if epochs < 1: raise ValueError(f"expected at least one epoch, got {epochs}.")
     if any(t.surgery for t in learn.cbs if isinstance(t, Technique)):
         raise ValueError("expected a learner with one unchanged network, got one under surgery. "
@@ -91,7 +101,8 @@ def find_tau(
                          "for this network. Give the Learner e.g. partial(OptimWrapper, "
                          "opt=torch.optim.SGD).")
     if getattr(getattr(learn, 'recorder', None), 'values', None):
-        robust_warn("the learner is trained already, so every tau starts from its weights. Find tau before training.")
+        robust_warn("the learner is trained already, so every tau starts from its weights. Find "
+                    "tau before training.")
     fit = fit or (lambda o, n: o.fit_one_cycle(n, o.lr))
     rows = []
     with keep_random():

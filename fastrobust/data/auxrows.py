@@ -20,7 +20,8 @@ def as_uint8(x):
     if isinstance(x, np.ndarray):
         # a file opened for reading cannot be written to, which nobody does
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='The given NumPy array is not writ', category=UserWarning)
+            warnings.filterwarnings('ignore', message='The given NumPy array is not writ',
+                                    category=UserWarning)
             x = torch.from_numpy(np.ascontiguousarray(x))
     x = torch.as_tensor(x).as_subclass(torch.Tensor)
     if x.ndim == 3: x = x[:, None]
@@ -56,34 +57,42 @@ def arrays_and_loaders(aux):
                         "`.dataloaders(path)`.")
     loaders = [aux] if isinstance(aux, DataLoader) else list(aux)
     if not (loaders and all(isinstance(o, DataLoader) for o in loaders)):
+        first = type(loaders[0]).__name__ if loaders else 'nothing'
         raise TypeError("expected open-set images as an array or as fastai DataLoaders, got a "
-                        f"{type(aux).__name__} of "
-                        f"{type(loaders[0]).__name__ if loaders else 'nothing'}. Stack images with "
-                        "np.stack.")
+                        f"{type(aux).__name__} of {first}. Stack images with np.stack.")
     if any(not len(o.dataset) for o in loaders):
-        raise ValueError("expected loaders with open-set images, got an empty one. Look how its files were found.")
+        raise ValueError("expected loaders with open-set images, got an empty one. Look how its "
+                         "files were found.")
     return None,loaders
 
 def untransformed(dl, **kwargs):
     "The loader `dl` before any batch transform: those of the training loader follow, so that all images pass the same"
     kwargs['drop_last'] = False
-    return dl.new(after_batch=[], **kwargs) if isinstance(dl, TfmdDL) else dl.new(**kwargs)
+    if isinstance(dl, TfmdDL): kwargs['after_batch'] = []
+    return dl.new(**kwargs)
 
-def images_of(b): return as_uint8(b[0] if isinstance(b, (list, tuple)) else b).cpu()
+def images_of(b):
+    if isinstance(b, (list, tuple)): b = b[0]
+    return as_uint8(b).cpu()
 
-def _digest(im): return int.from_bytes(
-    blake2b(im.tobytes(), digest_size=8, salt=str(im.shape).encode()[:16]).digest(), 'big')
+def _digest(im):
+    salt = str(im.shape).encode()[:16]
+    digest = blake2b(im.tobytes(), digest_size=8, salt=salt).digest()
+    return int.from_bytes(digest, 'big')
 
 def image_hashes(aux):
     """A number for each image, the same for equal ones, in every process; loaders are read once as in validation, no
     random stream moves"""
     imgs,loaders = arrays_and_loaders(aux)
-    imgs,out = None if imgs is None else as_uint8(imgs),[]
+    if imgs is not None: imgs = as_uint8(imgs)
+
     def batches():
         if imgs is not None: yield from (x.cpu() for x in imgs.split(4096))
         for dl in loaders:
             as_valid = getattr(dl.dataset, 'set_split_idx', lambda i: nullcontext())
             with as_valid(1): yield from map(images_of, untransformed(dl, shuffle=False))
+
+    out = []
     with keep_random():
         for x in batches(): out += [_digest(im) for im in x.numpy()]
     return out
@@ -96,15 +105,18 @@ class OpenSet:
     ):
         if isinstance(classes, str):
             raise TypeError(f"expected `classes` as a list, got {classes!r}. Write [{classes!r}].")
-        self.images,self.classes = images,None if classes is None else list(classes)
+        self.images = images
+        self.classes = None if classes is None else list(classes)
         arrays_and_loaders(self)    # refuses what holds no images
 
     def __len__(self):
         x,loaders = arrays_and_loaders(self)
         return sum(len(o.dataset) for o in loaders) if x is None else len(x)
     def __repr__(self):
-        shown = '' if self.classes is None else ' of ' + ', '.join(map(str, self.classes[:10]))
-        return f"OpenSet: {len(self)} images{shown}{', ..' if len(self.classes or []) > 10 else ''}"
+        if self.classes is None: return f"OpenSet: {len(self)} images"
+        shown = ', '.join(map(str, self.classes[:10]))
+        more = ', ..' if len(self.classes) > 10 else ''
+        return f"OpenSet: {len(self)} images of {shown}{more}"
 
 # --- rows -----------------------------------------------------------------------------------------
 class AuxRows:
@@ -125,7 +137,8 @@ class AuxRows:
         self._g,self._it,self._buf = None,None,None
 
     def __len__(self):
-        return len(self.imgs) if self.imgs is not None else sum(len(o.dataset) for o in self.loaders)
+        if self.imgs is not None: return len(self.imgs)
+        return sum(len(o.dataset) for o in self.loaders)
     def __getstate__(self):
         return dict(source=None, imgs=None, loaders=[], _g=None, _it=None, _buf=None)
     def __deepcopy__(self, memo):
@@ -153,7 +166,8 @@ class AuxRows:
         while True:
             if self.imgs is not None: yield torch.randperm(len(self.imgs), generator=self.g)
             for dl in self.loaders:
-                dl.rng = random.Random(torch.randint(2**31, (), generator=self.g).item())
+                seed = torch.randint(2**31, (), generator=self.g).item()
+                dl.rng = random.Random(seed)
                 yield from map(images_of, dl)
 
     def next(self, n):

@@ -28,10 +28,10 @@ def check_ids(idxs, n, what='idxs'):
         raise ValueError(f"expected `{what}` as positions in the training set or a mask of its {n} "
                          f"items, got {a.dtype} of shape {a.shape}. Pass e.g. "
                          "np.flatnonzero(keep).")
-    if a.min() < 0 or a.max() >= n or len(np.unique(a)) < len(a):
+    once = len(np.unique(a))
+    if a.min() < 0 or a.max() >= n or once < len(a):
         raise ValueError(f"expected `{what}` in [0,{n}), each once, got {a.min()} to {a.max()}, "
-                         f"{len(np.unique(a))} different of {len(a)}. They are positions in "
-                         "`dls.train_ds`.")
+                         f"{once} different of {len(a)}. They are positions in `dls.train_ds`.")
     return a.astype(np.int64)
 
 def _take(items, idx):
@@ -43,13 +43,14 @@ def _part(ds, idx, split_idx=0):
     "The items `idx` of a training set with their given labels"
     if isinstance(ds, Tabular): return ds.new(ds.items.iloc[idx])
     tls = [tl._new(_take(ds.items, idx), split_idx=split_idx) for tl in ds.tls]
-    if not isinstance(ds, NoisyDatasets):
-        return Datasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
+    kw = dict(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type)
+    if not isinstance(ds, NoisyDatasets): return Datasets(**kw)
     rec = None if ds.noise is None or split_idx else ds.noise.take(idx)
-    return NoisyDatasets(tls=tls, n_inp=ds.n_inp, dl_type=ds._dl_type, noise=rec)
+    return NoisyDatasets(**kw, noise=rec)
 
 def _train_dl(dl, ds, idx):
-    kw = dict(wgts=np.asarray(dl.wgts)[idx]) if hasattr(dl, 'wgts') else {}     # a WeightedDL
+    kw = {}
+    if hasattr(dl, 'wgts'): kw['wgts'] = np.asarray(dl.wgts)[idx]       # a WeightedDL
     if dl.drop_last and len(ds) < dl.bs: kw['drop_last'] = False
     return dl.new(ds, **kw)
 
@@ -71,9 +72,10 @@ def with_labels(
     if len(y) != len(old):
         raise ValueError(f"expected one label for each of the {len(old)} training items, got "
                          f"{len(y)}. Give all of them, in the order of `dls.train_ds`.")
-    ds,rec = dls.train_ds,getattr(dls, 'noise', None)
+    rec = getattr(dls, 'noise', None)
     if rec is not None: rec = rec.relabelled(y)
-    return _dls(dls, loader_like(dls.train, relabelled(ds, rec, y=y)), rec)
+    train = loader_like(dls.train, relabelled(dls.train_ds, rec, y=y))
+    return _dls(dls, train, rec)
 
 def take_items(
     dls,    # DataLoaders; they stay as they are
@@ -82,11 +84,12 @@ def take_items(
     "New dls that train on some of the items, with their given labels; validation stays the same"
     check_dls(dls)
     idx = check_ids(idxs, len(dls.train_ds))
-    rec = getattr(dls, 'noise', None)
     with keep_random():
         # a new loader draws its seed
         train = _train_dl(dls.train, _part(dls.train_ds, idx), idx)
-    return _dls(dls, train, None if rec is None else rec.take(idx))
+    rec = getattr(dls, 'noise', None)
+    if rec is not None: rec = rec.take(idx)
+    return _dls(dls, train, rec)
 
 def _dls(dls, train, rec):
     "`dls` with another training loader"
@@ -105,15 +108,17 @@ def split_items(
     "New dls that train on one part of the training set and validate on another, given labels and vocab as they are"
     check_dls(dls)
     ds = dls.train_ds
-    a,b = check_ids(train, len(ds), 'train'),check_ids(valid, len(ds), 'valid')
+    a = check_ids(train, len(ds), 'train')
+    b = check_ids(valid, len(ds), 'valid')
     both = np.intersect1d(a, b)
     if len(both):
         raise ValueError(f"expected `train` and `valid` without common items, got {len(both)}, "
                          f"first {both[:3]}. What is measured on training items is no evidence.")
     plain = dls.valid if len(dls.loaders) > 1 else dls.train
     with keep_random():
-        loaders = _train_dl(dls.train, _part(ds, a), a),plain.new(_part(ds, b, 1), shuffle=False, drop_last=False)
-    return DataLoaders(*loaders, path=copy.copy(dls.path), device=dls.device)
+        dl_a = _train_dl(dls.train, _part(ds, a), a)
+        dl_b = plain.new(_part(ds, b, 1), shuffle=False, drop_last=False)
+    return DataLoaders(dl_a, dl_b, path=copy.copy(dls.path), device=dls.device)
 
 # --- parts ----------------------------------------------------------------------------------------
 def stratified_folds(
@@ -124,7 +129,8 @@ def stratified_folds(
     "Deal the items to folds class by class: sizes differ by at most 1, over all items and within each class"
     y = np.asarray(y)
     need_whole('n_folds', n_folds, 2, len(y), fix='There cannot be more folds than items. Try 5.')
-    rng,folds = np.random.default_rng(seed),np.empty(len(y), np.int64)
+    rng = np.random.default_rng(seed)
     order = np.lexsort((rng.random(len(y)), y))
+    folds = np.empty(len(y), np.int64)
     folds[order] = rng.permutation(n_folds)[np.arange(len(y))%n_folds]
     return folds

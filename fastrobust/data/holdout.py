@@ -16,6 +16,7 @@ def hold_out(
     n = len(dls.train_ds)
     k = round(n*pct) if 0 < pct < 1 else 0
     if not 0 < k < n:
-        raise ValueError(f"expected `pct` in (0,1) that leaves items on both sides, got {pct} of {n} items. Try .1.")
+        raise ValueError(f"expected `pct` in (0,1) that leaves items on both sides, got {pct} of "
+                         f"{n} items. Try .1.")
     idx = np.random.default_rng(seed).permutation(n)
     return split_items(dls, np.sort(idx[k:]), np.sort(idx[:k]))

@@ -17,14 +17,17 @@ def int_labels(y, n=None):
     "A fresh int64 copy of class indices `y`, checked to lie in [0,n)"
     y = np.asarray(y.detach().cpu() if hasattr(y, 'detach') else y)
     if y.ndim != 1 or not len(y):
-        raise ValueError(f"labels must be a non-empty 1-d array of ints, got shape {y.shape}. Pass one int per sample.")
+        raise ValueError(f"labels must be a non-empty 1-d array of ints, got shape {y.shape}. Pass "
+                         "one int per sample.")
     if y.dtype.kind not in 'iu':
         nan = ' with NaN' if y.dtype.kind == 'f' and np.isnan(y).any() else ''
-        raise TypeError(f"labels must be ints in [0,n_classes), got dtype {y.dtype}{nan}. Encode names with the vocab.")
+        raise TypeError(f"labels must be ints in [0,n_classes), got dtype {y.dtype}{nan}. Encode "
+                        "names with the vocab.")
     y = y.astype(np.int64, copy=True)
     if y.min() < 0 or (n is not None and y.max() >= n):
         hi = 'n_classes' if n is None else n
-        raise ValueError(f"labels must lie in [0,{hi}), got {y.min()} to {y.max()}. n_classes is the vocab's size.")
+        raise ValueError(f"labels must lie in [0,{hi}), got {y.min()} to {y.max()}. n_classes is "
+                         "the vocab's size.")
     return y
 
 def target(ds, what):
@@ -33,10 +36,13 @@ def target(ds, what):
         raise TypeError(f"expected {what} over a fastai `Datasets` (of a DataBlock, "
                         f"ImageDataLoaders, array_dls), got {type(ds).__name__}. Build the dls "
                         "from a DataBlock.")
-    tls,fs = ds.tls[ds.n_inp:],ds.tls[-1].tfms.fs
+    tls = ds.tls[ds.n_inp:]
+    fs = ds.tls[-1].tfms.fs
     last = fs[-1] if len(fs) else None
-    if len(tls) != 1 or not isinstance(last, Categorize) or isinstance(last, (MultiCategorize, EncodedMultiCategorize)):
-        got = f"{len(tls)} targets" if len(tls) != 1 else f"a target made by {type(last).__name__}"
+    multi = isinstance(last, (MultiCategorize, EncodedMultiCategorize))
+    if len(tls) != 1 or not isinstance(last, Categorize) or multi:
+        got = f"a target made by {type(last).__name__}"
+        if len(tls) != 1: got = f"{len(tls)} targets"
         raise ValueError(f"expected one single-label target (CategoryBlock) in {what}, got {got}. "
                          "Label noise is defined for single-label classification.")
     return tls[0]
@@ -61,7 +67,8 @@ def codes(ds, what):
 def table_with(ds, y):
     "The table `ds` with labels `y`"
     new = ds.new(ds.items.copy())
-    new.items[ds.y_names[0]] = y.astype(ds.items[ds.y_names[0]].dtype)
+    col = ds.y_names[0]
+    new.items[col] = y.astype(ds.items[col].dtype)
     return new
 
 def positions(items):
@@ -69,7 +76,8 @@ def positions(items):
     if isinstance(items, ArrayItems): return items.rows.numpy()
     if not all(isinstance(o, (str, Path)) for o in items): return None
     found = [re.match(r'\d+(?=_)', Path(o).name) for o in items]
-    return np.array([int(o[0]) for o in found]) if found and all(found) else None
+    if not found or not all(found): return None
+    return np.array([int(o[0]) for o in found])
 
 def images(
     ds,             # `Datasets`
@@ -82,7 +90,9 @@ def images(
     if isinstance(ds, Tabular):
         raise TypeError("expected images for noise that depends on them, got a table. Draw a "
                         "record, `noise.apply(y, X=features)`, and hand that to add_label_noise.")
-    tl,pipe,out = ds.tls[0],Pipeline(after_item, split_idx=1),[]
+    tl = ds.tls[0]
+    pipe = Pipeline(after_item, split_idx=1)
+    out = []
     with no_random(0):
         for i in range(len(tl)) if idxs is None else idxs:
             x = pipe((tl[int(i)],))[0]
@@ -90,18 +100,24 @@ def images(
                 raise TypeError("expected images for noise that depends on them, got "
                                 f"{type(x).__name__}. For other data draw a record, "
                                 "`noise.apply(y, X=features)`, and hand that to add_label_noise.")
-            small = [min(side, s) for s in x.shape[1:]]
-            if small != list(x.shape[1:]):
-                x = torch.nn.functional.adaptive_avg_pool2d(x.as_subclass(torch.Tensor)[None].float(), small)[0].round()
-            out.append(x.as_subclass(torch.Tensor).byte())
+            out.append(_at_most(x.as_subclass(torch.Tensor), side))
     if len({o.shape for o in out}) > 1:
-        raise ValueError("expected images of one size after the item transforms, got several. Add a Resize.")
+        raise ValueError("expected images of one size after the item transforms, got several. Add "
+                         "a Resize.")
     return torch.stack(out)
+
+def _at_most(x, side):
+    "The image `x`, uint8 (c,h,w), averaged down where it is larger than `side` pixels"
+    small = [min(side, s) for s in x.shape[1:]]
+    if small != list(x.shape[1:]):
+        x = torch.nn.functional.adaptive_avg_pool2d(x[None].float(), small)[0].round()
+    return x.byte()
 
 class Part:
     "The items `idxs` of a dataset, as a law of noise wants to see them"
     def __init__(self, ds, after_item, what, idxs=None):
-        self.ds,self.after_item,self.what,self.idxs = ds,after_item,what,idxs
+        self.ds,self.idxs = ds,idxs
+        self.after_item,self.what = after_item,what
 
     @property
     def y(self):
@@ -114,4 +130,5 @@ class Part:
     def rows(self):
         items = self.ds.items
         if isinstance(items, pd.DataFrame): return None
-        return positions(items if self.idxs is None else [items[i] for i in self.idxs])
+        if self.idxs is not None: items = [items[i] for i in self.idxs]
+        return positions(items)

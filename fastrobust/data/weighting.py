@@ -12,7 +12,8 @@ __all__ = ['weighted_dls']
 
 # --- the weights ----------------------------------------------------------------------------------
 def _as_weights(w):
-    w = w.detach().cpu().numpy() if hasattr(w, 'detach') else np.asarray(w)
+    if hasattr(w, 'detach'): w = w.detach().cpu().numpy()
+    w = np.asarray(w)
     if w.ndim != 1 or w.dtype.kind not in 'fiub':
         raise ValueError(f"expected weights (n,), got {w.dtype} of shape {w.shape}. Give one "
                          "number per training item, or 'balanced'.")
@@ -32,10 +33,12 @@ def item_weights(
     "Weights of the training items, checked"
     if isinstance(w, str):
         if w != 'balanced':
-            raise ValueError(f"expected weights (n,) or 'balanced', got {w!r}. Give one of the two.")
+            raise ValueError(f"expected weights (n,) or 'balanced', got {w!r}. Give one of the "
+                             "two.")
         y = given_labels(dls)
         return 1/np.bincount(y)[y]
-    w,n = _as_weights(w),len(dls.train_ds)
+    w = _as_weights(w)
+    n = len(dls.train_ds)
     if len(w) != n:
         raise ValueError(f"expected one weight for each of the {n} training items, got {len(w)}. "
                          "Weights go by position in `dls.train_ds`: of a part of the items take "
@@ -58,14 +61,16 @@ def draw_by_weight(
     order = np.array(rng.sample(range(n), n))
     ends = np.cumsum(w[order])
     ends = np.floor(ends*(n/ends[-1]) + rng.random()).astype(np.int64)
-    idxs = order[np.repeat(np.arange(n), np.diff(ends, prepend=0))].tolist()
+    times = np.diff(ends, prepend=0)
+    idxs = np.repeat(order, times).tolist()
     return rng.sample(idxs, len(idxs))
 
 class _Draw:
     "Mixin: draws `len(dataset)` items an epoch by `wgts` where it shuffles"
     def __init__(self, dataset=None, bs=64, wgts=None, **kwargs):
         super().__init__(dataset, bs=bs, **kwargs)
-        w = np.ones(len(dataset) if dataset is not None else 0) if wgts is None else _as_weights(wgts)
+        if wgts is not None: w = _as_weights(wgts)
+        else: w = np.ones(0 if dataset is None else len(dataset))
         self.wgts = w/w.sum() if len(w) else w
 
     def get_idxs(self):
@@ -75,8 +80,8 @@ class _Draw:
     def new(self, dataset=None, cls=None, **kwargs):
         "A loader like this one; the weights stay with the items they are of"
         mine = dataset is None or dataset is self.dataset
-        keep = dict(wgts=self.wgts) if mine and issubclass(cls or type(self), _Draw) else {}
-        return super().new(dataset, cls, **{**keep, **kwargs})
+        if mine and issubclass(cls or type(self), _Draw): kwargs = {'wgts': self.wgts, **kwargs}
+        return super().new(dataset, cls, **kwargs)
 
 class DrawDL(_Draw, TfmdDL): "A `TfmdDL` that draws items by weight"
 class DrawArrayDL(_Draw, ArrayDL): "An `ArrayDL` that draws items by weight"
@@ -100,8 +105,10 @@ def weighted_dls(
     if not dls.train.shuffle:
         raise ValueError("expected a training loader that shuffles, got one in fixed order, where "
                          "nothing is drawn. Make it with shuffle=True.")
-    cls,new = _draw_class(dls.train),copy.copy(dls)
-    own = {'im_shape': dls.train.im_shape} if isinstance(dls.train, ArrayDL) else {}
-    with keep_random(): dl = TfmdDL.new(dls.train, dls.train_ds, cls, wgts=w, **own)
+    cls = _draw_class(dls.train)
+    kw = dict(wgts=w)
+    if isinstance(dls.train, ArrayDL): kw['im_shape'] = dls.train.im_shape
+    with keep_random(): dl = TfmdDL.new(dls.train, dls.train_ds, cls, **kw)
+    new = copy.copy(dls)
     new.loaders = [dl, *dls.loaders[1:]]
     return new

@@ -1,10 +1,11 @@
 "Random noise of bounded Lp norm: uniform in or on the ball, exact for every p in (0, inf], and L0; each image its own"
 # Siedel et al., https://arxiv.org/abs/2305.05400; sampling after Calafiore et al. 1998 and Barthe
-# et al. 2005. With |xi_j| = U_j G_j^(1/p), U uniform, G ~ Gamma(1+1/p), random signs, and E ~
-# Exp(1): eps xi/(sum |xi|^p + E)^(1/p) is uniform in the ball, without E it lies on the sphere
-# (cone measure; the surface measure for p = 1, 2, inf only). Gamma(1/p), which textbooks take,
-# would underflow for large p. In many dimensions the ball is nearly its sphere, and its noise is
-# nearly independent: L1 Laplace with b = eps/d, L2 Gaussian with sigma = eps/sqrt(d), Linf uniform.
+# et al. 2005.
+# With |xi_j| = U_j G_j^(1/p), U uniform, G ~ Gamma(1+1/p), random signs, and E ~ Exp(1): eps
+# xi/(sum |xi|^p + E)^(1/p) is uniform in the ball, without E it lies on the sphere (cone measure;
+# the surface measure for p = 1, 2, inf only). Gamma(1/p), which textbooks take, would underflow
+# for large p. In many dimensions the ball is nearly its sphere, and its noise is nearly
+# independent: L1 Laplace with b = eps/d, L2 Gaussian with sigma = eps/sqrt(d), Linf uniform.
 import math
 import torch
 from torch import Generator, Tensor
@@ -19,7 +20,8 @@ def check_p(p):
     "`p`, a norm: 0 (L0) or in (0,inf]"
     need_number('p', p)
     if not p >= 0:
-        raise ValueError(f"`p` must be in (0,inf], or 0 for L0, got {p}. Usual: 1, 2 or float('inf').")
+        raise ValueError(f"`p` must be in (0,inf], or 0 for L0, got {p}. Usual: 1, 2 or "
+                         "float('inf').")
     return float(p)
 
 def check_kind(kind):
@@ -36,7 +38,8 @@ def check_eps(p, eps, n=None):
         raise ValueError(f"`eps` must be a number or one per image, shape ({n},), got shape "
                          f"{tuple(e.shape)}. Select sizes and images alike.")
     if not ((e >= 0) & (e < _inf)).all():
-        raise ValueError(f"`eps` must be finite and not negative, got {eps}. 0 leaves the images as they are.")
+        raise ValueError(f"`eps` must be finite and not negative, got {eps}. 0 leaves the images "
+                         "as they are.")
     if p == 0 and (e > 1).any():
         raise ValueError(f"`eps` of L0 is the fraction of values replaced, in [0,1], got {eps}. A "
                          "number of values: divide it by c*h*w.")
@@ -48,9 +51,11 @@ def check_float_images(x, who='lp_noise', tol=1e-3):
         raise TypeError(f"{who} expected a float tensor with pixels in [0,1], got "
                         f"{getattr(x, 'dtype', type(x))}. Of uint8 images pass `x.float()/255`.")
     if x.ndim != 4:
-        raise ValueError(f"{who} expected images (b,c,h,w), got shape {tuple(x.shape)}. One image: `x[None]`.")
+        raise ValueError(f"{who} expected images (b,c,h,w), got shape {tuple(x.shape)}. One "
+                         "image: `x[None]`.")
     x = x.as_subclass(Tensor)
-    lo,hi = (o.item() for o in x.aminmax()) if x.numel() else (0., 1.)
+    lo,hi = 0.,1.
+    if x.numel(): lo,hi = (o.item() for o in x.aminmax())
     if not (lo >= -tol and hi <= 1+tol):
         raise ValueError(f"{who} expected pixels in [0,1] before Normalize, got [{lo:.3g}, "
                          f"{hi:.3g}]. Were they normalised, or not divided by 255? Norms are meant "
@@ -65,30 +70,36 @@ class _Random:
             raise ValueError(f"`generator` must be on the CPU or where the images are ({device}), "
                              f"got one on {generator.device}. Use `torch.Generator()`: all devices "
                              "then see the same draws.")
-        self.device,self.half = device,torch.finfo(dtype).eps/2
-        self.kw = dict(generator=generator, device=device if generator is None else generator.device, dtype=dtype)
+        where = device if generator is None else generator.device
+        self.kw = dict(generator=generator, device=where, dtype=dtype)
+        self.half = torch.finfo(dtype).eps/2
+        self.device = device
 
     def normal(self, *shape): return torch.randn(shape, **self.kw).to(self.device)
     def uniform(self, *shape): return torch.rand(shape, **self.kw).to(self.device)
     def signed(self, *shape):
         "U(-1,1); never -1 nor 1, so that log(1-|u|) is finite"
-        return torch.rand(shape, **self.kw).mul_(2).sub_(1-self.half).to(self.device)
+        u = torch.rand(shape, **self.kw)
+        return u.mul_(2).sub_(1-self.half).to(self.device)
     def exponential(self, *shape): return -torch.log1p(-self.uniform(*shape))
     def bits(self, *shape):
-        return torch.randint(2**63-1, shape, **{**self.kw, 'dtype': torch.int64}).to(self.device)
+        kw = {**self.kw, 'dtype': torch.int64}
+        return torch.randint(2**63-1, shape, **kw).to(self.device)
 
     def gamma(self, a, n, d):
         "Gamma(`a`), a > 1, by rejection (Marsaglia and Tsang 2000); the few refused are drawn again until none is left"
-        k,m = a - 1/3,n*d
+        k = a - 1/3
+        m = n*d
         out = None
         while m:
             z = torch.randn(m, **self.kw)
             v = z.mul(1/math.sqrt(9*k)).add_(1)
             v = v*v*v
-            # accepted if log u < z^2/2 + k (log v - v + 1); where v
-            # <= 0 that is NaN or -inf: refused
+            # accepted if log u < z^2/2 + k (log v - v + 1); where v <= 0 that is NaN or -inf:
+            # refused
             bound = v.log().sub_(v).add_(1).mul_(k).addcmul_(z, z, value=.5)
-            bad = (~(torch.rand(m, **self.kw).log_() < bound)).nonzero()[:, 0]
+            good = torch.rand(m, **self.kw).log_() < bound
+            bad = (~good).nonzero()[:, 0]
             if out is None: out,todo = v,bad
             else:
                 out[todo] = v
@@ -101,44 +112,53 @@ def _ball(r, n, d, p, eps, sphere):
     e = torch.zeros_like(eps) if sphere else r.exponential(n, 1)
     if p == 2:      # xi is normal with variance 1/2
         z = r.normal(n, d)
-        return z,eps/(torch.linalg.vector_norm(z, dim=1, keepdim=True)**2 + 2*e).sqrt()
+        norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+        return z,eps/(norm**2 + 2*e).sqrt()
     u = r.signed(n, d)
-    if p == _inf: return u,eps/u.abs().amax(1, keepdim=True) if sphere else eps
+    if p == _inf:
+        if not sphere: return u,eps
+        return u,eps/u.abs().amax(1, keepdim=True)
     if p == 1:      # |xi| is exponential
         z = torch.log1p(-u.abs()).copysign_(u)
         return z,eps/(z.abs().sum(1, keepdim=True) + e)
-    lg = r.gamma(1+1/p, n, d).log_()
-    # of sum |xi|^p + E
-    s = torch.logaddexp((u.abs().log_()*p + lg).logsumexp(1, keepdim=True), e.log())
     # logarithms: nothing overflows
-    return u.mul_(lg.div_(p).add_(eps.log() - s/p).exp_()),torch.ones_like(eps)
+    lg = r.gamma(1+1/p, n, d).log_()
+    total = (u.abs().log_()*p + lg).logsumexp(1, keepdim=True)
+    s = torch.logaddexp(total, e.log())     # of sum |xi|^p + E
+    size = lg.div_(p).add_(eps.log() - s/p).exp_()
+    return u.mul_(size),torch.ones_like(eps)
 
 def _replaced(r, x, k, sphere):
     "`x` (n,d) with `k` (n,) of its values, drawn without replacement, now U(0,1), or 0 or 1"
-    n,top = len(x),int(k.max()) if len(k) else 0
+    n,d = x.shape
+    top = int(k.max()) if len(k) else 0
     # sorted: the first k of them are a draw of k
-    at = r.bits(n, x.shape[1]).topk(top, dim=1).indices
+    at = r.bits(n, d).topk(top, dim=1).indices
     new = r.uniform(n, top)
     if sphere: new = (new < .5).to(new.dtype)
     keep = torch.arange(top, device=x.device) >= k.to(x.device)[:, None]
-    return x.scatter(1, at, torch.where(keep, x.gather(1, at), new.to(x.dtype)))
+    new = torch.where(keep, x.gather(1, at), new.to(x.dtype))
+    return x.scatter(1, at, new)
 
 def perturbed(x, p, eps, kind, generator=None, clip=True):
     "`lp_noise` or, not `clip`, `lp_delta` of what was checked; `eps` float64 on the CPU, one or (b,)"
     f = as_f32(x).flatten(1)
     if not f.numel(): return x.clone()
+    n,d = f.shape
+    sphere = kind == 'sphere'
     # 1/p multiplies the error of a logarithm
     dt = torch.float64 if 0 < p < .25 else f.dtype
-    r,(n,d) = _Random(generator, x.device, dt),f.shape
+    r = _Random(generator, x.device, dt)
     if p == 0:
         k = (eps.expand(n)*d + 1e-6).long()                     # .29*100 is 28.999999
         if eps.ndim == 0 and eps > 0 and k[0] == 0:
             robust_warn(f"L0 noise on a share of {eps:.3g} of {d} values is less than one value: "
                         "the images stay as they are. Choose a larger `eps`.")
-        y = _replaced(r, f, k, kind == 'sphere')
+        y = _replaced(r, f, k, sphere)
         out = y if clip else y-f
     else:
-        z,s = _ball(r, n, d, p, eps.expand(n).to(x.device, dt)[:, None], kind == 'sphere')
+        e = eps.expand(n).to(x.device, dt)[:, None]
+        z,s = _ball(r, n, d, p, e, sphere)
         z,s = z.to(f.dtype),s.to(f.dtype)
         out = z.mul_(s)         # in place: new memory would cost as much as the arithmetic
         if clip: out = out.add_(f).clamp_(0, 1)
@@ -148,27 +168,36 @@ def perturbed(x, p, eps, kind, generator=None, clip=True):
 def lp_delta(
     x:Tensor,           # Images (b,c,h,w), float with pixels in [0,1]; only L0 looks at the pixels
     p:float,            # Which norm: in (0,inf], or 0 for L0
-    eps,                # Bound on the norm in pixel units: a number or one per image (b,); L0: the fraction replaced
+    # Bound on the norm in pixel units: a number or one per image (b,); L0: the fraction replaced
+    eps,
     kind:str='ball',    # 'ball': uniform inside; 'sphere': norm exactly `eps`
-    generator:Generator=None # On the CPU (all devices agree) or where `x` is; None: torch's own on the device of `x`
+    # On the CPU (all devices agree) or where `x` is; None: torch's own on the device of `x`
+    generator:Generator=None
 )->Tensor:              # (b,c,h,w), dtype of `x`
     "The noise alone, as drawn: added to the images it may leave [0,1]"
-    x,p = check_float_images(x, 'lp_delta'),check_p(p)
+    x = check_float_images(x, 'lp_delta')
+    p = check_p(p)
     check_kind(kind)
-    return perturbed(x, p, check_eps(p, eps, len(x)), kind, generator, clip=False)
+    eps = check_eps(p, eps, len(x))
+    return perturbed(x, p, eps, kind, generator, clip=False)
 
 @torch.no_grad()
 def lp_noise(
     x:Tensor,           # Images (b,c,h,w), float with pixels in [0,1], before Normalize
     p:float,            # Which norm: in (0,inf], or 0 for L0
-    eps,                # Bound on the norm in pixel units: a number or one per image (b,); L0: the fraction replaced
-    kind:str='ball',    # 'ball': uniform inside (L0: values U(0,1)); 'sphere': norm exactly `eps` (L0: values 0 or 1)
-    generator:Generator=None # On the CPU (all devices agree) or where `x` is; None: torch's own on the device of `x`
+    # Bound on the norm in pixel units: a number or one per image (b,); L0: the fraction replaced
+    eps,
+    # 'ball': uniform inside (L0: values U(0,1)); 'sphere': norm exactly `eps` (L0: values 0 or 1)
+    kind:str='ball',
+    # On the CPU (all devices agree) or where `x` is; None: torch's own on the device of `x`
+    generator:Generator=None
 )->Tensor:              # (b,c,h,w), dtype of `x`, clipped to [0,1]
     "Every image with its own random noise of bounded Lp norm; L0: floor(eps c h w) of its values replaced"
-    x,p = check_float_images(x),check_p(p)
+    x = check_float_images(x)
+    p = check_p(p)
     check_kind(kind)
-    return perturbed(x, p, check_eps(p, eps, len(x)), kind, generator)
+    eps = check_eps(p, eps, len(x))
+    return perturbed(x, p, eps, kind, generator)
 
 def lp_std(
     p:float,    # Which norm, in (0,inf]
@@ -181,4 +210,5 @@ def lp_std(
     check_eps(p, eps)
     if p == _inf: return eps/math.sqrt(3)
     lg = math.lgamma
-    return eps*math.exp((lg(3/p) - lg(1/p) + lg(d/p+1) - lg((d+2)/p+1))/2)
+    log_var = lg(3/p) - lg(1/p) + lg(d/p+1) - lg((d+2)/p+1)
+    return eps*math.exp(log_var/2)

@@ -1,6 +1,6 @@
 "Thirteen image operations on uint8 batches, equal to Pillow bit for bit, each image with its own parameter"
 # Batches are (b,c,h,w) uint8, c=1 (Pillow's mode 'L') or 3 ('RGB'), any h and w, any device; uint8
-# of that shape back. What each operation does to the bytes is in pixelkernels.py; here is who gets
+# of that shape back. What each operation does to the bytes is in kernels.py; here is who gets
 # which operation. Pillow truncates where one would expect rounding; so do we. Reach the functions
 # as `ops.rotate(x, 10)`: words like `color` stay out of `__all__`. `color` leaves grey images
 # alone: Pillow blends them with their own grey version.
@@ -11,8 +11,9 @@ from fastrobust.images import kernels as pixelkernels
 __all__ = []
 
 # The first 9 are AugMix's default set; the last 4 resemble corruptions of ImageNet-C
-AUGMIX_OPS = ('autocontrast', 'equalize', 'posterize', 'rotate', 'solarize', 'shear_x', 'shear_y', 'translate_x',
-              'translate_y', 'color', 'contrast', 'brightness', 'sharpness')
+AUGMIX_OPS = ('autocontrast', 'equalize', 'posterize', 'rotate', 'solarize',
+              'shear_x', 'shear_y', 'translate_x', 'translate_y',
+              'color', 'contrast', 'brightness', 'sharpness')
 
 def check_images(x, name='x'):
     "`x` as a plain Tensor if it is a uint8 batch (b,1|3,h,w), else an error that says what to do"
@@ -32,24 +33,46 @@ def check_images(x, name='x'):
 # values that a kernel takes at once: what it computes in float64 then stays in the cache
 _block = 2**17
 
+def _at_once(x):
+    "How many images of `x` a kernel takes at once"
+    if x.device.type != 'cpu': return len(x)
+    return max(1, _block//max(1, x[:1].numel()))
+
+def _shares(op):
+    "Each operation's kernel and its part of the ordered `op`: (kernel, start, end)"
+    starts = torch.searchsorted(op, torch.arange(len(AUGMIX_OPS)+1)).tolist()
+    kernels = [getattr(pixelkernels, name) for name in AUGMIX_OPS]
+    return zip(kernels, starts, starts[1:])
+
 def run_ops(x, op, arg):
     "`apply_ops` without its checks; may write into `x`"
     order = arg.argsort()
     order = order[op[order].argsort(stable=True)]      # by operation, then by parameter
-    starts = torch.searchsorted(op[order], torch.arange(len(AUGMIX_OPS)+1)).tolist()
-    n = max(1, _block//max(1, x[:1].numel())) if x.device.type == 'cpu' else len(x)
-    if n > 1: x,arg = x.index_select(0, order.to(x.device)),arg[order]
-    for name,a,b in zip(AUGMIX_OPS, starts, starts[1:]):
-        kernel = getattr(pixelkernels, name)
-        spans = [(i, min(i+n, b)) for i in range(a, b, n)] if n > 1 else [(i, i+1) for i in order[a:b].tolist()]
-        for i,j in spans: x[i:j] = kernel(x[i:j], arg[i:j])
-    return x.index_select(0, order.argsort().to(x.device)) if n > 1 else x
+    shares = _shares(op[order])
+    n = _at_once(x)
+
+    if n <= 1:  # image by image, where they are
+        for kernel,a,b in shares:
+            for i in order[a:b].tolist():
+                one = slice(i, i+1)
+                x[one] = kernel(x[one], arg[one])
+        return x
+
+    x = x.index_select(0, order.to(x.device))
+    arg = arg[order]
+    for kernel,a,b in shares:
+        for i in range(a, b, n):
+            j = min(i+n, b)
+            x[i:j] = kernel(x[i:j], arg[i:j])
+    return x.index_select(0, order.argsort().to(x.device))
 
 @torch.no_grad()
 def apply_ops(
     x:Tensor,   # Images (b,c,h,w), uint8
-    op:Tensor,  # Which operation for each image (b,), positions in `AUGMIX_OPS`; -1 leaves the image as it is
-    arg:Tensor, # Its parameter (b,): bits, degrees, threshold, shear, pixels, factor; the first two have none
+    # Which operation for each image (b,), positions in `AUGMIX_OPS`; -1 leaves the image as it is
+    op:Tensor,
+    # Its parameter (b,): bits, degrees, threshold, shear, pixels, factor; the first two have none
+    arg:Tensor,
 )->Tensor:      # Images (b,c,h,w), uint8
     "Give every image of the batch its own operation: those of one operation together, block after block"
     return run_ops(check_images(x).clone(), op.cpu(), arg.cpu().double())
@@ -59,7 +82,8 @@ def _one(x, name, arg=0.):
     if arg.ndim > 1 or arg.numel() not in (1, len(check_images(x))):
         raise ValueError(f"`ops.{name}` needs one number or one per image ({len(x)}), got shape "
                          f"{tuple(arg.shape)}. Pass a (b,) tensor.")
-    return apply_ops(x, torch.full((len(x),), AUGMIX_OPS.index(name)), arg.expand(len(x)))
+    op = torch.full((len(x),), AUGMIX_OPS.index(name))
+    return apply_ops(x, op, arg.expand(len(x)))
 
 def autocontrast(x:Tensor)->Tensor: # Images (b,c,h,w), uint8
     "Stretch each channel until its darkest value is 0 and its brightest 255"

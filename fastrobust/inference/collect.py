@@ -3,6 +3,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 from fastrobust.basics import plain_dl
+from fastrobust.data.apart import array_of
 from fastrobust.inference.keys import Seen
 from fastrobust.inference.loaders import (check_norms, loaders_of, need_image, need_target,
                                           own_loader)
@@ -14,7 +15,8 @@ __all__ = []
 # --- what the images are --------------------------------------------------------------------------
 def _check_images(x, like, who):
     if not torch.isfinite(x.sum()):
-        raise ValueError(f"{who} expected finite pixels, got NaN or inf. Look at the images, and the std of Normalize.")
+        raise ValueError(f"{who} expected finite pixels, got NaN or inf. Look at the images, and "
+                         "the std of Normalize.")
     if like is None or tuple(x.shape[1:]) == tuple(like): return
     raise ValueError(f"{who} expected images of (channels, height, width) {tuple(like)}, as the "
                      f"network gets the learner's own, got {tuple(x.shape[1:])}. Size alone would "
@@ -37,14 +39,27 @@ def _outputs(z, f, y, who):
         raise ValueError(f"{who} expected finite logits, got NaN or inf for {bad} of {len(z)} "
                          "images. Has the training diverged? In mixed precision try "
                          "`learn.to_fp32()`.")
-    return Outputs(z, torch.cat(f) if f else None, None if not y or y[0] is None else torch.cat(y))
+    f = torch.cat(f) if f else None
+    y = torch.cat(y) if y and y[0] is not None else None
+    return Outputs(z, f, y)
 
-def walk(learn, data, who, tap=None, steps=(None,), labels=False, like=None, seen=None, tick=None):
+def _look(rest, tap, x, steps, zs, fs):
+    "Logits, and features, of a batch as each of `steps` changes it, added to the lists of each"
+    for z,f,step in zip(zs, fs, steps):
+        new = x if step is None else step(rest.model, x)
+        if new is None: continue
+        z.append(rest.logits(new).cpu())
+        if tap: f.append(tap.features(len(x)))
+
+def walk(learn, data, who, tap=None, steps=(None,), labels=False,
+         like=None, seen=None, tick=None):
     """`Outputs` for each of `steps`, functions (model, x) -> x or None, who leaves it alone and gets no pass (so None
     for its outputs). Batches are loaded once; `seen` is told of each, `tick()` called after it"""
-    seen,ys,zs,fs = Seen() if seen is None else seen,[],[[] for _ in steps],[[] for _ in steps]
+    if seen is None: seen = Seen()
+    ys,zs,fs = [],[[] for _ in steps],[[] for _ in steps]
     with AtRest(learn, who) as rest:
-        (dls,own),mine = loaders_of(learn, data, who),own_loader(learn, 1)
+        dls,own = loaders_of(learn, data, who)
+        mine = own_loader(learn, 1)
         if like is None and mine is not None and mine not in dls:
             like = first_images(learn, mine, who).shape[1:]
         for dl in dls:
@@ -60,21 +75,29 @@ def walk(learn, data, who, tap=None, steps=(None,), labels=False, like=None, see
                     x = reader.finish(px, yb).as_subclass(Tensor)
                     _check_images(x, like, who)
                     seen.add(px.as_subclass(Tensor))
-                    seen.shape,x = tuple(x.shape[1:]),rest.place(x)
-                    for z,f,step in zip(zs, fs, steps):
-                        x2 = x if step is None else step(rest.model, x)
-                        if x2 is None: continue
-                        z.append(rest.logits(x2).cpu())
-                        if tap: f.append(tap.features(len(x)))
+                    seen.shape = tuple(x.shape[1:])
+                    _look(rest, tap, rest.place(x), steps, zs, fs)
                     if tick: tick()
         if not ys:
-            raise ValueError(f"{who} expected images, got an empty loader. Look how its items were found.")
+            raise ValueError(f"{who} expected images, got an empty loader. Look how its items were "
+                             "found.")
     return [_outputs(z, f, ys, who) for z,f in zip(zs, fs)]
+
+def training_seen(learn):
+    "`Seen` of the training images that are kept in memory; None where they are files, or gone"
+    dl = own_loader(learn, 0)
+    x = None if dl is None else array_of(dl)
+    if x is None: return None
+    seen = Seen()
+    for i in range(0, len(x), 4096):
+        seen.add(torch.from_numpy(x[i:i+4096]))
+    return seen
 
 def collect(
     learn,              # A Learner that classifies images; stays as it is, its recorder and random streams too
-    data,               # fastai loader, read as in validation; or images (n,h,w[,c]) or (n,c,h,w), uint8 or float in
-                        # [0,1], that go through the pipeline of `learn.dls.valid`; or an `OpenSet`
+    # fastai loader, read as in validation; or images (n,h,w[,c]) or (n,c,h,w), uint8 or float in
+    # [0,1], that go through the pipeline of `learn.dls.valid`; or an `OpenSet`
+    data,
     who='collect',      # Who asks, for error messages
     *,
     tap=None,           # `feature_tap(learn)` for features too; None: logits alone
@@ -85,4 +108,5 @@ def collect(
     def step(model, x):
         new = input_step(model, x)
         return x if new is None else new
-    return walk(learn, data, who, tap, (step if input_step else None,), labels)[0]
+    steps = (step,) if input_step else (None,)
+    return walk(learn, data, who, tap, steps, labels)[0]

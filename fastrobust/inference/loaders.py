@@ -1,6 +1,6 @@
 "Loaders as a network at rest reads them: any images, in order, through the learner's own validation transforms"
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from fastai.data.transforms import Categorize, IntToFloatTensor, ItemGetter, ToT
 from fastai.torch_core import TensorImageBW
 from fastai.vision.core import PILImage, PILImageBW
 from fastrobust.basics import RobustWarning, plain_dl, robust_warn, target_vocab
-from fastrobust.data.arrays import ArrayDL, ArrayItems
+from fastrobust.data.arrays import ArrayDL, unlabelled
 from fastrobust.data.auxrows import OpenSet, arrays_and_loaders, as_uint8
 from fastrobust.pixels import is_normalize
 from fastrobust.resting import keep_random
@@ -27,11 +27,12 @@ def inputs_and_targets(b, n_inp):
 
 def need_image(xb, who):
     "The one image input (b,c,h,w)"
-    if len(xb) != 1 or not isinstance(xb[0], Tensor) or xb[0].ndim != 4 or xb[0].shape[1] not in (1, 3):
+    x = xb[0] if len(xb) == 1 else None
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] not in (1, 3):
         got = [tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in xb]
         raise TypeError(f"{who} expected one input of images (b,c,h,w) with 1 or 3 channels, got "
                         f"{got}. It is defined for image classifiers only.")
-    return xb[0]
+    return x
 
 def need_target(yb):
     "The one class of each image, int64 (b,) on the CPU"
@@ -40,7 +41,9 @@ def need_target(yb):
                          "counted. Make it with `learn.dls.test_dl(items, with_labels=True)`.")
     y = yb[0].as_subclass(Tensor) if isinstance(yb[0], Tensor) else None
     if len(yb) > 1 or y is None or y.ndim != 1 or y.is_floating_point():
-        got = f"{len(yb)} targets" if len(yb) > 1 else type(yb[0]) if y is None else f"{y.dtype} {tuple(y.shape)}"
+        if len(yb) > 1: got = f"{len(yb)} targets"
+        elif y is None: got = type(yb[0])
+        else: got = f"{y.dtype} {tuple(y.shape)}"
         raise ValueError(f"expected one whole class number per image, (b,), as target, got {got}. "
                          "Regression and multi-label targets have no top-1 error: use a "
                          "single-label learner (CategoryBlock).")
@@ -64,7 +67,8 @@ class Reader:
 
     def __enter__(self):
         fs = list(getattr(self.given.after_batch, 'fs', []))
-        i = next((i for i,t in enumerate(fs) if is_normalize(t)), len(fs)) if self.cut else len(fs)
+        norms = [i for i,t in enumerate(fs) if is_normalize(t)]
+        i = norms[0] if norms and self.cut else len(fs)
         before = dict(after_batch=fs[:i]) if i < len(fs) else {}
         self.dl = self.given.new(shuffle=False, drop_last=False, **before)
         quiet = getattr(self.dl.dataset, 'set_split_idx', None)
@@ -93,17 +97,25 @@ def resizes_to(step, size):
     own = getattr(step, 'size', None)       # fastai's item transforms keep (w,h)
     return isinstance(own, (tuple, list)) and tuple(own) == tuple(size)[::-1]
 
-def learners_loader(learn, pairs, size, bs, cls, channels=None):
-    "Loader over `pairs(vocab)` of image and label with the learner's transforms; images of its size stay as they are"
-    dl = plain_dl(learn.dls.valid)
+def _need_image_loader(dl):
+    "Refuse loaders that do not start from whole pixels"
     fs = list(getattr(getattr(dl, 'after_batch', None), 'fs', []) or [])
     if not any(isinstance(f, IntToFloatTensor) for f in fs):
         raise TypeError("expected a learner on fastai image loaders, whose batch transforms start "
                         f"with IntToFloatTensor, got {type(dl).__name__} with "
                         f"{[type(f).__name__ for f in fs]}. Build its dls with array_dls, "
                         "ImageDataLoaders or a DataBlock.")
-    types = str(getattr(dl, '_types', ''))
-    grey = dl.im_shape[0] == 1 if getattr(dl, 'im_shape', None) else TensorImageBW.__name__ in types
+
+def _is_grey(dl):
+    "Whether the images of a loader have one channel"
+    if getattr(dl, 'im_shape', None): return dl.im_shape[0] == 1
+    return TensorImageBW.__name__ in str(getattr(dl, '_types', ''))
+
+def learners_loader(learn, pairs, size, bs, cls, channels=None):
+    "Loader over `pairs(vocab)` of image and label with the learner's transforms; images of its size stay as they are"
+    dl = plain_dl(learn.dls.valid)
+    _need_image_loader(dl)
+    grey = _is_grey(dl)
     if channels is not None and grey != (channels == 1):
         raise ValueError(f"expected images of {'one channel' if grey else 'three channels'}, as in "
                          f"training, got {channels}. Use the arrays made from the data the learner "
@@ -111,36 +123,42 @@ def learners_loader(learn, pairs, size, bs, cls, channels=None):
     items = [f for f in dl.after_item.fs if not isinstance(f, ToTensor) and not resizes_to(f, size)]
     shape = getattr(dl, 'im_shape', None)
     if shape and not items and tuple(shape[1:]) != tuple(size):
-        robust_warn(f"the images are {tuple(size)} pixels, the training images {tuple(shape[1:])}: used as they are.")
+        robust_warn(f"the images are {tuple(size)} pixels, the training images "
+                    f"{tuple(shape[1:])}: used as they are.")
+
     vocab = target_vocab(learn.dls)
-    steps = [ItemGetter(0), (PILImageBW if grey else PILImage).create],[ItemGetter(1), Categorize(vocab, sort=False)]
+    image = PILImageBW if grey else PILImage
+    steps = [ItemGetter(0), image.create],[ItemGetter(1), Categorize(vocab, sort=False)]
     todo = pairs(vocab)
     with keep_random():     # a new loader draws a seed of its own
-        return dl.new(Datasets(tls=[TfmdLists(todo, t, split_idx=1) for t in steps]), cls=cls, bs=bs or dl.bs,
-                      shuffle=False, drop_last=False, after_item=[ToTensor(), *items])
+        data = Datasets(tls=[TfmdLists(todo, t, split_idx=1) for t in steps])
+        return dl.new(data, cls=cls, bs=bs or dl.bs, shuffle=False, drop_last=False,
+                      after_item=[ToTensor(), *items])
 
 def own_loader(learn, i):
     "The learner's training (0) or validation loader (1) if it has images, as it has not after `load_learner`"
-    dl = plain_dl(learn.dls.loaders[i]) if len(learn.dls.loaders) > i else None
+    if len(learn.dls.loaders) <= i: return None
+    dl = plain_dl(learn.dls.loaders[i])
     return dl if isinstance(dl, DataLoader) and getattr(dl, 'n', None) != 0 else None
 
-def _array_dl(learn, imgs, who):
-    "Loader over images in memory, with the transforms of the learner's validation loader"
+@contextmanager
+def _said_by(who):
+    "Errors of what is called inside name the one who asked"
+    try: yield
+    except (TypeError, ValueError) as e:
+        kind = TypeError if isinstance(e, TypeError) else ValueError
+        raise kind(f"{who}: {e}") from e
+
+def _array_dl(learn, items, shape, who):
+    "Loader over images in memory (n,c,h,w), with the transforms of the learner's validation loader"
     if len(learn.dls.loaders) < 2:
         raise ValueError(f"{who} expected a learner with a validation loader, whose transforms "
                          "images in memory go through, got one loader alone. Give "
                          "DataLoaders(train, valid).")
-    if not imgs.shape or not len(imgs):
-        raise ValueError(f"{who} expected images, got shape {tuple(imgs.shape)}. Look how they were selected.")
-    try:
-        x = as_uint8(imgs)
-        items = lambda vocab: ArrayItems(x, torch.zeros(len(x), dtype=torch.long), vocab)
-        with warnings.catch_warnings():
-            # of sizes: judged where the network gets the images
-            warnings.simplefilter('ignore', RobustWarning)
-            return learners_loader(learn, items, tuple(x.shape[-2:]), None, ArrayDL, x.shape[1])
-    except (TypeError, ValueError) as e:
-        raise (TypeError if isinstance(e, TypeError) else ValueError)(f"{who}: {e}") from e
+    with _said_by(who), warnings.catch_warnings():
+        # of sizes: judged where the network gets the images
+        warnings.simplefilter('ignore', RobustWarning)
+        return learners_loader(learn, items, tuple(shape[-2:]), None, ArrayDL, shape[1])
 
 def check_form(data, who):
     "Refuse what holds no images"
@@ -157,22 +175,34 @@ def check_form(data, who):
 def loaders_of(learn, data, who):
     "`data` as fastai loaders, and whether they may bring labels of their own"
     check_form(data, who)
-    x,dls = arrays_and_loaders(data) if isinstance(data, OpenSet) else (data, [data])
-    if isinstance(x, (np.ndarray, Tensor)): return [_array_dl(learn, x, who)],False
-    return [plain_dl(dl) for dl in dls],True
+    x,dls = data,[data]
+    if isinstance(data, OpenSet): x,dls = arrays_and_loaders(data)
+    if not isinstance(x, (np.ndarray, Tensor)): return [plain_dl(dl) for dl in dls],True
+    if not x.shape or not len(x):
+        raise ValueError(f"{who} expected images, got shape {tuple(x.shape)}. Look how they were "
+                         "selected.")
+    with _said_by(who):
+        x = as_uint8(x)
+        items = unlabelled(x)
+    return [_array_dl(learn, items, x.shape, who)],False
 
 def _norms(dl):
     "Mean and standard deviation of each Normalize of a loader, one after the other"
-    flat = lambda v: torch.as_tensor(v).as_subclass(Tensor).flatten().float().cpu()
+    def flat(v):
+        return torch.as_tensor(v).as_subclass(Tensor).flatten().float().cpu()
     ts = [t for t in getattr(dl.after_batch, 'fs', []) if is_normalize(t) and t.mean is not None]
     return [torch.cat([flat(t.mean), flat(t.std)]) for t in ts]
 
 def check_norms(learn, dl, who):
     "Warn about a loader that normalises otherwise: to the network even known images would look unknown"
-    a,b = _norms(plain_dl(learn.dls.loaders[0])),_norms(dl)
-    if len(a) == len(b) and all(len(u) == len(v) and torch.allclose(u, v, atol=1e-3) for u,v in zip(a, b)):
-        return
-    show = lambda vs: ', '.join(str([round(o, 3) for o in v.tolist()]) for v in vs) or 'not at all'
+    a = _norms(plain_dl(learn.dls.loaders[0]))
+    b = _norms(dl)
+    def alike(u, v):
+        return len(u) == len(v) and torch.allclose(u, v, atol=1e-3)
+    if len(a) == len(b) and all(map(alike, a, b)): return
+    def show(vs):
+        shown = [str([round(o, 3) for o in v.tolist()]) for v in vs]
+        return ', '.join(shown) or 'not at all'
     robust_warn(f"{who} got a loader that normalises otherwise than the learner (means and stds): "
                 f"{show(b)} against {show(a)}. The network cannot tell that difference from one "
                 "between images. Make the loader with `learn.dls.test_dl(files)`, or give the "

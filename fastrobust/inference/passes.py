@@ -19,7 +19,8 @@ def autocast(learn):
     amp = [cb.amp_mode for cb in learn.cbs if isinstance(cb, MixedPrecision)]
     if not amp or not torch.cuda.is_available():
         return nullcontext()       # fastai's autocast is CUDA's alone
-    return torch.autocast('cuda', dtype=torch.bfloat16 if amp[0] == AMPMode.BF16 else torch.float16)
+    dtype = torch.bfloat16 if amp[0] == AMPMode.BF16 else torch.float16
+    return torch.autocast('cuda', dtype=dtype)
 
 class AtRest:
     """Within `with`: the network of a learner as it predicts, over any loader. Modes, hooks, recorder, random streams,
@@ -47,8 +48,9 @@ class AtRest:
         "`x` where the network is, floats in its precision"
         p = next(self.model.parameters(), None)
         if p is None: return x
-        both = x.is_floating_point() and p.is_floating_point()
-        return x.to(p.device, p.dtype if both else x.dtype)
+        if x.is_floating_point() and p.is_floating_point():
+            return x.to(p.device, p.dtype)
+        return x.to(p.device)
 
     def logits(self,
         *xb     # The inputs of a batch
@@ -56,7 +58,7 @@ class AtRest:
         "Rows of logits of a batch, whatever else the network returns beside them"
         xb = [self.place(x) for x in xb]
         with autocast(self.learn): z = self.model(*xb)
-        z = z[0] if isinstance(z, (tuple, list)) else z
+        if isinstance(z, (tuple, list)): z = z[0]
         if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(xb[0]) or z.shape[1] < 2:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(f"expected a row of at least two logits per image, ({len(xb[0])},c), "
@@ -73,17 +75,18 @@ def _changed(change, x, ids, who):
     px = PixelSpace().check(x.as_subclass(Tensor), who).float()
     new = change(px, ids)
     if not isinstance(new, Tensor) or new.shape != px.shape or not new.is_floating_point():
-        got = f"{new.dtype} {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
+        got = type(new).__name__
+        if isinstance(new, Tensor): got = f"{new.dtype} {tuple(new.shape)}"
         raise ValueError(f"`change` must return float pixels of shape {tuple(px.shape)}, got "
                          f"{got}. Keep the images' size and the scale [0,1].")
     return new.to(x.device, x.dtype).as_subclass(type(x))
 
 def wrong(z, y):
     "Whether the predictions of a batch of logits are wrong, bool (b,); refuses what cannot be counted"
-    if not torch.isfinite(z).all():
-        raise ValueError("expected finite logits, got NaN or inf for "
-                         f"{int((~torch.isfinite(z)).any(1).sum())} of {len(z)} images. Has the "
-                         "training diverged? In mixed precision try `learn.to_fp32()`.")
+    bad = int((~torch.isfinite(z)).any(1).sum())
+    if bad:
+        raise ValueError(f"expected finite logits, got NaN or inf for {bad} of {len(z)} images. "
+                         "Has the training diverged? In mixed precision try `learn.to_fp32()`.")
     if y.min() < 0 or y.max() >= z.shape[1]:
         raise ValueError(f"expected labels in 0..{z.shape[1]-1}, one output of the model each, got "
                          f"{int(y.min())} to {int(y.max())}. Are the classes those of the "
@@ -92,9 +95,11 @@ def wrong(z, y):
 
 def _rows(rest, reader, changes, tick=None, keep=None):
     "Logits of each of `changes` over a reader's batches, or what `keep` makes of them, and the labels"
-    zs,ys,at,who = [[] for _ in changes],[],0,rest.who
+    zs,ys = [[] for _ in changes],[]
+    at,who = 0,rest.who
     for xb,yb in reader:
-        x,y = need_image(xb, who),need_target(yb)
+        x = need_image(xb, who)
+        y = need_target(yb)
         ids = torch.arange(at, at+len(x))
         at += len(x)
         for z,change in zip(zs, changes):
@@ -120,8 +125,9 @@ def passes(learn, dl, changes, who, tick=None, keep=None):
 def shifted_preds(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too
     dl=None,        # A fastai loader with labels; None: `learn.dls.valid`. Of the training loader: without augmentation
-    change=None     # Function (x, ids) -> x of pixels float32 in [0,1] (b,c,h,w); ids int64 (b,), on the CPU, are the
-                    # positions of the images in the loader's order; None: nothing is changed
+    # Function (x, ids) -> x of pixels float32 in [0,1] (b,c,h,w); ids int64 (b,), on the CPU, are
+    # the positions of the images in the loader's order; None: nothing is changed
+    change=None
 )->tuple:           # (logits float32 (n,c), labels int64 (n,)), on the CPU
     "Logits for the images of a loader, changed by `change` just before Normalize; nothing is changed in `dls`"
     zs,y = passes(learn, dl, [change], 'shifted_preds')
@@ -157,4 +163,5 @@ def by_position(learn, dl, who):
 
 def training_probs(learn, who):
     "softmax of the logits of the training items, float64 (n,c)"
-    return by_position(learn, plain_dl(learn.dls.train), who)[0].softmax(1).double().numpy()
+    z,_ = by_position(learn, plain_dl(learn.dls.train), who)
+    return z.softmax(1).double().numpy()

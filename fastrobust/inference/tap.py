@@ -24,13 +24,17 @@ class LinearHead(NamedTuple):
 
 class _Watch:
     "Within `with`: what each of `layers` was given in its last call; no hook stays, no copy has one"
-    def __init__(self, layers): self.layers,self.given,self._hooks = list(layers),{},[]
+    def __init__(self, layers):
+        self.layers = list(layers)
+        self.given,self._hooks = {},[]
 
     def __enter__(self):
         try:
             for l in self.layers:
                 self._hooks.append(l.register_forward_pre_hook(self._keep, with_kwargs=True))
-        except BaseException: self.__exit__(); raise
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc):
@@ -63,28 +67,40 @@ class FeatureTap(_Watch):
                              "alone.")
         return _side_by_side(fs)
 
-def _side_by_side(fs): return torch.cat([f.detach().flatten(1).float().cpu() for f in fs], 1)
+def _f32(v): return v.detach().float().cpu()
+
+def _side_by_side(fs):
+    return torch.cat([f.detach().flatten(1).float().cpu() for f in fs], 1)
 
 def _head(layers):
     "`LinearHead` of the mean of the logits of `layers`"
-    k,ws = len(layers),[l.weight.detach().float().cpu() for l in layers]
-    bs = [w.new_zeros(len(w)) if l.bias is None else l.bias.detach().float().cpu() for l,w in zip(layers, ws)]
-    return LinearHead(torch.cat(ws, 1)/k, torch.stack(bs).mean(0))
+    ws,bs = [],[]
+    for l in layers:
+        w = _f32(l.weight)
+        ws.append(w)
+        bs.append(w.new_zeros(len(w)) if l.bias is None else _f32(l.bias))
+    return LinearHead(torch.cat(ws, 1)/len(layers), torch.stack(bs).mean(0))
 
 def _fits(head, f, z, tol):
     "Whether z = f W' + b"
     if f.shape[1] != head.W.shape[1] or len(head.W) != z.shape[1]: return False
-    got,z = f.double() @ head.W.double().T + head.b.double(),z.double()
-    return bool((got-z).abs().max() <= tol*max(1., z.abs().max().item()))
+    z = z.double()
+    got = f.double() @ head.W.double().T + head.b.double()
+    size = max(1., z.abs().max().item())
+    return bool((got-z).abs().max() <= tol*size)
 
 def _networks(model):
     "The two networks whose logits `model` averages, or `model`"
-    return next((list(m.nets) for m in model.modules() if isinstance(m, Surgery) and hasattr(m, 'nets')), [model])
+    for m in model.modules():
+        if isinstance(m, Surgery) and hasattr(m, 'nets'): return list(m.nets)
+    return [model]
 
 def _candidates(net, given, z):
     "Linear layers in `net` that could give logits like `z`, the last to be called first"
     mine = set(net.modules())
-    return [l for l,f in given.items() if l in mine and len(f) == len(z) and l.out_features == z.shape[1]]
+    def fits(l, f):
+        return l in mine and len(f) == len(z) and l.out_features == z.shape[1]
+    return [l for l,f in given.items() if fits(l, f)]
 
 def first_images(learn, dl, who, n=8):
     "The first `n` images of `dl` as the network gets them"
@@ -92,7 +108,8 @@ def first_images(learn, dl, who, n=8):
         with AtRest(learn, who) as rest:
             reader = rest.read(dl, cut=True)
             with reader.dl.fake_l.no_multiproc():
-                for xb,yb in reader: return reader.finish(need_image(xb, who), yb)[:n]
+                for xb,yb in reader:
+                    return reader.finish(need_image(xb, who), yb)[:n]
     raise ValueError(f"{who} expected a loader with images, got an empty one. An exported learner "
                      "has lost its images: give some as `dl`, such as `learn.dls.test_dl(items, "
                      "with_labels=True)`.")
@@ -109,9 +126,12 @@ def feature_tap(
         with _Watch(linear) as seen:
             z = rest.logits(x).cpu()
             given = dict(reversed(seen.given.items()))
-    half = next(learn.model.parameters(), z).element_size() < 4 or not isinstance(autocast(learn), nullcontext)
-    for layers in product(*[_candidates(net, given, z) for net in _networks(learn.model)]):
+    p = next(learn.model.parameters(), z)
+    half = p.element_size() < 4 or not isinstance(autocast(learn), nullcontext)
+    tol = 3e-2 if half else 1e-3
+    candidates = [_candidates(net, given, z) for net in _networks(learn.model)]
+    for layers in product(*candidates):
         head = _head(layers)
-        if _fits(head, _side_by_side([given[l] for l in layers]), z, 3e-2 if half else 1e-3):
-            return FeatureTap(layers, head)
+        f = _side_by_side([given[l] for l in layers])
+        if _fits(head, f, z, tol): return FeatureTap(layers, head)
     return None

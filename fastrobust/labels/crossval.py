@@ -27,12 +27,14 @@ def need_maker(make_learner):
                         "give probabilities of networks that did not see the items, "
                         "noise_report(.., probs=).")
     if not callable(make_learner):
-        raise TypeError(f"expected `make_learner` as a function of dls, got {make_learner!r}. For example: {_EXAMPLE}.")
+        raise TypeError(f"expected `make_learner` as a function of dls, got {make_learner!r}. "
+                        f"For example: {_EXAMPLE}.")
 
 # --- folds ----------------------------------------------------------------------------------------
 def _warn_rare(y, vocab, n_folds):
     counts = np.bincount(y, minlength=len(vocab))
-    rare = [f'{vocab[k]} ({counts[k]})' for k in np.flatnonzero((counts > 0) & (counts < n_folds))]
+    few = np.flatnonzero((counts > 0) & (counts < n_folds))
+    rare = [f'{vocab[k]} ({counts[k]})' for k in few]
     if rare:
         robust_warn(f"classes with fewer items than the {n_folds} folds: {', '.join(rare[:10])}. "
                     "Every item is still predicted by a network that did not see it, but where a "
@@ -55,7 +57,8 @@ def _need_own(learn, part, seen):
         raise ValueError("expected a learner on the loaders of this fold, got one on others: it "
                          "would train on items it is to predict. Use the `dls` that the function "
                          f"is given: {_EXAMPLE}.")
-    if any(p.requires_grad and seen.get(id(p), lambda: None)() is p for p in learn.model.parameters()):
+    known = lambda p: id(p) in seen and seen[id(p)]() is p
+    if any(p.requires_grad and known(p) for p in learn.model.parameters()):
         raise ValueError("expected a new network for each fold, got the one that another fold "
                          f"trained on these items. Build it inside the function: {_EXAMPLE}.")
 
@@ -64,6 +67,7 @@ def _probs(learn, y, classes):
     z,targs = by_position(learn, learn.dls.valid, 'cross_val_preds')
     act = getattr(learn.loss_func, 'activation', None)
     if callable(act): z = act(z)
+
     if not isinstance(z, torch.Tensor) or tuple(z.shape) != (len(y), classes):
         got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
         raise ValueError(f"expected predictions of shape ({len(y)},{classes}), one column per "
@@ -72,14 +76,17 @@ def _probs(learn, y, classes):
     if (targs.numpy().ravel() != y).any():
         raise ValueError("expected the fold's items in their order, got predictions of other "
                          "labels. Use loaders that return every item with its given label.")
+
     z = z.as_subclass(torch.Tensor).float()
     if not z.isfinite().all():
         raise ValueError("expected finite predictions, got NaN or inf: the training diverged. "
                          "Lower its learning rate.")
     off = (z.sum(1)-1).abs().max().item()
     if z.min() >= 0 and off < .05:
-        return (z/z.sum(1, keepdim=True) if off > 1e-4 else z).numpy()    # half: rounded
-    robust_warn("the learner's loss has no activation, so it predicts logits: their softmax is taken.", stacklevel=5)
+        if off > 1e-4: z = z/z.sum(1, keepdim=True)     # half: rounded
+        return z.numpy()
+    robust_warn("the learner's loss has no activation, so it predicts logits: their softmax is "
+                "taken.", stacklevel=5)
     return z.softmax(1).numpy()
 
 def _fold(make_learner, dls, y, valid, classes, seed, fit, seen):
@@ -94,14 +101,15 @@ def _fold(make_learner, dls, y, valid, classes, seed, fit, seen):
         fit(learn)
         _need_own(learn, part, {})
         probs = _probs(learn, y[valid], classes)
-    return probs,float((probs.argmax(1) == y[valid]).mean()),time.perf_counter()-t
+    acc = float((probs.argmax(1) == y[valid]).mean())
+    return probs,acc,time.perf_counter()-t
 
 # --- all folds ------------------------------------------------------------------------------------
 def cross_val_preds(
     make_learner,   # Function (dls) -> new Learner on *those* dls, e.g. `lambda dls: vision_learner(dls, resnet18)`
     dls,            # DataLoaders with one single-label target; they stay as they are, validation set included
     n_folds:int=5,  # Each item is predicted by the one of so many networks that did not train on it
-    seed:int=0,     # Of folds, initialisation and batches; the global streams are put back afterwards
+    seed:int=0,     # Of folds, initialisation and batches; the global streams are put back
     *,
     epochs:int=None, # Epochs per fold, of `fine_tune` where the body is frozen, else `fit_one_cycle`; None: 8
     lr:float=None,  # Its learning rate; None: fastai's default, or the learner's own `lr`
@@ -118,23 +126,29 @@ def cross_val_preds(
     epochs = 8 if epochs is None else epochs
     need_whole('epochs', epochs, 1)
     train = fit or partial(_train, epochs=epochs, lr=lr)
+
     y,vocab = given_labels(dls),target_vocab(dls)
     folds = stratified_folds(y, n_folds, seed)
     _warn_rare(y, vocab, n_folds)
     marks = run_marks(dls, y, folds, seed, vocab, train, make_learner, tag)
     done = {} if path is None else stored_folds(Path(path), marks, n_folds)
     seen = {}
+
     def fold(k):
         fold_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
         return _fold(make_learner, dls, y, folds == k, len(vocab), fold_seed, train, seen)
+
     with keep_random():
         try: _all_folds(fold, n_folds, done, path, marks, verbose)
         except KeyboardInterrupt:
             _tell_what_is_kept(len(done), n_folds, path)
             raise
+
     probs = np.empty((len(y), len(vocab)), np.float32)
     for k in range(n_folds): probs[folds == k] = done[k][0]
-    return OutOfFold(probs, y, folds, vocab, [done[k][1] for k in range(n_folds)], sum(o[2] for o in done.values()))
+    fold_acc = [done[k][1] for k in range(n_folds)]
+    seconds = sum(secs for _,_,secs in done.values())
+    return OutOfFold(probs, y, folds, vocab, fold_acc, seconds)
 
 def _all_folds(fold, n_folds, done, path, marks, verbose):
     "Fill `done`, fold -> (probabilities, accuracy, seconds), with what is not in it; each is kept in `path`, if given"

@@ -3,8 +3,8 @@ import numpy as np, pandas as pd
 from fastrobust.labels.confident import confident_joint
 from fastrobust.labels.issues import find_label_issues
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.metrics import wilson_interval
 from fastrobust.labels.transition import noise_rate_from_joint
+from fastrobust.metrics import wilson_interval
 
 __all__ = []
 
@@ -15,32 +15,62 @@ LIKELY = .05    # Share of errors to try the ranking on where none were planted
 def ranking_of(own, rival, planted):
     "Share of planted errors among as many labels that rank first, its interval, and how many that are"
     # suspicion and margin of the given labels, and of all others
-    (s,m),(rs,rm),n = own,rival,len(own[0])
-    if planted is not None:
-        new,mask = planted
-        s,m,k = np.where(mask, rs[np.arange(n), new], s),np.where(mask, rm[np.arange(n), new], m),int(mask.sum())
-        found = int(mask[np.lexsort((m, -s))[:k]].sum())
-        return found/k,*map(float, wilson_interval(found/k, k)),k
-    # none: what to expect of errors in k labels at random
-    k,others = max(round(LIKELY*n), 1),~np.isnan(rm)
-    s,m,plants = np.append(s, rs[others]),np.append(m, rm[others]),np.arange(n + others.sum()) >= n
-    o = np.lexsort((np.random.default_rng(0).random(len(s)), m, -s))    # a sure network makes ties
-    w = np.where(plants, k/n/others.sum(), (1-k/n)/n)[o]
-    first = w.cumsum() <= k/n
-    return float((w*plants[o])[first].sum()*n/k),np.nan,np.nan,k
+    (s,m),(rs,rm) = own,rival
+    if planted is None: return _expected_ranking(s, m, rs, rm)
+    new,mask = planted
+    at = np.arange(len(s))
+    s = np.where(mask, rs[at, new], s)
+    m = np.where(mask, rm[at, new], m)
+    k = int(mask.sum())
+    first = np.lexsort((m, -s))[:k]
+    found = int(mask[first].sum())
+    rate = found/k
+    lo,hi = wilson_interval(rate, k)
+    return rate,float(lo),float(hi),k
+
+def _expected_ranking(s, m, rs, rm):
+    "`ranking_of` where none were planted: what to expect of errors in k labels at random"
+    n = len(s)
+    k = max(round(LIKELY*n), 1)
+    others = ~np.isnan(rm)
+    s = np.append(s, rs[others])
+    m = np.append(m, rm[others])
+    plants = np.arange(len(s)) >= n
+
+    chance = np.random.default_rng(0).random(len(s))    # a sure network makes ties
+    o = np.lexsort((chance, m, -s))
+    share = k/n
+    w = np.where(plants, share/others.sum(), (1-share)/n)
+    w,plants = w[o],plants[o]
+    first = w.cumsum() <= share
+    found = (w*plants)[first].sum()
+    return float(found*n/k),np.nan,np.nan,k
 
 class _OutOfSample(np.ndarray): out_of_sample = True
 
+def _mixture(y, p):
+    "Share of the group of large losses, and whether there is one"
+    own = p[np.arange(len(y)), y].astype(float)
+    loss = -np.log(np.maximum(own, 1e-9))
+    says = 'no two groups: means little'
+    if np.ptp(loss) == 0: return np.nan,says
+    top = np.quantile(loss, .999)
+    split = small_loss_split(np.minimum(loss, top), warn=False)
+    if split.separated: says = 'two groups of losses'
+    return float(split.weights[1]),says
+
 def estimates_of(y, p, est, acc):
     "Every estimate by name, the two that count first; which way each errs"
-    loss = -np.log(np.maximum(p[np.arange(len(y)), y].astype(float), 1e-9))
-    gmm = small_loss_split(np.minimum(loss, np.quantile(loss, .999)), warn=False) if np.ptp(loss) > 0 else None
+    gmm,groups = _mixture(y, p)
     flagged = find_label_issues(y, p.view(_OutOfSample))    # the caller has looked whether they are
-    rows = [('planted tail', est.tail.rate, 'too high where networks err, too low for confusable errors'),
-            ('label channel', est.channel.rate, 'too high where classes look alike, too low for confusable errors'),
-            ('small-loss mixture', np.nan if gmm is None else float(gmm.weights[1]),
-             'two groups of losses' if gmm is not None and gmm.separated else 'no two groups: means little'),
+    joint = confident_joint(y, p)
+    rows = [('planted tail', est.tail.rate,
+             'too high where networks err, too low for confusable errors'),
+            ('label channel', est.channel.rate,
+             'too high where classes look alike, too low for confusable errors'),
+            ('small-loss mixture', gmm, groups),
             ('flagged by PBNR', float(flagged.mean()), 'upper bound'),
-            ('confident joint', noise_rate_from_joint(confident_joint(y, p)), 'counts model errors as noise'),
+            ('confident joint', noise_rate_from_joint(joint), 'counts model errors as noise'),
             ('disagreement', 1-acc, 'upper bound: all that the folds predict otherwise')]
-    return pd.DataFrame(rows, columns=['estimate', 'rate', 'note']).set_index('estimate')
+    table = pd.DataFrame(rows, columns=['estimate', 'rate', 'note'])
+    return table.set_index('estimate')

@@ -5,8 +5,8 @@ from fastrobust.basics import nearest, need_number, robust_warn
 from fastrobust.data.editing import given_labels, take_items, with_labels
 from fastrobust.data.reading import codes
 from fastrobust.data.weighting import weighted_dls
-from fastrobust.reporting.report import saving
 from fastrobust.labels.reviewing import by_position, class_names, need_columns, read_review
+from fastrobust.reporting.report import saving
 
 __all__ = ['fix_labels']
 
@@ -34,8 +34,8 @@ class Fixes:
     def __len__(self): return len(self.table)
     def __repr__(self):
         k = self.table.how.value_counts()
-        what = ', '.join(f'{k[o]} {s}' for o,s in (('drop', 'dropped'), ('relabel', 'relabelled'),
-                                                   ('weight', 'weighted down')) if o in k)
+        words = dict(drop='dropped', relabel='relabelled', weight='weighted down')
+        what = ', '.join(f'{k[o]} {s}' for o,s in words.items() if o in k)
         return f"Fixes: of {len(self.weights)} training items {what or 'none changed'}"
 
 # --- which rows -----------------------------------------------------------------------------------
@@ -51,43 +51,51 @@ def _selected(t, n, top, threshold):
     "Rows to act on (bool), and whether somebody asked for them"
     if top is not None and threshold is not None:
         raise ValueError(f"expected `top` or `threshold`, got both ({top}, {threshold}). Give one.")
-    if top is not None: return np.arange(len(t)) < _count(top, n),True
+    if top is not None: return np.arange(len(t)) < _count(top, n), True
     if threshold is not None:
         need_number('threshold', threshold)
         if not 0 < threshold <= 1:
             raise ValueError("`threshold` must lie in (0,1], the range of `margin` (low = "
                              f"doubtful), got {threshold}.")
         need_columns(t, 'margin', 'to select by `threshold`')
-        return t.margin.to_numpy() < threshold,True
+        return t.margin.to_numpy() < threshold, True
     if 'flagged' not in t and 'decision' in t and (t.decision != '').any():
-        return np.zeros(len(t), bool),False
+        return np.zeros(len(t), bool), False
     need_columns(t, 'flagged', 'to select without `top` and `threshold`')
-    return t.flagged.to_numpy(bool),False
+    return t.flagged.to_numpy(bool), False
 
 def _actions(t, n, how, top, threshold, keep):
     "What becomes of each row: 'drop', 'weight', a class, or '' (nothing)"
     chosen,asked = _selected(t, n, top, threshold)
     act = np.full(len(t), '', object)
-    if how == 'relabel' and chosen.any(): need_columns(t, 'suggested', "for how='relabel'")
-    if how == 'weight' and chosen.any() and 'wrong' not in t:
-        need_columns(t, 'margin', "(or `wrong`) for how='weight'")
-    if chosen.any(): act[chosen] = t.suggested.to_numpy()[chosen] if how == 'relabel' else how
-    said = t.decision.to_numpy(object) if 'decision' in t else np.full(len(t), '', object)
+    if chosen.any():
+        if how == 'relabel': need_columns(t, 'suggested', "for how='relabel'")
+        if how == 'weight' and 'wrong' not in t:
+            need_columns(t, 'margin', "(or `wrong`) for how='weight'")
+        act[chosen] = t.suggested.to_numpy()[chosen] if how == 'relabel' else how
+    if 'decision' in t: _review(act, t.decision.to_numpy(object), chosen, asked)
+    if keep is not None: act[np.isin(t.item, _positions(keep, n))] = ''
+    return act
+
+def _review(act, said, chosen, asked):
+    "Write what the reviewer `said` into `act`"
     given = said != ''
     if given.any() and not asked:
         if k := int((chosen & ~given).sum()):
             robust_warn(f"the reviewer decided {given.sum()} rows; {k} flagged ones without a "
                         "decision stay as they are. To treat these by `how` as well, give `top` or "
-                        "`threshold`.")
+                        "`threshold`.", 4)
         act[~given] = ''
     act[given] = said[given]
     act[given & (said == 'keep')] = ''
-    if keep is not None:
-        keep = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep, dtype=np.int64)
-        if len(keep) and not (keep.min() >= 0 and keep.max() < n):
-            raise ValueError(f"expected `keep` as positions in [0,{n}), got {keep.min()} to {keep.max()}.")
-        act[np.isin(t.item, keep)] = ''
-    return act
+
+def _positions(keep, n):
+    if np.asarray(keep).dtype == bool: keep = np.flatnonzero(keep)
+    else: keep = np.asarray(keep, dtype=np.int64)
+    if len(keep) and not (keep.min() >= 0 and keep.max() < n):
+        raise ValueError(f"expected `keep` as positions in [0,{n}), got {keep.min()} to "
+                         f"{keep.max()}.")
+    return keep
 
 # --- the cure -------------------------------------------------------------------------------------
 def _need_all_classes(old, y, stay, names, how):
@@ -99,11 +107,27 @@ def _need_all_classes(old, y, stay, names, how):
         raise ValueError(f"expected every class to keep an item, but {msg}")
     robust_warn(msg)
 
+def _trust(t):
+    "Chance that a given label is right (rows,), 1 where the table does not tell"
+    if 'wrong' in t: trust = 1-t.wrong
+    elif 'margin' in t: trust = t.margin
+    else: trust = pd.Series(np.ones(len(t)))
+    return trust.to_numpy().clip(0, 1)
+
+def _done(t, act, drop, weigh):
+    "What became of the rows, as a table"
+    how = np.where(drop, 'drop', np.where(weigh, 'weight', 'relabel'))
+    new = np.where(drop, '', np.where(weigh, t.given, act))
+    done = dict(item=t.item.to_numpy(), name=t.name_.to_numpy(), old=t.given.to_numpy(),
+                new=new, how=how)
+    return pd.DataFrame(done).reset_index(drop=True)
+
 def fix_labels(
     dls,            # DataLoaders the report was made of; they stay as they are
     report,         # `noise_report(..)`, its table, or a CSV of that table, edited by a reviewer or not
-    how='drop',     # Of the selected items: 'drop', 'relabel' (as suggested), 'weight' (draw by 1-`wrong`,
-                    # times the weights that the training loader draws by already)
+    # Of the selected items: 'drop', 'relabel' (as suggested), 'weight' (draw by 1-`wrong`, times
+    # the weights that the training loader draws by already)
+    how='drop',
     top=None,       # Select so many of the most suspicious: an int, or a share of the training set in (0,1)
     threshold=None, # Select the items with a smaller margin, in (0,1]; neither: the flagged ones
     keep=None       # Positions in `dls.train_ds` never to be touched, or a mask (n,)
@@ -112,29 +136,32 @@ def fix_labels(
     if how not in _HOW:
         raise ValueError(f"expected `how` to be one of {_HOW}, got {how!r}. {nearest(how, _HOW)}")
     y,names = given_labels(dls),class_names(dls)
-    n,code = len(y),{o: i for i,o in enumerate(names)}
     t = by_position(read_review(report, names), dls, y, names)
-    act = _actions(t, n, how, top, threshold, keep)
-    trust = 1-t.wrong if 'wrong' in t else t.margin if 'margin' in t else pd.Series(np.ones(len(t)))
-    trust = trust.to_numpy().clip(0, 1)
-    act[(act == t.given.to_numpy()) | (act == 'weight') & (trust == 1)] = ''
-    t,trust,act = t[act != ''],trust[act != ''],act[act != '']
+    act = _actions(t, len(y), how, top, threshold, keep)
+    trust = _trust(t)
+    same = (act == t.given.to_numpy()) | (act == 'weight') & (trust == 1)
+    act[same] = ''
+    acted = act != ''
+    t,trust,act = t[acted],trust[acted],act[acted]
     if not len(t): robust_warn("nothing selected, nothing changed: the labels go on as they are.")
-    item,drop,weigh = t.item.to_numpy(),act == 'drop',act == 'weight'
-    w,new = np.ones(n),y.copy()
+
+    item = t.item.to_numpy()
+    drop,weigh = act == 'drop',act == 'weight'
+    w = np.ones(len(y))
     w[item[drop]] = 0
     w[item[weigh]] = trust[weigh]
     edit = ~drop & ~weigh
+    new = y.copy()
+    code = {o: i for i,o in enumerate(names)}
     new[item[edit]] = [code[o] for o in act[edit]]
-    stay = np.ones(n, bool); stay[item[drop]] = False
+    stay = np.ones(len(y), bool)
+    stay[item[drop]] = False
     _need_all_classes(y, new, stay, names, 'drop' if drop.any() else how)
+
     res = with_labels(dls, new)
     if drop.any(): res = take_items(res, stay)
     if weigh.any(): res = weighted_dls(res, w[stay]*getattr(res.train, 'wgts', 1))
-    done = np.where(drop, 'drop', np.where(weigh, 'weight', 'relabel'))
-    to = np.where(drop, '', np.where(weigh, t.given, act))
-    res.fixes = Fixes(dls, pd.DataFrame(dict(item=item, name=t.name_.to_numpy(), old=t.given.to_numpy(), new=to,
-                                             how=done)).reset_index(drop=True), w)
+    res.fixes = Fixes(dls, _done(t, act, drop, weigh), w)
     return res
 
 # --- fastai's widget ------------------------------------------------------------------------------
@@ -144,7 +171,8 @@ class _Suspicion:
     def get_preds(self, dl=None, **kwargs):
         train = dl.dataset is self.dls.train_ds
         y = given_labels(self.dls) if train else codes(dl.dataset, 'the validation set')
-        return None,y,None,list(self.score) if train else [0.]*len(y)
+        score = list(self.score) if train else [0.]*len(y)
+        return None,y,None,score
 
 def to_cleaner(
     learn,      # Learner, or DataLoaders, whose items are image files
@@ -171,19 +199,25 @@ def to_cleaner(
 
     class Cleaner(ImageClassifierCleaner):
         "fastai's, but it remembers its choices when another class is shown"
-        def __init__(self, *args, **kw): self.chosen = {}; super().__init__(*args, **kw)
+        def __init__(self, *args, **kw):
+            self.chosen = {}
+            super().__init__(*args, **kw)
+
         def remember(self):
             shown = zip(getattr(self.iw, 'fns', ()), self.iw.values())
             self.chosen.update({fn: v for fn,v in shown if v != '<Keep>' or fn in self.chosen})
+
         def on_change_ds(self, change=None):
             self.remember()
             super().on_change_ds(change)
-            boxes = zip(self.iw.fns, self.iw.widget.children)
-            for fn,box in boxes: box.children[1].value = self.chosen.get(fn, '<Keep>')
+            for fn,box in zip(self.iw.fns, self.iw.widget.children):
+                box.children[1].value = self.chosen.get(fn, '<Keep>')
+
         def review(self):
             "The report's table with the choices made so far as `decision`"
             self.remember()
             say = {'<Delete>': 'drop', '<Keep>': 'keep'}
             said = [self.chosen.get(files[i], '') for i in t.item]
-            return t.rename(columns=dict(name_='name')).assign(decision=[say.get(o, str(o)) for o in said])
+            decision = [say.get(o, str(o)) for o in said]
+            return t.rename(columns=dict(name_='name')).assign(decision=decision)
     return Cleaner(_Suspicion(dls, score), max_n=max_n, **kwargs)

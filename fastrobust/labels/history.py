@@ -18,17 +18,22 @@ class SampleHistory(Recorded, QuickEvents, Callback):
     # behind MixedPrecision, the techniques and the Recorder: by then
     # there is one float32 prediction for the batch
     order = Recorder.order+1
-    hold = 2**20    # logits put aside before they are turned into numbers, many batches at a time
-    active,batches,facts,walk,from_train = False,None,[],None,True     # of the fit under way
+    # logits put aside before they are turned into numbers, many batches at a time
+    hold = 2**20
+    # of the fit under way
+    active,from_train = False,True
+    batches,facts,walk = None,[],None
 
     def __init__(self,
-        source:str='train', # 'train': from training batches as they go by (augmented, weights on the move), free;
-                            # 'eval': one more pass each time, validation transforms, evaluation mode
+        # 'train': from training batches as they go by (augmented, weights on the move), free;
+        # 'eval': one more pass each time, validation transforms, evaluation mode
+        source:str='train',
         *,
         every:int=1         # Record each so many epochs
     ):
         if source not in ('train', 'eval'):
-            raise ValueError(f"`source` must be 'train' (free) or 'eval' (one more pass an epoch), got {source!r}.")
+            raise ValueError("`source` must be 'train' (free) or 'eval' (one more pass an epoch), "
+                             f"got {source!r}.")
         need_whole('every', every, 1, what='epochs', fix='1 records each.')
         super().__init__()
         self.source,self.every = source,every
@@ -36,11 +41,14 @@ class SampleHistory(Recorded, QuickEvents, Callback):
 
     def reset(self):
         "Forget what was recorded"
-        self.rows,self.epochs,self.n_epochs,self.given,self.seconds = [],[],0,None,0.
+        self.rows,self.epochs,self.n_epochs = [],[],0
+        self.given = None
+        self.seconds = 0.
 
     # --- recording --------------------------------------------------------------------------------
     def before_fit(self):
-        self.active,self.batches = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder'),None
+        self.active = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder')
+        self.batches = None
         if not self.active: return
         n = len(self.dls.train_ds)
         if self.given is not None and len(self.given) != n:
@@ -50,7 +58,8 @@ class SampleHistory(Recorded, QuickEvents, Callback):
         mixed = [cb.name for cb in self.learn.cbs if isinstance(cb, MixHandler)]
         self.from_train = self.source == 'train'
         if mixed:
-            self._by_pass(f"{mixed[0]} trains on mixed images, whose predictions say nothing about one label")
+            self._by_pass(f"{mixed[0]} trains on mixed images, whose predictions say nothing about "
+                          "one label")
 
     def _by_pass(self, why):
         if self.from_train:
@@ -59,7 +68,9 @@ class SampleHistory(Recorded, QuickEvents, Callback):
                         "without this warning.", 5)
         self.from_train = False
 
-    def before_train(self): self.batches,self.facts,self.walk = [],[],None
+    def before_train(self):
+        self.batches,self.facts = [],[]
+        self.walk = None
 
     def before_batch(self):
         if not (self.active and self.training and self.iter == 0): return
@@ -74,7 +85,8 @@ class SampleHistory(Recorded, QuickEvents, Callback):
         if not (self.active and self.training): return
         if self.iter == 0: _check(self.learn.pred, self.yb)
         if self.from_train and self.due:
-            self._see(self.learn.pred, self.yb, batch_idxs(self.dl, self.iter, len(self.learn.pred), self.walk))
+            ids = batch_idxs(self.dl, self.iter, len(self.learn.pred), self.walk)
+            self._see(self.learn.pred, self.yb, ids)
 
     def _see(self, z, yb, ids):
         "Put a batch aside: no waiting for the device, no operations on small tensors"
@@ -88,7 +100,8 @@ class SampleHistory(Recorded, QuickEvents, Callback):
     @torch.no_grad()
     def _digest(self):
         ids,z,y = (torch.cat(o).as_subclass(torch.Tensor) for o in zip(*self.batches))
-        z,y,self.batches = as_f32(z),y.long(),[]
+        self.batches = []
+        z,y = as_f32(z),y.long()
         loss = z.logsumexp(1) - z.gather(1, y[:,None])[:,0]
         self.facts.append((ids, y, loss, label_margin(z, y), z.argmax(1)))
 
@@ -98,7 +111,9 @@ class SampleHistory(Recorded, QuickEvents, Callback):
         if self.due:
             if not self.from_train: training_pass(self.learn, self._see, 'SampleHistory')
             if self.batches: self._digest()
-            if self.facts: self._keep(*(torch.cat(o).cpu().numpy() for o in zip(*self.facts)))
+            if self.facts:
+                facts = [torch.cat(o).cpu().numpy() for o in zip(*self.facts)]
+                self._keep(*facts)
         self.batches,self.facts = None,[]
         self.seconds += time.perf_counter()-t
         self.n_epochs += 1
@@ -111,17 +126,24 @@ class SampleHistory(Recorded, QuickEvents, Callback):
             raise ValueError("expected the labels recorded so far, got others for "
                              f"{int(other.sum())} items: something relabels or reorders them. Call "
                              "`reset()` after changing labels.")
-        row = dict(losses=np.full(n, np.nan, np.float32), margins=np.full(n, np.nan, np.float32),
-                   preds=np.full(n, -1, np.int32))
-        given[ids],row['losses'][ids],row['margins'][ids],row['preds'][ids] = y,loss,margin,pred
+        given[ids] = y
         self.given = given
-        self.rows.append(row)
+        losses = np.full(n, np.nan, np.float32)
+        losses[ids] = loss
+        margins = np.full(n, np.nan, np.float32)
+        margins[ids] = margin
+        preds = np.full(n, -1, np.int32)
+        preds[ids] = pred
+        self.rows.append(dict(losses=losses, margins=margins, preds=preds))
         self.epochs.append(self.n_epochs+1)
 
-    def after_fit(self): self.active,self.batches,self.facts,self.walk = False,None,[],None
+    def after_fit(self):
+        self.active = False
+        self.batches,self.facts,self.walk = None,[],None
 
     def __getstate__(self):
-        state = {k:v for k,v in super().__getstate__().items() if k not in ('active', 'batches', 'facts', 'walk')}
+        passing = 'active', 'batches', 'facts', 'walk'
+        state = {k:v for k,v in super().__getstate__().items() if k not in passing}
         dls = getattr(self.learn, 'dls', None)
         # `export`: a model for inference has no training items
         if dls is not None and not len(dls.train_ds):
@@ -132,9 +154,9 @@ class SampleHistory(Recorded, QuickEvents, Callback):
 def _check(pred, yb):
     "Refuse at the first batch what has no single label"
     y = yb[0] if len(yb) == 1 else None
-    one = isinstance(pred, torch.Tensor) and pred.ndim == 2 and pred.shape[1] > 1 and y is not None and \
-          not y.is_floating_point() and y.numel() == len(pred)
-    if one: return
+    logits = isinstance(pred, torch.Tensor) and pred.ndim == 2 and pred.shape[1] > 1
+    if logits and y is not None:
+        if not y.is_floating_point() and y.numel() == len(pred): return
     got = f"{len(yb)} targets" if y is None else f"labels {tuple(y.shape)} of {y.dtype}"
     raise ValueError("SampleHistory expected one whole-number label per item and logits (bs,c), "
                      f"got {got} and predictions {tuple(getattr(pred, 'shape', ()))}. It is "

@@ -1,13 +1,14 @@
 "Which labels are doubtful, by the rules of confident learning; which first, and what would be right"
 import numpy as np
 from fastrobust.basics import nearest, robust_warn
-from fastrobust.predictions import need_probs
-from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.confident import EPS, chunks, confident_guess, joint_of, thresholds
+from fastrobust.labels.outofsample import warn_in_sample
+from fastrobust.predictions import need_probs
 
 __all__ = ['find_label_issues']
 
-_RULES = {'pbnr': 'pbnr', 'prune_by_noise_rate': 'pbnr', 'pbc': 'pbc', 'prune_by_class': 'pbc', 'both': 'both',
+_RULES = {'pbnr': 'pbnr', 'prune_by_noise_rate': 'pbnr', 'pbc': 'pbc', 'prune_by_class': 'pbc',
+          'both': 'both',
           'confident_learning': 'confident_learning', 'predicted_neq_given': 'predicted_neq_given',
           'low_self_confidence': 'low_self_confidence', 'low_normalized_margin': 'low_margin',
           'low_margin': 'low_margin'}
@@ -21,20 +22,32 @@ def _known(name, what, table):
 # --- scores ---------------------------------------------------------------------------------------
 def _best_other(y, p, bonus=-np.inf):
     "Most probable class of every item with `bonus` on the given one, and how probable it is"
-    arg,top = np.empty(len(y), np.int64),np.empty(len(y), p.dtype)
+    arg = np.empty(len(y), np.int64)
+    top = np.empty(len(y), p.dtype)
     for s in chunks(p):
-        q,i = p[s].copy(),np.arange(len(y[s]))
+        q = p[s].copy()
+        i = np.arange(len(q))
         q[i, y[s]] += q.dtype.type(bonus)
         arg[s] = q.argmax(1)
         top[s] = q[i, arg[s]]
     return arg,top
 
+def _entropy(p):
+    "Of each row (n,), in chunks"
+    res = []
+    for s in chunks(p):
+        q = p[s]
+        log = np.log(np.where(q > 0, q, 1))
+        res.append(-(q*log).sum(1))
+    return np.concatenate(res)
+
 def _quality(y, p, method):
     own = p[np.arange(len(y)), y]
     if method == 'self_confidence': return own
-    if method == 'margin': return (own - _best_other(y, p)[1] + 1)/2
-    ent = np.concatenate([-(p[s]*np.log(np.where(p[s] > 0, p[s], 1))).sum(1) for s in chunks(p)])/np.log(p.shape[1])
-    r = ent/np.maximum(own, EPS)
+    if method == 'margin':
+        _,other = _best_other(y, p)
+        return (own - other + 1)/2
+    r = _entropy(p)/np.log(p.shape[1])/np.maximum(own, EPS)
     return np.log(r+1)/np.maximum(r, EPS)
 
 def label_quality(
@@ -45,7 +58,8 @@ def label_quality(
     adjust:bool=False   # Take each class's threshold off first, for imbalanced data
 )->np.ndarray: # (n,) in [0,1], low = doubtful
     "How well each label fits: normalised margin (p_y - max of the others + 1)/2, p_y, or entropy weighted by p_y"
-    (y,p),method = need_probs(y, probs),_known(method, 'method', _SCORES)
+    y,p = need_probs(y, probs)
+    method = _known(method, 'method', _SCORES)
     if adjust and method == 'entropy':
         raise ValueError("expected 'margin' or 'self_confidence' with adjust=True, got 'entropy', "
                          "which is not defined on adjusted probabilities. Choose one of the two.")
@@ -57,48 +71,59 @@ def label_quality(
 
 # --- the six rules --------------------------------------------------------------------------------
 def _classes(y, c):
-    return np.split(np.argsort(y, kind='stable'), np.bincount(y, minlength=c).cumsum()[:-1])
+    "Positions of the items of each class"
+    ends = np.bincount(y, minlength=c).cumsum()
+    return np.split(np.argsort(y, kind='stable'), ends[:-1])
 
 def _prune_counts(Q):
     "Items to flag by (given, true): `Q` with at least 1 on the diagonal, taken evenly from the rest of the row"
     d = Q.diagonal()
     lack = np.maximum(d, 1) - d
-    res = np.maximum(Q - (lack/np.maximum((Q != 0).sum(1)-1, 1))[:, None], 0).astype(np.int64)
+    others = (Q != 0).sum(1)-1
+    take = lack/np.maximum(others, 1)
+    res = np.maximum(Q - take[:, None], 0).astype(np.int64)
     np.fill_diagonal(res, d+lack)
     return res
 
 def _pruned(y, p, Q, rule):
     "Flag as many items as the joint says; of a class with a single item none. Sorted as in cleanlab, ties and all"
-    counts,mask = _prune_counts(Q),np.zeros(len(y), bool)
+    counts = _prune_counts(Q)
+    mask = np.zeros(len(y), bool)
     for k,ids in enumerate(_classes(y, p.shape[1])):
         if len(ids) < 2: continue
         if rule == 'pbc':
             n = max(0, len(ids)-counts[k, k])
-            mask[ids[np.argsort(p[ids, k])[:n]]] = True
+            worst = np.argsort(p[ids, k])[:n]
+            mask[ids[worst]] = True
             continue
         q = p[ids]
         for j in np.flatnonzero(counts[k]):
-            if j != k: mask[ids[np.argsort(q[:, k]-q[:, j])[:counts[k, j]]]] = True
+            if j == k: continue
+            worst = np.argsort(q[:, k]-q[:, j])[:counts[k, j]]
+            mask[ids[worst]] = True
     return mask
 
 def find_label_issues(
     y,                      # Given labels (n,), columns of `probs`
     probs,                  # Out-of-sample probabilities (n,c), as of `cross_val_preds`
-    rule:str='pbnr',        # 'pbnr', 'pbc', 'both', 'confident_learning', 'predicted_neq_given', 'low_self_confidence',
-                            # 'low_normalized_margin', or cleanlab's longer names; its default too
-                            # is pbnr
+    # 'pbnr', 'pbc', 'both', 'confident_learning', 'predicted_neq_given', 'low_self_confidence',
+    # 'low_normalized_margin', or cleanlab's longer names; its default too is pbnr
+    rule:str='pbnr',
     *,
     collision:str='masked', # As in `confident_joint`; 'cleanlab' for its very numbers
     joint=None              # A calibrated joint (c,c) in place of the confident joint, for pbnr, pbc and both
 )->np.ndarray: # bool (n,), True = doubtful
     "Labels that are probably wrong; except by the `low_` rules, none that the network predicts itself"
     warn_in_sample(y, probs)
-    (y,p),name,rule = need_probs(y, probs),rule,_known(rule, 'rule', _RULES)
-    c,pruning = p.shape[1],rule in ('pbnr', 'pbc', 'both')
+    y,p = need_probs(y, probs)
+    c = p.shape[1]
+    name,rule = rule,_known(rule, 'rule', _RULES)
+    pruning = rule in ('pbnr', 'pbc', 'both')
     if joint is not None and (not pruning or np.shape(joint) != (c, c)):
         raise ValueError(f"expected `joint` of shape ({c},{c}) with rule 'pbnr', 'pbc' or 'both', "
                          f"got shape {np.shape(joint)} with {name!r}. Choose such a rule, or leave "
                          "`joint` out.")
+
     agree = _best_other(y, p, bonus=EPS)[0] == y
     if rule == 'predicted_neq_given': return ~agree
     guess = confident_guess(y, p, collision)
@@ -107,8 +132,10 @@ def find_label_issues(
             robust_warn(f"classes {lone[:10]} have a single item, which {name!r} never flags. Look "
                         "at it yourself, or use another rule.")
         Q = joint_of(y, p, guess) if joint is None else np.asarray(joint)
-        mask = np.logical_and.reduce([_pruned(y, p, Q, o) for o in (('pbnr', 'pbc') if rule == 'both' else (rule,))])
+        rules = ('pbnr', 'pbc') if rule == 'both' else (rule,)
+        mask = np.logical_and.reduce([_pruned(y, p, Q, o) for o in rules])
         return mask & ~agree
+
     mask = (guess >= 0) & (guess != y) & ~agree
     if rule == 'confident_learning': return mask
     worst = np.argsort(_quality(y, p, rule[4:]))[:mask.sum()]

@@ -18,8 +18,9 @@ __all__ = ['Memorisation', 'plot_memorisation']
 def main_metric(learn):
     "Name of the Recorder column to judge `learn` by: 'acc_true' if recorded, else its first metric, else 'valid_loss'"
     names = list(getattr(learn.recorder, 'metric_names', []))
-    first = [o.name for o in learn.metrics[:1]]
-    return next((o for o in ['acc_true', *first, *[f'valid_{o}' for o in first]] if o in names), 'valid_loss')
+    wanted = ['acc_true']
+    for o in learn.metrics[:1]: wanted += [o.name, f'valid_{o.name}']
+    return next((o for o in wanted if o in names), 'valid_loss')
 
 def lower_is_better(name):
     "Whether small values of metric `name` are good, by fastai's own rule"
@@ -34,22 +35,26 @@ def _labels(dls, device):
                          "what is memorised cannot be told from what is learned. Make them with "
                          "add_label_noise or NoisyDataBlock; where nobody knows the true labels, "
                          "leave Memorisation out.")
-    return [torch.as_tensor(o).to(device) for o in (rec.y_noisy, rec.y_clean, ~rec.is_open)]
+    labels = rec.y_noisy, rec.y_clean, ~rec.is_open
+    return [torch.as_tensor(o).to(device) for o in labels]
 
 def _count(pred, ids, labels):
-    pred = pred[0] if isinstance(pred, (tuple, list)) else pred
+    if isinstance(pred, (tuple, list)): pred = pred[0]
     if pred.ndim != 2 or len(pred) != len(ids):
         raise ValueError(f"expected one row of logits per image, ({len(ids)},c), got predictions "
                          f"of shape {tuple(pred.shape)}. Memorisation is defined for single-label "
                          "classification.")
     given,true,known = (o[ids.to(o.device)] for o in labels)
-    return memorisation_counts(pred.detach().argmax(1)[known], given[known], true[known])
+    said = pred.detach().argmax(1)
+    return memorisation_counts(said[known], given[known], true[known])
 
 def _eval_pass(learn):
     "Counts over the training set"
-    labels,total = _labels(learn.dls, learn.dls.device),[]
-    training_pass(learn, lambda z, yb, ids: total.append(_count(z, _need_ids(ids), labels)), 'Memorisation')
-    return sum(total)
+    labels = _labels(learn.dls, learn.dls.device)
+    counts = []
+    def see(z, yb, ids): counts.append(_count(z, _need_ids(ids), labels))
+    training_pass(learn, see, 'Memorisation')
+    return sum(counts)
 
 def _need_ids(ids):
     if ids is not None: return ids
@@ -66,14 +71,19 @@ def measure_memorisation(
 # --- the callback ---------------------------------------------------------------------------------
 class Memorisation(ColumnsCallback):
     "Records `clean_fit`, `memorised` and `recovered` each epoch of any Learner on dls with known true labels"
-    active,counts,labels,idxs,from_train = False,None,None,None,True   # of the fit under way
+    # of the fit under way
+    active,from_train = False,True
+    counts,labels,idxs = None,None,None
     def __init__(self,
         source:str='train' # 'train': the training batches as they go by, free; 'eval': one more pass each epoch
     ):
         if source not in ('train', 'eval'):
-            raise ValueError(f"`source` must be 'train' (free) or 'eval' (one more pass an epoch), got {source!r}.")
+            raise ValueError("`source` must be 'train' (free) or 'eval' (one more pass an epoch), "
+                             f"got {source!r}.")
         super().__init__()
-        self.source,self.history,self.seconds = source,[],0.
+        self.source = source
+        self.history = []
+        self.seconds = 0.
 
     def columns(self):
         if not self.active: return {}
@@ -81,7 +91,8 @@ class Memorisation(ColumnsCallback):
         return {k: getattr(m, k) for k in ('clean_fit', 'memorised', 'recovered')}
 
     def before_fit(self):
-        self.active,self.counts = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder'),None
+        self.active = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder')
+        self.counts = None
         if self.active: self._open()
         super().before_fit()
 
@@ -102,7 +113,8 @@ class Memorisation(ColumnsCallback):
     def before_train(self): self.counts,self.idxs = None,None
 
     def before_batch(self):
-        if self.active and self.training and self.idxs is None: self.idxs = epoch_idxs(self.dl)
+        if self.active and self.training and self.idxs is None:
+            self.idxs = epoch_idxs(self.dl)
 
     def after_pred(self):
         if not (self.active and self.training and self.from_train): return
@@ -112,7 +124,8 @@ class Memorisation(ColumnsCallback):
         self.counts = new if self.counts is None else self.counts + new
 
     def _check_labels(self, y, ids):
-        if y.ndim == 1 and not y.is_floating_point() and (y != self.labels[0][ids].to(y.device)).any():
+        if y.ndim != 1 or y.is_floating_point(): return
+        if (y != self.labels[0][ids].to(y.device)).any():
             raise ValueError("expected the labels of the batch to be those of `dls.noise` at its "
                              "positions, got others: something relabels or reorders them. Draw the "
                              "noise on the dls you train on.")
@@ -126,18 +139,24 @@ class Memorisation(ColumnsCallback):
 
     def after_epoch(self):
         if not self.active: return
-        row = dict(zip(self.recorder.metric_names[1:], list(self.recorder.log)[1:]))
+        names,values = self.recorder.metric_names[1:],list(self.recorder.log)[1:]
+        row = dict(zip(names, values))
         self.history.append({k:v for k,v in row.items() if not isinstance(v, str)})
         self.metric = main_metric(self.learn)
 
-    def after_fit(self): self.active,self.labels,self.idxs = False,None,None
+    def after_fit(self):
+        self.active = False
+        self.labels,self.idxs = None,None
+
     def __getstate__(self):
-        return {k:v for k,v in super().__getstate__().items() if k not in ('active', 'counts', 'labels', 'idxs')}
+        passing = 'active', 'counts', 'labels', 'idxs'
+        return {k:v for k,v in super().__getstate__().items() if k not in passing}
 
     @property
     def table(self):
         "Everything recorded, one row per epoch of all fits so far"
-        return pd.DataFrame(self.history, index=pd.RangeIndex(1, len(self.history)+1, name='epoch'))
+        epochs = pd.RangeIndex(1, len(self.history)+1, name='epoch')
+        return pd.DataFrame(self.history, index=epochs)
 
     def plot(self,
         ax=None,           # Axes to draw on
@@ -149,12 +168,30 @@ class Memorisation(ColumnsCallback):
         if not self.history:
             raise ValueError("expected at least one finished epoch to plot, got none. First "
                              "`learn.fit_one_cycle(5)`.")
-        return plot_memorisation(self.table, metric=self.metric, ax=ax, figsize=figsize, title=title)
+        return plot_memorisation(self.table, metric=self.metric, ax=ax, figsize=figsize,
+                                 title=title)
 
 # --- the picture ----------------------------------------------------------------------------------
 _LINES = [('clean_fit', 'right labels fitted', RIGHT, '--'),
           ('memorised', 'wrong labels memorised', WRONG, '-'),
           ('recovered', 'wrong labels seen through', GREEN, '-.')]
+
+_VALID = dict(accuracy='validation accuracy', acc_true='validation accuracy (true labels)')
+
+def _plot_valid(ax, v, label, dot):
+    "The validation metric `v` by epoch, its best and its last value marked"
+    n = len(v)
+    best = int(pd.Series(v).idxmax())
+    ax.plot(range(1, n+1), v, color='black', lw=2.5, label=label, **dot)
+    mark = dict(ls='', color='black', mec='white', zorder=5, clip_on=False)
+    ax.plot(best+1, v[best], marker='*', ms=14, label='best epoch (known to an oracle only)',
+            **mark)
+    ax.plot(n, v[-1], marker='o', ms=8, label='last epoch', **mark)
+    for i in {best, n-1}:
+        side = 'right' if i == n-1 and n > 1 else 'center'
+        t = ax.annotate(f'{v[i]:.3f}', (i+1, v[i]), (0, 10), textcoords='offset points',
+                        fontweight='bold', ha=side, zorder=6)
+        t.set_path_effects([withStroke(linewidth=3, foreground='white')])
 
 def plot_memorisation(
     table,               # DataFrame, one row per epoch: clean_fit, memorised, recovered and the `metric`
@@ -167,24 +204,15 @@ def plot_memorisation(
 )->Figure:
     "Memorisation curves beside validation accuracy, the best epoch and the last one marked"
     ax = axes_on(ax, figsize)
-    x,n = range(1, len(table)+1),len(table)
+    n = len(table)
     dot = dict(marker='.') if n == 1 else {}
     for k,label,color,dash in _LINES:
-        if k in table: ax.plot(x, table[k], color=color, ls=dash, lw=2, label=label, **dot)
+        if k in table:
+            ax.plot(range(1, n+1), table[k], color=color, ls=dash, lw=2, label=label, **dot)
     if metric in table and not lower_is_better(metric) and not table[metric].isna().all():
-        v = table[metric].to_numpy()
-        best = int(pd.Series(v).idxmax())
-        what = dict(accuracy='validation accuracy', acc_true='validation accuracy (true labels)').get(metric, metric)
-        ax.plot(x, v, color='black', lw=2.5, label=what, **dot)
-        mark = dict(ls='', color='black', mec='white', zorder=5, clip_on=False)
-        ax.plot(best+1, v[best], marker='*', ms=14, label='best epoch (known to an oracle only)', **mark)
-        ax.plot(n, v[-1], marker='o', ms=8, label='last epoch', **mark)
-        for i in {best, n-1}:
-            t = ax.annotate(f'{v[i]:.3f}', (i+1, v[i]), (0, 10), textcoords='offset points', fontweight='bold',
-                            ha='right' if i == n-1 and n > 1 else 'center', zorder=6)
-            t.set_path_effects([withStroke(linewidth=3, foreground='white')])
-    ax.set(xlim=(1, n) if n > 1 else (.5, 1.5), ylim=(0, 1), xlabel='epoch', ylabel='share of images',
-           title=title or 'What became of the wrong labels')
+        _plot_valid(ax, table[metric].to_numpy(), _VALID.get(metric, metric), dot)
+    ax.set(xlim=(1, n) if n > 1 else (.5, 1.5), ylim=(0, 1), xlabel='epoch',
+           ylabel='share of images', title=title or 'What became of the wrong labels')
     ax.set_xticks(range(1, n+1, max(1, math.ceil(n/10))))
     tidy(ax, 'both', behind=False)
     if legend: legend_below(ax, 2, -.14)

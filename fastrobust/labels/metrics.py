@@ -28,17 +28,18 @@ def memorisation_counts(
                          f"{tuple(pred.shape)}, {tuple(given.shape)}, {tuple(true.shape)}. Select "
                          "all three alike.")
     given,true = given.to(pred.device),true.to(pred.device)
-    wrong = given != true
-    return torch.stack([o.sum() for o in (~wrong, ~wrong & (pred == given),
-                                          wrong, wrong & (pred == given), wrong & (pred == true))])
+    wrong,fits = given != true,pred == given
+    counted = (~wrong, ~wrong & fits, wrong, wrong & fits, wrong & (pred == true))
+    return torch.stack([o.sum() for o in counted])
 
 def memorised_shares(
     counts # Sum of `memorisation_counts`
 )->Memorised:
     "Counts of an epoch as shares"
     right,fit,wrong,mem,rec = (int(o) for o in counts)
+    other = wrong-mem-rec
     share = lambda k, n: k/n if n else float('nan')
-    return Memorised(share(fit, right), share(mem, wrong), share(rec, wrong), share(wrong-mem-rec, wrong))
+    return Memorised(share(fit, right), share(mem, wrong), share(rec, wrong), share(other, wrong))
 
 def memorisation(
     pred,    # Predicted classes (n,), or logits or probabilities (n,c)
@@ -55,7 +56,8 @@ def label_margin(
 ):
     "Logit of the given label minus the largest of the others (bs,)"
     y = y[:,None]
-    return (z.gather(1, y) - z.scatter(1, y, float('-inf')).amax(1, keepdim=True))[:,0]
+    others = z.scatter(1, y, float('-inf')).amax(1, keepdim=True)
+    return (z.gather(1, y) - others)[:,0]
 
 # --- selection and detection: how well wrong labels are avoided, and how well they are found ------
 class SelectionQuality(NamedTuple):
@@ -71,11 +73,16 @@ def label_precision_recall(
     "Precision and recall of a selection with respect to right labels"
     s,noisy = _pair(selected, is_noisy)
     s,right = s.astype(bool),~noisy.astype(bool)
-    share = lambda k, n: float(k/n) if n else float('nan')
-    return SelectionQuality(share((s & right).sum(), s.sum()), share((s & right).sum(), right.sum()))
+    both = (s & right).sum()
+    share = lambda n: float(both/n) if n else float('nan')
+    return SelectionQuality(share(s.sum()), share(right.sum()))
+
+def _as_numpy(o):
+    if isinstance(o, Tensor): o = o.detach().cpu()
+    return np.asarray(o)
 
 def _pair(a, b):
-    a,b = (np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o) for o in (a, b))
+    a,b = _as_numpy(a),_as_numpy(b)
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"expected one value per item in both, (n,) and (n,), got {a.shape} and "
                          f"{b.shape}. Select both alike.")
@@ -90,5 +97,6 @@ def precision_at(
     s,pos = _pair(score, positive)
     if not 0 < k <= len(s):
         raise ValueError(f"`k` must lie in 1..{len(s)}, got {k}. Look at fewer items.")
-    top = np.argsort(-np.where(np.isnan(s.astype(float)), -np.inf, s), kind='stable')[:k]
+    s = np.where(np.isnan(s.astype(float)), -np.inf, s)
+    top = np.argsort(-s, kind='stable')[:k]
     return float(pos.astype(bool)[top].mean())

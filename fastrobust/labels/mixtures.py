@@ -13,21 +13,24 @@ _MIN_ITEMS = 20     # a class with fewer is judged by the fit to all classes
 
 def _log_joint(x, means, stds, weights):
     "log(weight * density) of each component (n,2)"
-    z = (np.asarray(x, dtype=float)[..., None]-means)/stds
+    x = np.asarray(x, dtype=float)
+    z = (x[..., None]-means)/stds
     with np.errstate(divide='ignore'):
         return np.log(weights) - np.log(stds) - .5*z**2 - .5*np.log(2*np.pi)
 
 def _two_means(x):
     "Which of the sorted values `x` are in the upper group of the best split into two (exact 2-means)"
-    n,s = np.arange(1, len(x)),np.cumsum(x)
-    between = s[:-1]**2/n + (s[-1]-s[:-1])**2/(len(x)-n)
+    n = np.arange(1, len(x))
+    s = np.cumsum(x)
+    total,low = s[-1],s[:-1]
+    between = low**2/n + (total-low)**2/(len(x)-n)
     return np.arange(len(x)) > between.argmax()
 
 def gaussian_mixture(
     x,              # Values (n,), not all equal
     *,
     max_iter=1000,  # Steps of EM at most; scikit-learn has 100, DivideMix 10, too few where the groups overlap
-    tol=1e-6,       # Stop when the mean log-likelihood gains less; scikit-learn has 1e-3, DivideMix 1e-2
+    tol=1e-6,       # Stop when the mean log-likelihood gains less; scikit-learn 1e-3, DivideMix 1e-2
     reg=5e-4        # Added to the variances; DivideMix's, for values in [0,1]
 ):
     """Means, standard deviations and weights (2,) of two Gaussians fitted to `x` by EM, the lower mean first: that of
@@ -40,16 +43,21 @@ def gaussian_mixture(
                          f"{x.shape}. Constant losses have no two groups.")
     up = _two_means(x)
     groups = x[~up],x[up]
-    weights,means,stds = (np.array([f(g) for g in groups]) for f in (lambda g: len(g)/len(x), np.mean, np.std))
+    weights = np.array([len(g)/len(x) for g in groups])
+    means = np.array([g.mean() for g in groups])
+    stds = np.array([g.std() for g in groups])
     variances = stds**2 + reg
+
     if max_iter > 1:        # the groups were the first step
-        em = GaussianMixture(2, covariance_type='spherical', tol=tol, reg_covar=reg, max_iter=max_iter-1,
-                             weights_init=weights, means_init=means[:, None], precisions_init=1/variances)
+        em = GaussianMixture(2, covariance_type='spherical', tol=tol, reg_covar=reg,
+                             max_iter=max_iter-1, weights_init=weights,
+                             means_init=means[:, None], precisions_init=1/variances)
         with warnings.catch_warnings():
             # `max_iter` steps were asked for
             warnings.simplefilter('ignore', ConvergenceWarning)
             em.fit(x[:, None])
         weights,means,variances = em.weights_,em.means_[:, 0],em.covariances_
+
     order = np.argsort(means)
     return means[order],np.sqrt(variances[order]),weights[order]
 
@@ -81,17 +89,22 @@ def _two_humps(means, stds, weights):
     "Whether the density dips between the means, to below .9 of the lower hump"
     # embedded Fashion-MNIST, 12 epochs: .92 to 1 on true labels, .58 to .86 with 20 or 40 %
     # symmetric noise; heavy tails alone can be two pooled standard deviations apart
-    d = np.exp(_log_joint(np.linspace(*means, 200), means, stds, weights)).sum(1)
+    x = np.linspace(*means, 200)
+    d = np.exp(_log_joint(x, means, stds, weights)).sum(1)
     return bool(d.min() < .9*min(d[0], d[-1]))
 
 def _threshold(means, stds, weights, p):
     "Value between the means where the chance of the lower group falls to `p`, by bisection; NaN if it does not"
-    at = lambda v: np.subtract(*_log_joint(v, means, stds, weights)) - np.log(p/(1-p))
+    def at(v):
+        low,up = _log_joint(v, means, stds, weights)
+        return low - up - np.log(p/(1-p))
+
     lo,hi = means
     if not at(lo) > 0 > at(hi): return float('nan')
     for _ in range(60):
         mid = (lo+hi)/2
-        lo,hi = (mid, hi) if at(mid) > 0 else (lo, mid)
+        if at(mid) > 0: lo = mid
+        else: hi = mid
     return float((lo+hi)/2)
 
 def _fit(l, p, **kw):
@@ -99,15 +112,27 @@ def _fit(l, p, **kw):
     lo,hi = l.min(),np.quantile(l, .999)
     if hi <= lo: hi = l.max()
     if hi <= lo:
-        one = np.array([1., 0.])
-        return SmallLossSplit(np.array([lo, lo]), np.zeros(2), one, np.ones(len(l)), float('nan'), False, p, {})
-    x,k = np.clip((l-lo)/(hi-lo), 0, 1),hi-lo
+        means,stds,weights = np.array([lo, lo]),np.zeros(2),np.array([1., 0.])
+        post = np.ones(len(l))
+        return SmallLossSplit(means, stds, weights, post, float('nan'), False, p, {})
+
+    k = hi-lo
+    x = np.clip((l-lo)/k, 0, 1)
     means,stds,weights = gaussian_mixture(x, **kw)
-    log = _log_joint(x, means, stds, weights)
-    post = np.exp(log[:,0]-np.logaddexp(log[:,0], log[:,1]))
+    low,up = _log_joint(x, means, stds, weights).T
+    post = np.exp(low-np.logaddexp(low, up))
     ok = separation(means, stds, weights) >= 2 and _two_humps(means, stds, weights)
     at = _threshold(means, stds, weights, p)
     return SmallLossSplit(lo+k*means, k*stds, weights, post, float(lo+k*at), ok, p, {})
+
+def _warn_one_group(res):
+    why = "all losses are equal"
+    if res.stds.any():
+        why = (f"the means are {res.separation:.1f} pooled standard deviations apart (2 make two "
+               "groups) or the density does not dip between them")
+    robust_warn(f"no separation: {why}. The chances of being clean mean little here: few labels "
+                "are wrong, or the network has not learned enough yet, or has memorised the wrong "
+                "labels already.", stacklevel=4)
 
 def small_loss_split(
     losses,         # Loss of each item (n,); NaN: not measured
@@ -118,30 +143,30 @@ def small_loss_split(
     **kwargs        # `max_iter`, `tol`, `reg` of `gaussian_mixture`
 )->SmallLossSplit:
     "The losses as a mixture of a clean and a noisy Gaussian; constant losses are all clean, with a warning"
-    l = np.asarray(losses.detach().cpu() if hasattr(losses, 'detach') else losses, dtype=float)
+    if hasattr(losses, 'detach'): losses = losses.detach().cpu()
+    l = np.asarray(losses, dtype=float)
     seen = ~np.isnan(l)
     if l.ndim != 1 or not seen.any() or np.isinf(l).any():
         raise ValueError("expected one finite loss per item (n,), NaN where it is unknown, got "
                          f"shape {l.shape} with {int(seen.sum())} known and "
                          f"{int(np.isinf(l).sum())} infinite. Did training diverge?")
     if not 0 < p < 1: raise ValueError(f"`p` must lie in (0,1), got {p}. .5 is DivideMix's.")
-    res,post = _fit(l[seen], p, **kwargs),np.full(len(l), np.nan)
+
+    res = _fit(l[seen], p, **kwargs)
+    if warn and not res.separated: _warn_one_group(res)
+    post = np.full(len(l), np.nan)
     post[seen] = res.posterior
-    if warn and not res.separated:
-        why = "all losses are equal" if not res.stds.any() else (
-            f"the means are {res.separation:.1f} pooled standard deviations apart (2 make two "
-            "groups) or the density does not dip between them")
-        robust_warn(f"no separation: {why}. The chances of being clean mean little here: few "
-                    "labels are wrong, or the network has not learned enough yet, or has memorised "
-                    "the wrong labels already.")
+    if labels is None: return res._replace(posterior=post)
+
+    y = np.asarray(labels)
+    if y.shape != l.shape:
+        raise ValueError(f"expected one label per loss, ({len(l)},), got shape {y.shape}. Select "
+                         "both alike.")
     parts = {}
-    if labels is not None:
-        y = np.asarray(labels)
-        if y.shape != l.shape:
-            raise ValueError(f"expected one label per loss, ({len(l)},), got shape {y.shape}. Select both alike.")
-        for k in np.unique(y[seen]):
-            own = seen & (y == k)
-            if own.sum() < _MIN_ITEMS: continue
-            parts[k.item()] = part = _fit(l[own], p, **kwargs)
-            post[own] = part.posterior
+    for k in np.unique(y[seen]):
+        own = seen & (y == k)
+        if own.sum() < _MIN_ITEMS: continue
+        part = _fit(l[own], p, **kwargs)
+        parts[k.item()] = part
+        post[own] = part.posterior
     return res._replace(posterior=post, classes=parts)

@@ -22,11 +22,21 @@ class OutOfFold:
         fold_acc,       # Accuracy on the given labels of each fold
         seconds=0.      # Of training and prediction, all folds
     ):
-        self.probs,self.y,self.folds = np.asarray(probs, np.float32),np.asarray(y, np.int64),np.asarray(folds, np.int64)
-        self.vocab,self.fold_acc,self.seconds = list(vocab),[float(o) for o in fold_acc],float(seconds)
+        self.probs = np.asarray(probs, np.float32)
+        self.y = np.asarray(y, np.int64)
+        self.folds = np.asarray(folds, np.int64)
+        self.vocab = list(vocab)
+        self.fold_acc = [float(o) for o in fold_acc]
+        self.seconds = float(seconds)
 
-    shape = property(lambda self: self.probs.shape)
-    acc   = property(lambda self: float((self.probs.argmax(1) == self.y).mean()), doc="Accuracy on the given labels")
+    @property
+    def shape(self): return self.probs.shape
+
+    @property
+    def acc(self):
+        "Accuracy on the given labels"
+        return float((self.probs.argmax(1) == self.y).mean())
+
     def __len__(self): return len(self.probs)
     def __getitem__(self, i): return self.probs[i]
     def __array__(self, dtype=None, copy=None): return np.array(self.probs, dtype=dtype, copy=copy)
@@ -42,8 +52,9 @@ class OutOfFold:
     ):
         "Write everything to one file; returns its path"
         path = Path(path).with_suffix('.npz')
-        return write_whole(path, vocab=json.dumps([str(o) for o in self.vocab]), probs=self.probs, y=self.y,
-                           folds=self.folds, fold_acc=self.fold_acc, seconds=self.seconds)
+        vocab = json.dumps([str(o) for o in self.vocab])
+        return write_whole(path, vocab=vocab, probs=self.probs, y=self.y, folds=self.folds,
+                           fold_acc=self.fold_acc, seconds=self.seconds)
 
     @classmethod
     def load(cls,
@@ -51,7 +62,8 @@ class OutOfFold:
     ):
         "Read what `save` wrote; the names of classes come back as strings"
         with np.load(Path(path).with_suffix('.npz'), allow_pickle=False) as f:
-            return cls(f['probs'], f['y'], f['folds'], json.loads(str(f['vocab'])), f['fold_acc'], f['seconds'])
+            vocab = json.loads(str(f['vocab']))
+            return cls(f['probs'], f['y'], f['folds'], vocab, f['fold_acc'], f['seconds'])
 
 def write_whole(path, **arrays):
     "An .npz that is there whole or not at all"
@@ -63,16 +75,20 @@ def write_whole(path, **arrays):
     return path
 
 # --- finished folds on disk -----------------------------------------------------------------------
-def _crc(o): return zlib.crc32(o if isinstance(o, (bytes, np.ndarray)) else repr(o).encode())
+def _crc(o):
+    if not isinstance(o, (bytes, np.ndarray)): o = repr(o).encode()
+    return zlib.crc32(o)
 
 def _code(f):
     "What a function says, as far as it can be told: another architecture or number of epochs is another code"
     if isinstance(f, partial):
-        return [_code(o) for o in (f.func, *f.args, *sum(f.keywords.items(), ()))]
+        parts = [f.func, *f.args, *sum(f.keywords.items(), ())]
+        return [_code(o) for o in parts]
     f = getattr(f, '__code__', f)
-    if not hasattr(f, 'co_code'): return repr(f) if isinstance(f, (int, float, str)) else _name(f)
-    consts = [_code(o) if hasattr(o, 'co_code') else repr(o) for o in f.co_consts]
-    return [_crc(f.co_code), list(f.co_names), consts]
+    if hasattr(f, 'co_code'):
+        consts = [_code(o) if hasattr(o, 'co_code') else repr(o) for o in f.co_consts]
+        return [_crc(f.co_code), list(f.co_names), consts]
+    return repr(f) if isinstance(f, (int, float, str)) else _name(f)
 
 def _name(o): return getattr(o, '__qualname__', type(o).__qualname__)
 
@@ -88,19 +104,23 @@ class OtherRun(ValueError): "Stored folds are of another run"
 
 def run_marks(dls, y, folds, seed, vocab, fit, make_learner, tag=''):
     "What tells this run from others, as far as it shows; what a function takes from outside it does not"
-    marks = dict(labels=_crc(y), folds=_crc(folds), seed=seed, vocab=_crc([str(o) for o in vocab]),
-                 items=_items(dls.train_ds), training=_code(fit), learner=_code(make_learner),
+    names = [str(o) for o in vocab]
+    marks = dict(labels=_crc(y), folds=_crc(folds), seed=seed, vocab=_crc(names),
+                 items=_items(dls.train_ds),
+                 training=_code(fit), learner=_code(make_learner),
                  batch=getattr(dls, 'bs', None), tag=str(tag))
     return json.loads(json.dumps(marks))
 
 def stored_folds(path, marks, n_folds):
     "Finished folds in `path`: {fold: (probabilities, accuracy, seconds)}; those of another run are refused"
     res = {}
-    for file,k in ((path/f'fold_{k}.npz', k) for k in range(n_folds)):
+    for k in range(n_folds):
+        file = path/f'fold_{k}.npz'
         if not file.exists(): continue
         try:
             with np.load(file, allow_pickle=False) as f:
-                old,res[k] = json.loads(str(f['marks'])),(f['probs'], float(f['acc']), float(f['seconds']))
+                old = json.loads(str(f['marks']))
+                fold = f['probs'],float(f['acc']),float(f['seconds'])
         except (zipfile.BadZipFile, KeyError, ValueError, OSError) as e:
             robust_warn(f"{file} cannot be read ({e}): fold {k+1} is trained again.", stacklevel=4)
             continue
@@ -108,11 +128,13 @@ def stored_folds(path, marks, n_folds):
             raise OtherRun(f"expected folds of this very run in {str(path)!r}, got one of other "
                            f"{', '.join(other)}. Give another `path`, or delete that folder if its "
                            "folds are of no use any more.")
+        res[k] = fold
     return res
 
 def store_fold(path, k, marks, probs, acc, seconds):
     "Keep a finished fold in `path`"
-    write_whole(path/f'fold_{k}.npz', marks=json.dumps(marks), probs=probs, acc=acc, seconds=seconds)
+    file = path/f'fold_{k}.npz'
+    write_whole(file, marks=json.dumps(marks), probs=probs, acc=acc, seconds=seconds)
 
 def drop_folds(path):
     "Delete stored folds in `path` and one folder below it, and these folders if nothing else is in them"
@@ -120,7 +142,8 @@ def drop_folds(path):
     for d in [*dirs, path]:
         files = [*d.glob('fold_*.npz'), *d.glob('fold_*.npz.part')]
         for f in files: f.unlink()
-        if (files or d == path) and d.is_dir() and not any(d.iterdir()): d.rmdir()
+        ours = files or d == path
+        if ours and d.is_dir() and not any(d.iterdir()): d.rmdir()
 
 # --- the bridge to cleanlab -----------------------------------------------------------------------
 def to_cleanlab(

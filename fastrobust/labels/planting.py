@@ -1,12 +1,13 @@
 "The planted-error audit: labels made wrong on purpose tell how wrong labels look to this network on these data"
 # Margin of a label: m = (p_label - max of the others + 1)/2, low = doubtful. F(t): share of labels
-# with margin <= t. Given labels are a mixture, F_given = (1-r) F_right + r F_wrong, so r <=
-# F_given(t)/F_wrong(t) for every t: a bound on a mixture proportion (Blanchard et al.,
-# Semi-supervised novelty detection, JMLR 2010), close where right labels are rare, in the lower
-# tail. Planted labels stand for F_wrong. No network saw the label of an item it predicts, so what
-# *every* other label of *every* item would have looked like, had it been planted, is known from the
-# same probabilities: n(c-1) plants in place of a few hundred. The labels really planted check that
-# this holds (`plant_check`).
+# with margin <= t.
+# Given labels are a mixture, F_given = (1-r) F_right + r F_wrong, so r <= F_given(t)/F_wrong(t)
+# for every t: a bound on a mixture proportion (Blanchard et al., Semi-supervised novelty
+# detection, JMLR 2010), close where right labels are rare, in the lower tail. Planted labels stand
+# for F_wrong. No network saw the label of an item it predicts, so what *every* other label of
+# *every* item would have looked like, had it been planted, is known from the same probabilities:
+# n(c-1) plants in place of a few hundred. The labels really planted check that this holds
+# (`plant_check`).
 from typing import NamedTuple
 import numpy as np
 from fastrobust.basics import need_number, need_whole
@@ -35,8 +36,10 @@ def plant_labels(
 ): # (labels with the planted ones (n,) int64, mask of the planted (n,) bool)
     "Change `round(share*n)` labels, each to one it was not"
     _kind(kind)
-    y,c = np.array(y),n_classes
-    if y.ndim != 1 or y.dtype.kind not in 'iu' or not len(y) or y.min() < 0 or y.max() >= c or c < 2:
+    c = n_classes
+    y = np.array(y)
+    ints = y.ndim == 1 and y.dtype.kind in 'iu' and len(y)
+    if not ints or y.min() < 0 or y.max() >= c or c < 2:
         raise ValueError(f"expected labels (n,) as ints in 0..{c-1} of at least 2 classes, got "
                          f"{y.dtype} of shape {y.shape}. Take them from `given_labels(dls)`.")
     need_number('share', share)
@@ -48,14 +51,18 @@ def plant_labels(
     if (kind == 'confusion') != (probs is not None):
         raise ValueError("expected `probs` with kind='confusion' and only there, got "
                          f"kind={kind!r}. Give out-of-sample probabilities, or leave both out.")
+
     # the folds are dealt by `seed` alone
-    rng,mask = np.random.default_rng([seed, 1]),np.zeros(len(y), bool)
+    rng = np.random.default_rng([seed, 1])
     i = np.sort(rng.permutation(len(y))[:k])
-    mask[i] = True
     if kind == 'symmetric': new = (y[i] + rng.integers(1, c, k))%c
     else:
-        w = _weights(y, need_probs(y, probs)[1], kind)[i].cumsum(1)
+        _,p = need_probs(y, probs)
+        w = _weights(y, p, kind)[i].cumsum(1)
         new = (rng.random((k, 1))*w[:, -1:] < w).argmax(1)
+
+    mask = np.zeros(len(y), bool)
+    mask[i] = True
     y = y.astype(np.int64)
     y[i] = new
     return y,mask
@@ -72,6 +79,7 @@ def rival_margins(
     best = p[at, top]
     rest = p.copy()
     rest[at, top] = -1
+
     m = (p - best[:, None] + 1)/2
     m[at, top] = (best - rest.max(1) + 1)/2
     own = m[at, y]
@@ -80,7 +88,8 @@ def rival_margins(
 
 def _weights(y, p, kind):
     "Chance of each label to be planted (n,c), rows sum to 1; never the given one"
-    w = np.ones(p.shape) if kind == 'symmetric' else p.astype(np.float64)+1e-9
+    if kind == 'symmetric': w = np.ones(p.shape)
+    else: w = p.astype(np.float64)+1e-9
     w[np.arange(len(y)), y] = 0
     return w/w.sum(1, keepdims=True)
 
@@ -110,11 +119,14 @@ def planted_tail(
     y,p = need_probs(y, probs)
     if not 0 < q <= 1: raise ValueError(f"`q` must be a share of plants in (0,1], got {q}. Try .4.")
     own,rivals = rival_margins(y, p)
+    if use is not None: own = own[use]
     others = ~np.isnan(rivals)
-    w,v = _weights(y, p, kind)[others],rivals[others]
+    v = rivals[others]
+    w = _weights(y, p, kind)[others]
+
     t = _quantile(v, w, q)
-    own = own if use is None else own[use]
-    given,planted = float((own <= t).mean()),float(w[v <= t].sum()/w.sum())
+    given = float((own <= t).mean())
+    planted = float(w[v <= t].sum()/w.sum())
     bound = given/planted
     se = np.sqrt(max(given*(1-given), 1/len(own))/len(own))/planted
     if kind == 'symmetric':
@@ -126,6 +138,25 @@ class PlantCheck(NamedTuple):
     distance:float  # Largest difference of the two distributions (Kolmogorov-Smirnov)
     p:float
     n:int           # Labels planted
+
+def _distance(seen, v, w):
+    "Largest distance between the distributions of `seen`, sorted, and of `v` with weights `w`"
+    o = np.argsort(v, kind='stable')
+    v = v[o]
+    cum = w[o].cumsum()
+    cum /= cum[-1]
+    F = np.append(0, cum)
+    below = F[np.searchsorted(v, seen, 'left')]
+    upto = F[np.searchsorted(v, seen, 'right')]
+    steps = np.arange(len(seen)+1)/len(seen)
+    return float(max((steps[1:]-below).max(), (upto-steps[:-1]).max(), 0))
+
+def _ks_p(d, n):
+    "Chance of a distance of `d` or more between `n` values and their own distribution"
+    z = (np.sqrt(n) + .12 + .11/np.sqrt(n))*d
+    if z < .3: return 1.
+    tail = 2*sum((-1)**(j-1)*np.exp(-2*j*j*z*z) for j in range(1, 101))
+    return float(min(max(tail, 0), 1))
 
 def plant_check(
     y,              # Given labels (n,), before planting
@@ -140,18 +171,15 @@ def plant_check(
     if not mask.any():
         raise ValueError("expected at least one planted label, got none. Use `plant_labels`.")
     _,rivals = rival_margins(y, p)
-    w = _weights(y, p, kind)[mask]
     v = rivals[mask]
-    seen,others = np.sort(v[np.arange(len(v)), np.asarray(planted)[mask]]),~np.isnan(v)
-    o = np.argsort(v[others], kind='stable')
-    vs,cum = v[others][o],w[others][o].cumsum()
-    cum /= cum[-1]
-    F = lambda x, side: np.append(0, cum)[np.searchsorted(vs, x, side)]
-    steps = np.arange(len(seen)+1)/len(seen)
-    d = float(max((steps[1:]-F(seen, 'left')).max(), (F(seen, 'right')-steps[:-1]).max(), 0))
-    z = (np.sqrt(len(seen)) + .12 + .11/np.sqrt(len(seen)))*d
-    tail = 1. if z < .3 else 2*sum((-1)**(j-1)*np.exp(-2*j*j*z*z) for j in range(1, 101))
-    return PlantCheck(d, float(min(max(tail, 0), 1)), len(seen))
+    new = np.asarray(planted)[mask]
+    seen = np.sort(v[np.arange(len(v)), new])
+
+    others = ~np.isnan(v)
+    v = v[others]
+    w = _weights(y, p, kind)[mask][others]
+    d = _distance(seen, v, w)
+    return PlantCheck(d, _ks_p(d, len(seen)), len(seen))
 
 # --- the rate -------------------------------------------------------------------------------------
 class NoiseRate(NamedTuple):
@@ -173,9 +201,13 @@ def noise_rate(
 )->NoiseRate:
     """The smaller of two estimates, tail and channel, both of which err upwards where the network errs. The interval
     holds sampling error and a tenth of the rate (+.01) for the model, and reaches to the far tail and to the tail"""
-    tail,short,channel = (planted_tail(y, probs, q, use=use),planted_tail(y, probs, far, use=use),
-                          label_channel(y, probs))
-    r,n = min(tail.rate, channel.rate),len(channel.wrong)
-    half = np.hypot(1.96*max(tail.se, np.sqrt(r*(1-r)/n)), .01+.1*r)
-    lo,hi = min(r-half, short.rate-short.se),max(r+half, tail.rate+tail.se)
+    tail = planted_tail(y, probs, q, use=use)
+    short = planted_tail(y, probs, far, use=use)
+    channel = label_channel(y, probs)
+
+    r = min(tail.rate, channel.rate)
+    se = np.sqrt(r*(1-r)/len(channel.wrong))
+    half = np.hypot(1.96*max(tail.se, se), .01+.1*r)
+    lo = min(r-half, short.rate-short.se)
+    hi = max(r+half, tail.rate+tail.se)
     return NoiseRate(r, float(max(lo, 0)), float(min(hi, 1)), tail, channel, short)

@@ -19,9 +19,10 @@ class Recorded:
     # --- what was recorded ------------------------------------------------------------------------
     def _get(self, k):
         if not self.rows:
+            plural = 's'*(self.every > 1)
             raise ValueError(f"expected at least one recorded epoch, got none of {self.n_epochs}. "
-                             f"First train with this callback, at least {self.every} "
-                             f"epoch{'s'*(self.every > 1)} (`every`).")
+                             f"First train with this callback, at least {self.every} epoch{plural} "
+                             "(`every`).")
         return np.stack([r[k] for r in self.rows])
 
     @property
@@ -73,44 +74,61 @@ class Recorded:
 
     def forgetting(self):
         "How often each item, once predicted as its label, no longer was (n,); infinite where it never was"
-        was,ever,n = (np.zeros(len(self.given), o) for o in (bool, bool, float))
+        n = len(self.given)
+        was,ever = np.zeros(n, bool),np.zeros(n, bool)
+        forgotten = np.zeros(n, float)
         for p in self.preds:
             ok,seen = p == self.given,p >= 0
-            n += was & seen & ~ok
-            was,ever = np.where(seen, ok, was),ever | ok & seen
-        return np.where(ever, n, np.inf)
+            forgotten += was & seen & ~ok
+            was = np.where(seen, ok, was)
+            ever = ever | ok & seen
+        return np.where(ever, forgotten, np.inf)
 
     def suggested(self):
         "The class most often predicted for each item (n,), of equals the later, and its share of the epochs seen (n,)"
-        ps,rows = self.preds,np.arange(len(self.given))
+        ps = self.preds
+        rows = np.arange(len(self.given))
         votes = np.zeros((len(rows), ps.max()+1))
-        for e,p in enumerate(ps): votes[rows[p >= 0],p[p >= 0]] += 1 + 1e-6*e
-        return votes.argmax(1),votes.max(1).astype(int)/np.maximum((ps >= 0).sum(0), 1)
+        for e,p in enumerate(ps):
+            seen = p >= 0
+            votes[rows[seen],p[seen]] += 1 + 1e-6*e
+        n_seen = (ps >= 0).sum(0)
+        share = votes.max(1).astype(int)/np.maximum(n_seen, 1)
+        return votes.argmax(1),share
 
     def memorisation(self):
         "`Memorised` shares by epoch, where `dls.noise` knows the true labels; of what was recorded, without training"
-        rec,preds = getattr(getattr(self.learn, 'dls', None), 'noise', None),self.preds
+        preds = self.preds
+        rec = getattr(getattr(self.learn, 'dls', None), 'noise', None)
         if rec is None:
             raise ValueError("expected dls that know the true labels (`dls.noise`), got dls "
                              "without: what is memorised cannot be told from what is learned. "
                              "`split()` and `table()` do without them.")
         if ((self.given >= 0) & (self.given != rec.y_noisy)).any():
-            raise ValueError("expected `dls.noise` of the labels recorded, got others. Use the dls trained on.")
+            raise ValueError("expected `dls.noise` of the labels recorded, got others. Use the dls "
+                             "trained on.")
         def shares(p):
             ok = (p >= 0) & ~rec.is_open
             return memorisation(p[ok], rec.y_noisy[ok], rec.y_clean[ok])
-        return pd.DataFrame(map(shares, preds), columns=Memorised._fields, index=pd.Index(self.epochs, name='epoch'))
+        epochs = pd.Index(self.epochs, name='epoch')
+        return pd.DataFrame(map(shares, preds), columns=Memorised._fields, index=epochs)
 
     def table(self, **kwargs):
         "All items, most suspicious first; `kwargs` are those of `split`"
-        post,(code,share),dls = self.score(**kwargs),self.suggested(),getattr(self.learn, 'dls', None)
-        vocab,files = (None, None) if dls is None else (class_names(dls), item_names(dls.train_ds))
-        name = lambda k: None if k < 0 else k if vocab is None else vocab[int(k)]
+        post = self.score(**kwargs)
+        code,share = self.suggested()
+        dls = getattr(self.learn, 'dls', None)
+        vocab = None if dls is None else class_names(dls)
+        files = None if dls is None else item_names(dls.train_ds)
+        def name(k):
+            if k < 0: return None
+            return k if vocab is None else vocab[int(k)]
         rows = np.arange(len(post))
         t = pd.DataFrame(dict(item=rows, name=rows if files is None else files,
-                              given=[name(k) for k in self.given], suggested=[name(k) for k in code], share=share,
-                              score=post, aum=self.aum(), loss=self.mean_loss(), forgotten=self.forgetting(),
-                              flagged=post <= kwargs.get('p', .5)))
+                              given=[name(k) for k in self.given],
+                              suggested=[name(k) for k in code], share=share,
+                              score=post, aum=self.aum(), loss=self.mean_loss(),
+                              forgotten=self.forgetting(), flagged=post <= kwargs.get('p', .5)))
         # far to the right scores are equal
         return t.sort_values(['score', 'aum'], ignore_index=True)
 
@@ -120,4 +138,5 @@ class Recorded:
     ):
         "Positions in the training set of the `k` most suspicious items, the worst first"
         t = self.table(**kwargs)
-        return (t.item[t.flagged] if k is None else t.item[:k]).to_numpy()
+        worst = t.item[t.flagged] if k is None else t.item[:k]
+        return worst.to_numpy()

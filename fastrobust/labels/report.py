@@ -4,14 +4,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastrobust.basics import robust_warn, target_vocab
-from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import given_labels, with_labels
-from fastrobust.labels.result import NoiseReport, Tau
+from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.labels.mixtures import small_loss_split
-from fastrobust.predictions import need_probs
 from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.planting import KINDS, plant_labels
+from fastrobust.labels.result import NoiseReport, Tau
 from fastrobust.labels.reviewing import item_names
+from fastrobust.predictions import need_probs
 from fastrobust.resting import keep_random
 
 __all__ = ['noise_report', 'estimate_tau']
@@ -31,16 +31,19 @@ def _given_probs(y, probs, c):
                          "evidence. Take them from cross_val_preds(make_learner, dls), whose "
                          "result is trusted whole, or pass `make_learner`.")
     folds = getattr(probs, 'folds', None)
-    return p,np.zeros(len(y), int) if folds is None else folds
+    if folds is None: folds = np.zeros(len(y), int)
+    return p,folds
 
 def _planted_preds(make_learner, dls, y, c, n_folds, share, seed, kind, kwargs):
     "Plant, then cross-validate: probabilities, and what was planted"
     path = kwargs.pop('path', None)
-    run = lambda dls, what: cross_val_preds(make_learner, dls, n_folds=n_folds, seed=seed,
-                                            path=None if path is None else Path(path)/what, **kwargs)
+    def run(dls, what):
+        where = None if path is None else Path(path)/what
+        return cross_val_preds(make_learner, dls, n_folds=n_folds, seed=seed, path=where, **kwargs)
+
     if not share: return run(dls, 'given'),None
-    first = dict(probs=run(dls, 'given')) if kind == 'confusion' else {}
-    new,mask = plant_labels(y, c, share, seed, kind=kind, **first)
+    first = run(dls, 'given') if kind == 'confusion' else None
+    new,mask = plant_labels(y, c, share, seed, kind=kind, probs=first)
     return run(with_labels(dls, new), 'planted'),(new, mask)
 
 def _need_either(make_learner, dls, probs):
@@ -56,21 +59,24 @@ def _need_either(make_learner, dls, probs):
 def _aum(history, y):
     "Area under the margin of each item (n,), of a `SampleHistory` or as given; None: none"
     if history is None: return None
-    given,aum = getattr(history, 'given', None),getattr(history, 'aum', None)
+    given = getattr(history, 'given', None)
+    aum = getattr(history, 'aum', None)
     a = np.asarray(aum() if callable(aum) else history)
     if a.shape != y.shape or a.dtype.kind not in 'fiu':
         raise ValueError(f"expected `history` as a SampleHistory or AUM values of the {len(y)} "
                          f"training items, got {a.dtype} of shape {a.shape}. Pass "
                          "`learn.sample_history` of a training on these dls.")
-    if callable(aum) and given is not None and ((given >= 0) & (given != y)).any():
-        raise ValueError("expected a history of the labels of these dls, got other labels for "
-                         f"{int(((given >= 0) & (given != y)).sum())} items. Pass that of a "
-                         "training on them.")
+    if callable(aum) and given is not None:
+        other = (given >= 0) & (given != y)
+        if other.any():
+            raise ValueError("expected a history of the labels of these dls, got other labels for "
+                             f"{int(other.sum())} items. Pass that of a training on them.")
     return a.astype(float)
 
 def noise_report(
-    make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`. A robust loss (GCELoss)
-                        # keeps the folds from learning the errors, as pair noise makes a plain network do
+    # Function (dls) -> new Learner on those dls; not needed beside `probs`. A robust loss (GCELoss)
+    # keeps the folds from learning the errors, as pair noise makes a plain network do
+    make_learner=None,
     dls=None,           # DataLoaders with one single-label target; they stay as they are
     probs=None,         # Out-of-sample probabilities (n,c) in the order of the training set: nothing is trained
     n_folds:int=3,      # Networks to train, each on the other folds
@@ -92,15 +98,17 @@ def noise_report(
             raise ValueError(f"expected no {', '.join(kwargs)} beside `probs`, where nothing is "
                              "trained. Leave them or `probs` out.")
         p,folds = _given_probs(y, probs, len(vocab))
-        planted,notes = None,["nothing was planted, as the probabilities were given: the tail of "
-                              "planted labels is computed from them, and nothing checks that they "
-                              "are out-of-sample."]
+        planted = None
+        notes = ["nothing was planted, as the probabilities were given: the tail of planted labels "
+                 "is computed from them, and nothing checks that they are out-of-sample."]
     else:
         need_maker(make_learner)
-        res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed, plant_kind, kwargs)
-        p,folds,notes = res.probs,res.folds,[]
-    return NoiseReport(y, p, vocab, names=item_names(dls.train_ds), folds=folds, planted=planted, kind=plant_kind,
-                       notes=notes, aum=aum)
+        res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed,
+                                     plant_kind, kwargs)
+        p,folds = res.probs,res.folds
+        notes = []
+    return NoiseReport(y, p, vocab, names=item_names(dls.train_ds), folds=folds, planted=planted,
+                       kind=plant_kind, notes=notes, aum=aum)
 
 # --- the rate alone -------------------------------------------------------------------------------
 def _warmed_up(make_learner, dls, epochs):
@@ -112,11 +120,14 @@ def _warmed_up(make_learner, dls, epochs):
             learn.fit_one_cycle(epochs)
             preds,targs = learn.get_preds(dl=dl)[:2]
     preds = preds.as_subclass(torch.Tensor).float()
-    l = F.nll_loss(preds.clamp(min=1e-9).log(), targs.as_subclass(torch.Tensor).long(), reduction='none').numpy()
+    targs = targs.as_subclass(torch.Tensor).long()
+    l = F.nll_loss(preds.clamp(min=1e-9).log(), targs, reduction='none').numpy()
     split = small_loss_split(np.minimum(l, np.quantile(l, .999)))
+
     r = float(split.weights[1])
-    a,b = 1-float(np.nanmean(split.posterior > .9)),float(np.nanmean(split.posterior < .1))
-    return Tau(min(r, .99), min(r, b), min(max(r, a), .99))
+    surely_noisy = float(np.nanmean(split.posterior < .1))
+    not_surely_clean = 1-float(np.nanmean(split.posterior > .9))
+    return Tau(min(r, .99), min(r, surely_noisy), min(max(r, not_surely_clean), .99))
 
 def estimate_tau(
     make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`
@@ -124,13 +135,14 @@ def estimate_tau(
     probs=None,         # Out-of-sample probabilities (n,c): nothing is trained
     *,
     method:str='planted', # 'planted' (`noise_report`), or 'gmm': small-loss mixture after a warm-up, one short training
-    warmup:int=3,       # gmm: epochs of the warm-up; more lets the network learn the wrong labels too
+    warmup:int=3,       # gmm: epochs of warm-up; more lets the network learn the wrong labels too
     verbose:bool=True,  # Print it
     **kwargs            # planted: more for `noise_report`, such as `path`: folds are kept there, the same call is free
 )->Tau:
     "Share of wrong labels for JoCoR, Co-teaching, `advise` and others: `(tau, lo, hi)`, printed with its interval"
     if method not in ('planted', 'gmm'):
-        raise ValueError(f"`method` must be 'planted' or 'gmm', got {method!r}. 'planted' is the more exact one.")
+        raise ValueError(f"`method` must be 'planted' or 'gmm', got {method!r}. 'planted' is the "
+                         "more exact one.")
     _need_either(make_learner, dls, probs)
     if method == 'gmm':
         if kwargs or probs is not None:

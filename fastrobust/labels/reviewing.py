@@ -22,10 +22,11 @@ def item_names(
     "File of each item, also where the items are rows that name files"
     items = getattr(ds, 'items', None)
     if isinstance(items, pd.DataFrame) and isinstance(ds, Datasets):
-        read = [f for f in ds.tls[0].tfms.fs if isinstance(f, ColReader)]
-        return [str(read[0](r)) for r in items.itertuples()] if read else None
-    ok = isinstance(items, (list, L)) and len(items) and isinstance(items[0], PurePath)
-    return [str(o) for o in items] if ok else None
+        readers = [f for f in ds.tls[0].tfms.fs if isinstance(f, ColReader)]
+        if not readers: return None
+        return [str(readers[0](r)) for r in items.itertuples()]
+    files = isinstance(items, (list, L)) and len(items) and isinstance(items[0], PurePath)
+    return [str(o) for o in items] if files else None
 
 # --- the table ------------------------------------------------------------------------------------
 def need_columns(t, k, why):
@@ -57,13 +58,16 @@ def _read_csv(fname):
 def _classes(t, k, names, words=()):
     "Column `k` as class names or `words`; an unknown one is refused with the nearest known"
     s = pd.Series(['' if o is None or o != o else str(o) for o in t[k]], dtype=object)
-    res = s.where(s.isin(names or ()), s.str.strip())
-    res = res.where(res.isin(names or ()), res.str.lower().where(res.str.lower().isin(words), res))
+    known = names or ()
+    res = s.where(s.isin(known), s.str.strip())
+    low = res.str.lower()
+    res = res.where(res.isin(known), low.where(low.isin(words), res))
     if names is None: return res
     bad = np.flatnonzero(~res.isin([*names, *words, '']))
     if len(bad):
-        raise ValueError(f"expected classes of the vocab in column `{k}`, got {res[bad[0]]!r} in "
-                         f"row {bad[0]}. {nearest(res[bad[0]], [*words, *names])}")
+        i = bad[0]
+        raise ValueError(f"expected classes of the vocab in column `{k}`, got {res[i]!r} in row "
+                         f"{i}. {nearest(res[i], [*words, *names])}")
     return res
 
 def _numbers(s, k):
@@ -78,8 +82,22 @@ def _flags(s):
     low = [str(o).strip().lower() for o in s]
     bad = [o for o in low if o not in _WORDS]
     if bad:
-        raise ValueError(f"expected True or False in column `flagged`, got {bad[0]!r}. Write True or False.")
+        raise ValueError(f"expected True or False in column `flagged`, got {bad[0]!r}. Write True "
+                         "or False.")
     return np.array([_WORDS[o] for o in low], bool)
+
+def _items(t):
+    "Column `item` as positions, each of them once"
+    item = _numbers(t['item'], 'item')
+    if (item != np.floor(item)).any() or (item < 0).any():
+        raise ValueError("expected positions in the training set in column `item`, got fractions "
+                         "or negative numbers. Leave that column as it was written.")
+    if len(np.unique(item)) < len(item):
+        again = pd.Series(item).duplicated()
+        twice = pd.Series(item.astype(int))[again].iloc[0]
+        raise ValueError(f"expected every item once, got item {twice} twice. Delete one of the two "
+                         "rows.")
+    return item.astype(np.int64)
 
 def read_review(
     report,     # `noise_report(..)`, its table, or a CSV of it: rows may be missing or in another order
@@ -95,15 +113,11 @@ def read_review(
     names = None if vocab is None else [str(o) for o in vocab]
     t = t.rename(columns=lambda o: str(o).strip()).reset_index(drop=True)
     for k in ('item', 'given'): need_columns(t, k, 'in the table')
-    item = _numbers(t['item'], 'item')
-    if (item != np.floor(item)).any() or (item < 0).any():
-        raise ValueError("expected positions in the training set in column `item`, got fractions "
-                         "or negative numbers. Leave that column as it was written.")
-    if len(np.unique(item)) < len(item):
-        twice = pd.Series(item.astype(int))[pd.Series(item).duplicated()].iloc[0]
-        raise ValueError(f"expected every item once, got item {twice} twice. Delete one of the two rows.")
-    res = pd.DataFrame(dict(item=item.astype(np.int64)))
-    res['name_'] = [str(o) for o in t['name']] if 'name' in t else item.astype(np.int64).astype(str)
+
+    item = _items(t)
+    res = pd.DataFrame(dict(item=item))
+    if 'name' in t: res['name_'] = [str(o) for o in t['name']]
+    else: res['name_'] = item.astype(str)
     res['given'] = _classes(t, 'given', names)
     if 'suggested' in t: res['suggested'] = _classes(t, 'suggested', names)
     for k in ('confidence', 'margin', 'wrong'):
@@ -118,42 +132,57 @@ def read_review(
     return res
 
 # --- whose items ----------------------------------------------------------------------------------
+def _tails(parts, n):
+    "Last `n` parts of a path -> its position in `parts`"
+    res = {}
+    # two fit: none does, unless they are one file listed twice
+    for i,q in enumerate(parts):
+        tail = q[-n:]
+        old = res.get(tail, i)
+        res[tail] = i if old >= 0 and parts[old] == q else -1
+    return res
+
 def _find(wanted, names):
     "Position of each file in `names`, -1: not there; a relative name fits the one file that ends with it"
-    known,res = {o: i for i,o in enumerate(names)},[]
-    parts,tails = [PurePath(o).parts for o in names],{}
+    known = {o: i for i,o in enumerate(names)}
+    parts = [PurePath(o).parts for o in names]
+    tails = {}      # by the number of parts
+    res = []
     for w in wanted:
         p = PurePath(w).parts
-        if w in known or not p: res.append(known.get(w, -1)); continue
-        if len(p) not in tails:
-            tails[len(p)] = d = {}
-            # two fit: none does, unless they are one file listed twice
-            for i,q in enumerate(parts):
-                old = d.get(q[-len(p):], i)
-                d[q[-len(p):]] = i if old >= 0 and parts[old] == q else -1
-        res.append(tails[len(p)].get(p, -1))
+        n = len(p)
+        if w in known or not p: pos = known.get(w, -1)
+        else:
+            if n not in tails: tails[n] = _tails(parts, n)
+            pos = tails[n].get(p, -1)
+        res.append(pos)
     return np.array(res, np.int64)
+
+def _by_file(t, files):
+    "Table `t` with the positions of its names in `files`, without the rows of others"
+    pos = _find(t.name_, files)
+    if not (pos >= 0).any():
+        raise ValueError("expected a report on these training items, got one on other files, "
+                         f"e.g. {t.name_.iloc[0]!r} (here: {files[0]!r}). Pass the dls it was "
+                         "made of.")
+    if (pos < 0).any():
+        robust_warn(f"{(pos < 0).sum()} of {len(pos)} rows of the report are of files that are "
+                    "not in the training set (of the validation set, deleted): left out.", 5)
+    own = t['item'].to_numpy()
+    # listed twice: this one
+    same = [p >= 0 and i < len(files) and files[i] == files[p] for i,p in zip(own, pos)]
+    pos = np.where(same, own, pos)
+    return t.assign(item=pos)[pos >= 0].reset_index(drop=True)
 
 def by_position(t, dls, y, names):
     "Table `t` with `item` as positions in `dls.train_ds`: by file name where both have them; refused if labels differ"
     files = item_names(dls.train_ds)
-    if files is not None and not (t.name_ == t['item'].astype(str)).all():
-        pos = _find(t.name_, files)
-        if not (pos >= 0).any():
-            raise ValueError("expected a report on these training items, got one on other files, "
-                             f"e.g. {t.name_.iloc[0]!r} (here: {files[0]!r}). Pass the dls it was "
-                             "made of.")
-        if (pos < 0).any():
-            robust_warn(f"{(pos < 0).sum()} of {len(pos)} rows of the report are of files that are "
-                        "not in the training set (of the validation set, deleted): left out.", 4)
-        own = t['item'].to_numpy()
-        # listed twice: this one
-        same = [p >= 0 and i < len(files) and files[i] == files[p] for i,p in zip(own, pos)]
-        pos = np.where(same, own, pos)
-        t = t.assign(item=pos)[pos >= 0].reset_index(drop=True)
+    named = files is not None and not (t.name_ == t['item'].astype(str)).all()
+    if named: t = _by_file(t, files)
     elif len(t) and t['item'].max() >= len(y):
         raise ValueError(f"expected positions in a training set of {len(y)} items, got "
                          f"{t['item'].max()}. Pass the dls the report was made of.")
+
     have = np.array(names, object)[y[t['item'].to_numpy()]]
     bad = np.flatnonzero(have != t.given.to_numpy())
     if len(bad):

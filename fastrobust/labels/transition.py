@@ -21,7 +21,8 @@ def _need_joint(joint):
 def _rows(m):
     "Rows of `m` divided by their sum; an empty row stays where it is, on the diagonal"
     s = m.sum(1, keepdims=True)
-    return np.where(s > 0, m/np.where(s > 0, s, 1), np.eye(len(m)))
+    some = s > 0
+    return np.where(some, m/np.where(some, s, 1), np.eye(len(m)))
 
 def noise_rate_from_joint(
     joint   # Counts or shares (c,c) of `confident_joint`
@@ -39,7 +40,8 @@ def T_from_joint(
 def _anchors(p, q):
     "Position of each class's anchor: the item with the highest probability, or at the `q` quantile of probabilities"
     if q == 1: return p.argmax(0)
-    return np.argpartition(p, int(q*(len(p)-1)), axis=0)[int(q*(len(p)-1))]
+    k = int(q*(len(p)-1))
+    return np.argpartition(p, k, axis=0)[k]
 
 def _anchor_T(p, q):
     at = _anchors(p, q)
@@ -55,21 +57,24 @@ def estimate_T(
     probs,                  # Out-of-sample probabilities (n,c) of the *given* label, as a net trained on those learns
     how:str='joint',        # 'joint' (confident joint), 'anchor' (Patrini et al.), 'dual' (Yao et al.)
     *,
-    q:float=1.,             # Quantile of P(class) at which its anchor stands, in (0,1]; 1 is the maximum, Patrini's;
-                            # below, outliers are passed over, but 1-q must stay far below a class's share
+    # Quantile of P(class) at which its anchor stands, in (0,1]; 1 is the maximum, Patrini's; below,
+    # outliers are passed over, but 1-q must stay far below a class's share
+    q:float=1.,
     collision:str='masked'  # As in `confident_joint`, for 'joint'
 )->np.ndarray: # float64 (c,c), rows = true class, columns = given class, rows sum to 1
     "Noise matrix by the confident joint, by anchors (https://arxiv.org/abs/1609.03683) or as T♣T♠ (arXiv 2006.07805)"
     y,p = need_probs(y, probs)
     need_number('q', q)
     if not 0 < q <= 1:
-        raise ValueError(f"`q` must be a quantile in (0,1], got {q}. 1 takes the most probable item.")
+        raise ValueError(f"`q` must be a quantile in (0,1], got {q}. 1 takes the most probable "
+                         "item.")
     if how == 'joint': return T_from_joint(confident_joint(y, p, collision=collision))
     if how not in ('anchor', 'dual'):
         raise ValueError(f"`how` must be 'joint', 'anchor' or 'dual', got {how!r}.")
     if 1-q >= 1/p.shape[1]:
         robust_warn(f"q={q} looks for anchors below the top {1-q:.0%}, but a class has about "
                     f"{1/p.shape[1]:.0%} of the items: these are no anchors. Use a larger `q`.")
+
     club = _anchor_T(p, q)
     if how == 'anchor': return club
     # from predicted to given class, by counting
@@ -82,11 +87,14 @@ def true_prior(
     given   # Given labels (n,), or their shares (c,) as floats
 )->np.ndarray: # (c,), sums to 1
     "Shares of the true classes, T^-T (shares of the given ones); negative shares are cut to 0"
-    T,given = np.asarray(T, dtype=np.float64),np.asarray(given)
-    if T.ndim != 2 or T.shape[0] != T.shape[1] or (T < -1e-9).any() or not np.allclose(T.sum(1), 1, atol=1e-6):
+    T = np.asarray(T, dtype=np.float64)
+    given = np.asarray(given)
+    square = T.ndim == 2 and T.shape[0] == T.shape[1]
+    if not square or (T < -1e-9).any() or not np.allclose(T.sum(1), 1, atol=1e-6):
         raise ValueError("expected a noise matrix (c,c) with rows = true class that sum to 1, got "
                          f"shape {T.shape}. Of cleanlab's matrices take the transpose.")
-    if given.dtype.kind in 'iu' and given.ndim == 1 and len(given) and 0 <= given.min() and given.max() < len(T):
+    labels = given.dtype.kind in 'iu' and given.ndim == 1 and len(given)
+    if labels and 0 <= given.min() and given.max() < len(T):
         given = np.bincount(given, minlength=len(T))/len(given)
     if given.shape != (len(T),) or given.dtype.kind != 'f' or not np.isclose(given.sum(), 1):
         raise ValueError(f"expected labels in 0..{len(T)-1}, or {len(T)} shares that sum to 1, got "

@@ -6,17 +6,19 @@ from fastrobust.basics import is_whole, nearest, need_whole, robust_warn
 __all__ = []
 
 _CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
-CLASS_MAPS = dict(                                  # by index
-    cifar10={9:1, 2:0, 4:7, 3:5, 5:3},              # truck->automobile, bird->airplane, deer->horse, cat<->dog
+CLASS_MAPS = dict(                          # by index
+    cifar10={9:1, 2:0, 4:7, 3:5, 5:3},      # truck->automobile, bird->airplane, deer->horse, cat<->dog
     mnist={7:1, 2:7, 3:8, 5:6, 6:5})
 
-CIFAR100_COARSE = [int(o) for o in (                # superclass 0..19 of the fine classes 0..99, which are alphabetical
+# superclass 0..19 of the fine classes 0..99, which are alphabetical
+CIFAR100_COARSE = [int(o) for o in (
     '4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 '
     '11 5 5 19 8 8 15 13 14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 '
     '16 12 9 13 15 13 16 19 2 4 6 19 5 5 8 19 18 1 2 15 6 0 17 8 14 13').split()]
-SUPERCLASS_MAPS = dict(                             # fine -> super
+SUPERCLASS_MAPS = dict(                     # fine -> super
     cifar100_superclass=dict(enumerate(CIFAR100_COARSE)),
-    cifar100_block5={i: i//5 for i in range(100)})  # JoCoR's and ALASCA's code: six of its 100 moves stay in the class
+    # JoCoR's and ALASCA's code: six of its 100 moves stay in the class
+    cifar100_block5={i: i//5 for i in range(100)})
 MATRIX_KINDS = ('symmetric', 'asymmetric', 'pair', 'superclass', 'matrix')
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -26,7 +28,8 @@ def check_rate(kind, rate):
     if isinstance(rate, (bool, np.bool_)) or not isinstance(rate, Real):
         raise TypeError(f"`rate` must be a number in [0,1], got {rate!r}. Pass e.g. rate=.4.")
     if not 0 <= rate <= 1:
-        raise ValueError(f"`rate` must lie in [0,1], got {rate}. It is a share of the labels: for 40 % pass .4.")
+        raise ValueError(f"`rate` must lie in [0,1], got {rate}. It is a share of the labels: for "
+                         "40 % pass .4.")
     return float(rate)
 
 def check_n(n):
@@ -44,42 +47,53 @@ def _lookup(n, vocab):
 
 def _check_map(mapping):
     if not isinstance(mapping, dict) or not mapping:
-        raise TypeError(f"`mapping` must be a name or a non-empty dict, got {mapping!r}. Pass e.g. {{'cat': 'dog'}}.")
+        raise TypeError(f"`mapping` must be a name or a non-empty dict, got {mapping!r}. Pass e.g. "
+                        "{'cat': 'dog'}.")
 
 def _class_map(mapping, n, vocab=None):
     "dict index -> index from `mapping`: a name, or a dict of indices or of class names"
     if mapping is None:
         mapping = 'cifar10'
         if vocab is not None and n == 10 and [str(v) for v in vocab] != _CIFAR10:
-            robust_warn(f"asymmetric noise uses the papers' CIFAR-10 map on {list(vocab)}. Pass your own `mapping`.", 6)
+            robust_warn(f"asymmetric noise uses the papers' CIFAR-10 map on {list(vocab)}. Pass "
+                        "your own `mapping`.", 6)
     if isinstance(mapping, str):
         if mapping not in CLASS_MAPS:
-            raise ValueError(f"unknown mapping {mapping!r}. {nearest(mapping, CLASS_MAPS)} Or pass a dict.")
+            raise ValueError(f"unknown mapping {mapping!r}. {nearest(mapping, CLASS_MAPS)} Or pass "
+                             "a dict.")
         if n == 10: return dict(CLASS_MAPS[mapping])
-        raise ValueError(f"mapping {mapping!r} is for 10 classes, got {n}. Pass a dict of indices or names.")
+        raise ValueError(f"mapping {mapping!r} is for 10 classes, got {n}. Pass a dict of indices "
+                         "or names.")
     _check_map(mapping)
     idx = _lookup(n, vocab)
     return {idx(k): idx(v) for k,v in mapping.items()}
+
+def _need_super_map(mapping, n):
+    if mapping not in SUPERCLASS_MAPS:
+        raise ValueError(f"unknown mapping {mapping!r}. "
+                         f"{nearest(mapping, [*SUPERCLASS_MAPS, 'next_class'])} Or pass a "
+                         "dict.")
+    if n != 100:
+        raise ValueError(f"mapping {mapping!r} is for 100 classes, got {n}. Pass a dict: class -> "
+                         "superclass.")
 
 def _super_map(mapping, n, vocab=None):
     "dict index -> next index of the same superclass, in a ring; a class alone in its ring is left out"
     if mapping is None:
         mapping = 'cifar100_superclass'
-        if vocab is not None and n == 100 and (str(vocab[0]), str(vocab[-1])) != ('apple', 'worm'):
-            robust_warn("superclass noise uses CIFAR-100's grouping on other classes. Pass your own `mapping`.", 6)
+        known = vocab is not None and n == 100
+        if known and (str(vocab[0]), str(vocab[-1])) != ('apple', 'worm'):
+            robust_warn("superclass noise uses CIFAR-100's grouping on other classes. Pass your "
+                        "own `mapping`.", 6)
     if mapping == 'next_class': groups = dict.fromkeys(range(n), 0)
     elif isinstance(mapping, str):
-        if mapping not in SUPERCLASS_MAPS:
-            raise ValueError(f"unknown mapping {mapping!r}. "
-                             f"{nearest(mapping, [*SUPERCLASS_MAPS, 'next_class'])} Or pass a "
-                             "dict.")
-        if n != 100:
-            raise ValueError(f"mapping {mapping!r} is for 100 classes, got {n}. Pass a dict: class -> superclass.")
+        _need_super_map(mapping, n)
         groups = SUPERCLASS_MAPS[mapping]
     else:
         _check_map(mapping)
         idx = _lookup(n, vocab)
         groups = {idx(k): v for k,v in mapping.items()}
+
     rings = [sorted(i for i in groups if groups[i] == g) for g in dict.fromkeys(groups.values())]
     if max(map(len, rings)) < 2:
         raise ValueError("`mapping` expected superclasses of two classes or more, got "
@@ -92,7 +106,9 @@ def switch(kind, n, inclusive=False, mapping=None, vocab=None):
     if n < 2 and not (kind == 'symmetric' and inclusive):
         raise ValueError(f"{kind} noise needs at least 2 classes to switch between, got "
                          f"n_classes={n}. Pass the size of the vocab as n_classes.")
-    if kind == 'symmetric': return np.full((n,n), 1/n) if inclusive else (1-np.eye(n))/(n-1)
+    if kind == 'symmetric' and inclusive: return np.full((n,n), 1/n)
+    if kind == 'symmetric': return (1-np.eye(n))/(n-1)
     if kind == 'pair':      return np.roll(np.eye(n), 1, axis=1)
-    m = (_super_map if kind == 'superclass' else _class_map)(mapping, n, vocab)
-    return np.eye(n)[[m.get(i, i) for i in range(n)]]
+    if kind == 'superclass': to = _super_map(mapping, n, vocab)
+    else: to = _class_map(mapping, n, vocab)
+    return np.eye(n)[[to.get(i, i) for i in range(n)]]

@@ -11,18 +11,23 @@ __all__ = ['noise_matrix']
 
 def check_T(T, n=None):
     "A row-stochastic float64 copy of `T`"
-    T = np.array(T.detach().cpu() if hasattr(T, 'detach') else T, dtype=np.float64)
+    if hasattr(T, 'detach'): T = T.detach().cpu()
+    T = np.array(T, dtype=np.float64)
     if T.ndim != 2 or T.shape[0] != T.shape[1] or not len(T):
-        raise ValueError(f"`T` must be a square matrix (c,c), got shape {T.shape}. Give one row for each true class.")
+        raise ValueError(f"`T` must be a square matrix (c,c), got shape {T.shape}. Give one row "
+                         "for each true class.")
     if n is not None and len(T) != n:
-        raise ValueError(f"`T` must be ({n},{n}), one row per class, got {T.shape}. Order both as the vocab.")
+        raise ValueError(f"`T` must be ({n},{n}), one row per class, got {T.shape}. Order both as "
+                         "the vocab.")
     s = T.sum(1)
     bad = ~np.isfinite(T).all(1) | (T < 0).any(1) | ~(abs(s-1) <= 1e-6)
     if bad.any():
         i = int(bad.argmax())
-        transposed = (T >= 0).all() and np.allclose(T.sum(0), 1)
-        cure = "Its columns sum to 1, cleanlab's convention: pass T.T." if transposed else "Divide each row by its sum."
-        raise ValueError(f"`T` must be >= 0 with rows that sum to 1, got row {i} = {T[i]} (sum {s[i]:.6g}). {cure}")
+        cure = "Divide each row by its sum."
+        if (T >= 0).all() and np.allclose(T.sum(0), 1):
+            cure = "Its columns sum to 1, cleanlab's convention: pass T.T."
+        raise ValueError(f"`T` must be >= 0 with rows that sum to 1, got row {i} = {T[i]} (sum "
+                         f"{s[i]:.6g}). {cure}")
     return T / s[:,None] if (abs(s-1) > 1e-12).any() else T
 
 def learnable(
@@ -36,8 +41,10 @@ def learnable(
     return bool((joint.sum(0)*joint.sum(1) < np.diag(joint))[p > 0].all())
 
 def _warn_T(T, kind):
-    off = T - np.diag(np.full(len(T), np.inf))
-    bad = np.flatnonzero(np.diag(T) <= off.max(1)) if len(T) > 1 else []
+    bad = []
+    if len(T) > 1:
+        off = T - np.diag(np.full(len(T), np.inf))
+        bad = np.flatnonzero(np.diag(T) <= off.max(1))
     if len(bad):
         names = ', '.join(map(str, bad[:5])) + (' ..' if len(bad) > 5 else '')
         robust_warn(f"{kind} noise: for class {names} the true label is no longer the most "
@@ -56,9 +63,10 @@ def noise_matrix(
     rate:float=None,        # Share of samples chosen, in [0,1]; not for 'matrix'
     *,
     inclusive:bool=False,   # symmetric: may a chosen sample draw its own class again (DivideMix)? No: JoCoR, LogitClip
-    mapping=None,           # asymmetric: 'cifar10' (default; 10 classes), 'mnist', or a dict of indices or names;
-                            # superclass: 'cifar100_superclass' (default; the true grouping),
-                            # 'cifar100_block5' (that of JoCoR's code), 'next_class', or a dict class -> superclass
+    # asymmetric: 'cifar10' (default; 10 classes), 'mnist', or a dict of indices or names;
+    # superclass: 'cifar100_superclass' (default; the true grouping), 'cifar100_block5' (that of
+    # JoCoR's code), 'next_class', or a dict class -> superclass
+    mapping=None,
     vocab=None,             # Class names, for a `mapping` by name
     T=None                  # matrix: (c,c), rows >= 0 that sum to 1
 ):
@@ -68,9 +76,11 @@ def noise_matrix(
     check_n(n_classes)
     if kind == 'matrix':
         if T is None:
-            raise ValueError("kind='matrix' needs `T`, got none. Pass a row-stochastic (c,c) matrix.")
+            raise ValueError("kind='matrix' needs `T`, got none. Pass a row-stochastic (c,c) "
+                             "matrix.")
         if rate is not None:
-            raise ValueError(f"kind='matrix' has its rates in `T`, got rate={rate}. Leave `rate` out.")
+            raise ValueError(f"kind='matrix' has its rates in `T`, got rate={rate}. Leave `rate` "
+                             "out.")
         T = check_T(T, n_classes)
     else:
         rate = check_rate(kind, rate)
@@ -83,7 +93,8 @@ def noise_matrix(
 def _spread(T, rng, conc):
     "Put 1 - T[i,i] on the other classes of each row by a Dirichlet draw, row after row"
     for i in range(len(T)):
-        T[i, np.arange(len(T)) != i] = (1-T[i,i])*rng.dirichlet(np.full(len(T)-1, conc))
+        others = np.arange(len(T)) != i
+        T[i,others] = (1-T[i,i])*rng.dirichlet(np.full(len(T)-1, conc))
     return T
 
 def _check_c(c):
@@ -113,14 +124,18 @@ def T_trace(
     "A random matrix of given trace: some classes are nearly clean, others hardly"
     _check_c(c)
     if not 1 < trace <= c:
-        raise ValueError(f"`trace` must lie in (1,{c}], got {trace}. At 1 or less the labels say nothing any more.")
-    rng,wrong = np.random.default_rng(seed),c-trace
+        raise ValueError(f"`trace` must lie in (1,{c}], got {trace}. At 1 or less the labels say "
+                         "nothing any more.")
+    rng = np.random.default_rng(seed)
+    wrong = c-trace
     # ever more even rates, so that none exceeds 1 and the classes stay apart
     for k in range(200):
         n = wrong*rng.dirichlet(np.full(c, 1.25**k))
-        T = _spread(np.diag(1-n), rng, 1.25**k) if n.max() <= 1 else None
-        if T is not None and learnable(T): return T
-    raise ValueError(f"expected a `trace` that leaves {c} classes learnable, got {trace:.6g}. Take a larger one.")
+        if n.max() <= 1:
+            T = _spread(np.diag(1-n), rng, 1.25**k)
+            if learnable(T): return T
+    raise ValueError(f"expected a `trace` that leaves {c} classes learnable, got {trace:.6g}. Take "
+                     "a larger one.")
 
 def T_from_confusion(
     y_clean,        # True labels (n,)
@@ -129,13 +144,16 @@ def T_from_confusion(
 ) -> np.ndarray: # T (c,c)
     "The matrix two label vectors show, to lay the same class-dependent noise on other labels"
     check_n(n_classes)
-    a,b = int_labels(y_clean, n_classes),int_labels(y_noisy, n_classes)
+    a = int_labels(y_clean, n_classes)
+    b = int_labels(y_noisy, n_classes)
     if len(a) != len(b):
-        raise ValueError(f"expected labels of the same items, got {len(a)} and {len(b)}. Align them.")
+        raise ValueError(f"expected labels of the same items, got {len(a)} and {len(b)}. Align "
+                         "them.")
     c = int(max(a.max(), b.max()))+1 if n_classes is None else int(n_classes)
     T = np.bincount(a*c + b, minlength=c*c).reshape(c, c).astype(float)
     none = np.flatnonzero(T.sum(1) == 0)
     if len(none):
-        robust_warn(f"T_from_confusion: no sample of class {', '.join(map(str, none[:5]))}: its row keeps the label.")
+        robust_warn(f"T_from_confusion: no sample of class {', '.join(map(str, none[:5]))}: its "
+                    "row keeps the label.")
         T[none,none] = 1
     return T / T.sum(1, keepdims=True)

@@ -29,15 +29,21 @@ class NoiseRecord:
         log_true=False,     # Should fits log validation accuracy against the true labels as well (noisy_valid='both')?
         open_from=None      # (n,) ints: which of the foreign images stands at i, -1: its own; None: see `is_open`
     ):
-        self.y_clean,self.y_noisy = int_labels(y_clean),int_labels(y_noisy)
-        if len(self.y_clean) != len(self.y_noisy):
-            raise ValueError(f"expected as many given as true labels ({len(self.y_clean)}), got "
+        self.y_clean = int_labels(y_clean)
+        self.y_noisy = int_labels(y_noisy)
+        n = len(self.y_clean)
+        if len(self.y_noisy) != n:
+            raise ValueError(f"expected as many given as true labels ({n}), got "
                              f"{len(self.y_noisy)}. Pass one of each per sample.")
-        self.open_from = np.full(len(self.y_clean), -1) if open_from is None else np.array(open_from, dtype=np.int64)
-        self.is_open = self.open_from >= 0 if is_open is None else np.array(is_open, dtype=bool)
+        if open_from is None: self.open_from = np.full(n, -1)
+        else: self.open_from = np.array(open_from, dtype=np.int64)
+        if is_open is None: self.is_open = self.open_from >= 0
+        else: self.is_open = np.array(is_open, dtype=bool)
         self.images = None  # the foreign images, uint8 tensor (m,c,h,w); never saved
-        self.kind,self.nominal_rate,self.T,self.seed,self.sampling = kind,nominal_rate,T,seed,sampling
-        self.vocab,self.valid,self.log_true = None if vocab is None else [str(v) for v in vocab],valid,log_true
+        self.kind,self.nominal_rate,self.T = kind,nominal_rate,T
+        self.seed,self.sampling = seed,sampling
+        self.vocab = None if vocab is None else [str(v) for v in vocab]
+        self.valid,self.log_true = valid,log_true
 
     @property
     def is_noisy(self): return self.y_clean != self.y_noisy
@@ -48,7 +54,8 @@ class NoiseRecord:
     @property
     def n_classes(self):
         if self.T is not None: return len(self.T)
-        return len(self.vocab) if self.vocab else int(max(self.y_clean.max(), self.y_noisy.max()))+1
+        if self.vocab: return len(self.vocab)
+        return int(max(self.y_clean.max(), self.y_noisy.max()))+1
     @property
     def counts(self):
         "(c,c) ints: how many of true class i were given label j"
@@ -61,8 +68,9 @@ class NoiseRecord:
         with np.errstate(invalid='ignore'): return n / n.sum(1, keepdims=True)
     def __len__(self): return len(self.y_clean)
     def __repr__(self):
-        v = f", open-set {self.open_rate:.4f}" if self.is_open.any() else ''
-        v += f"; validation labels {self.valid.realised_rate:.4f}" if self.valid is not None else ''
+        v = ''
+        if self.is_open.any(): v += f", open-set {self.open_rate:.4f}"
+        if self.valid is not None: v += f"; validation labels {self.valid.realised_rate:.4f}"
         return (f"NoiseRecord({self.kind}, {len(self)} labels, {self.n_classes} classes: nominal "
                 f"rate {self.nominal_rate:.4g}, realised {self.realised_rate:.4f} "
                 f"({int(self.is_noisy.sum())} wrong), seed {self.seed}{v})")
@@ -77,11 +85,15 @@ class NoiseRecord:
 
     def compose(self, new):
         "The record of `new`, noise drawn on top of our given labels"
-        T = None if self.T is None or new.T is None else self.T @ new.T
-        if T is None: rate = 1 - (1-self.nominal_rate)*(1-new.nominal_rate)
-        else: rate = float(1 - np.diag(T)[self.y_clean].mean())
-        res = NoiseRecord(self.y_clean, new.y_noisy, f'{self.kind}+{new.kind}', rate, T=T, seed=[self.seed, new.seed],
-                          is_open=self.is_open | new.is_open, vocab=self.vocab or new.vocab,
+        if self.T is None or new.T is None:
+            T = None
+            rate = 1 - (1-self.nominal_rate)*(1-new.nominal_rate)
+        else:
+            T = self.T @ new.T
+            rate = float(1 - np.diag(T)[self.y_clean].mean())
+        res = NoiseRecord(self.y_clean, new.y_noisy, f'{self.kind}+{new.kind}', rate, T=T,
+                          seed=[self.seed, new.seed], is_open=self.is_open | new.is_open,
+                          vocab=self.vocab or new.vocab,
                           sampling=f'{self.sampling}+{new.sampling}',
                           open_from=np.maximum(self.open_from, new.open_from))
         res.images = self.images if new.images is None else new.images
@@ -101,8 +113,10 @@ class NoiseRecord:
     ):
         "The record after the given labels were edited: true ones kept, no law any more"
         new = copy.copy(self)
-        new.y_noisy,new.T = int_labels(y),None
-        if (new.y_noisy != self.y_noisy).any() and not self.kind.endswith('edited'):
+        new.y_noisy = int_labels(y)
+        new.T = None
+        edited = (new.y_noisy != self.y_noisy).any()
+        if edited and not self.kind.endswith('edited'):
             new.kind = f'{self.kind}+edited'
         return new
 
@@ -111,21 +125,28 @@ class NoiseRecord:
         items=None  # Names for the column `item`, one per training sample; None: positions
     ):
         "Write a CSV from which `load` gives back exactly this record"
-        if items is not None and len(items) != len(self):
-            raise ValueError(f"expected {len(self)} items, got {len(items)}. Pass one name per training sample.")
-        law = 'kind', 'nominal_rate', 'seed', 'sampling', 'vocab', 'log_true'
-        head = {k: getattr(self, k) for k in law}
+        if items is None: items = range(len(self))
+        elif len(items) != len(self):
+            raise ValueError(f"expected {len(self)} items, got {len(items)}. Pass one name per "
+                             "training sample.")
+        head = self._law()
         head['T'] = None if self.T is None else np.asarray(self.T).tolist()
-        if self.valid is not None: head['valid'] = {k: getattr(self.valid, k) for k in law}
+        if self.valid is not None: head['valid'] = self.valid._law()
         with open(fname, 'w', newline='', encoding='utf-8') as f:
             f.write('# fastrobust ' + json.dumps(head) + '\n')
             w = csv.writer(f)
             w.writerow(['item', 'label', 'label_noisy', 'is_open', 'split', 'open_from'])
-            for nm,r in (('train', self), ('valid', self.valid)):
-                if r is None: continue
-                names = items if nm == 'train' and items is not None else range(len(r))
-                cols = zip(names, r.y_clean, r.y_noisy, r.is_open, r.open_from)
-                w.writerows([n, a, b, int(o), nm, j] for n,a,b,o,j in cols)
+            w.writerows(self._rows(items, 'train'))
+            if self.valid is not None:
+                w.writerows(self.valid._rows(range(len(self.valid)), 'valid'))
+
+    def _law(self):
+        law = 'kind', 'nominal_rate', 'seed', 'sampling', 'vocab', 'log_true'
+        return {k: getattr(self, k) for k in law}
+
+    def _rows(self, names, split):
+        cols = zip(names, self.y_clean, self.y_noisy, self.is_open, self.open_from)
+        return ([n, a, b, int(o), split, j] for n,a,b,o,j in cols)
 
     @classmethod
     def load(cls,
@@ -137,14 +158,17 @@ class NoiseRecord:
             if not first.startswith('# fastrobust '):
                 raise ValueError(f"{fname}: expected a file of NoiseRecord.save ('# fastrobust ..' "
                                  f"first), got {first[:40]!r}. Save the record again.")
-            head,rows = json.loads(first[len('# fastrobust '):]),list(csv.DictReader(f))
+            head = json.loads(first[len('# fastrobust '):])
+            rows = list(csv.DictReader(f))
         valid,T = head.pop('valid', None),head.pop('T')
-        T = None if T is None else np.array(T)
+        if T is not None: T = np.array(T)
         def part(split, **kw):
             rs = [r for r in rows if r['split'] == split]
-            cols = [[int(r.get(k, -1)) for r in rs] for k in ('label', 'label_noisy', 'is_open', 'open_from')]
-            return cls(cols[0], cols[1], is_open=cols[2], T=T, open_from=cols[3], **kw)
-        return part('train', valid=None if valid is None else part('valid', **valid), **head)
+            col = lambda k: [int(r.get(k, -1)) for r in rs]
+            return cls(col('label'), col('label_noisy'), is_open=col('is_open'), T=T,
+                       open_from=col('open_from'), **kw)
+        if valid is not None: valid = part('valid', **valid)
+        return part('train', valid=valid, **head)
 
     def plot(self,
         ax=None,        # Axes to draw on
@@ -152,12 +176,11 @@ class NoiseRecord:
         figsize=None    # Size in inches; None: grows with the number of classes
     )->Figure:
         "Realised noise matrix, with counts where there is room"
-        c,T,n = self.n_classes,self.T_empirical,self.counts
+        c,T = self.n_classes,self.T_empirical
         side = max(4.5, .55*c+2.5) if c <= 20 else 8.
         ax = axes_on(ax, figsize or (side+1, side))
         im = ax.imshow(T, cmap='Blues', vmin=0, vmax=1)
-        for i,j in zip(*np.nonzero(n)) if c <= 20 else ():
-            ax.text(j, i, n[i,j], ha='center', va='center', fontsize=8, color='white' if T[i,j] > .65 else 'black')
+        if c <= 20: self._write_counts(ax)
         if c <= 40:
             names = self.vocab or range(c)
             ax.set_xticks(range(c), names, rotation=90)
@@ -168,9 +191,16 @@ class NoiseRecord:
         ax.figure.colorbar(im, ax=ax, label='share of the true class', shrink=.8)
         return ax.figure
 
+    def _write_counts(self, ax):
+        n,T = self.counts,self.T_empirical
+        for i,j in zip(*np.nonzero(n)):
+            color = 'white' if T[i,j] > .65 else 'black'
+            ax.text(j, i, n[i,j], ha='center', va='center', fontsize=8, color=color)
+
 class TrueAccuracy(ColumnsCallback):
     "Logs `acc_true`, accuracy against the true labels of a noisy validation set, and `acc_given` if no metric does"
-    name,n,n_true,n_given = 'true_accuracy',0,0,0
+    name = 'true_accuracy'
+    n,n_true,n_given = 0,0,0
 
     def before_fit(self):
         rec = getattr(self.learn.dls, 'noise', None)
@@ -179,16 +209,19 @@ class TrueAccuracy(ColumnsCallback):
                              "got none. Remove it: their labels are the only ones known.")
         self.active = rec.valid is not None
         if not self.active and fit_starts(self.learn):
-            robust_warn("TrueAccuracy: the validation labels of these dls are the true ones: nothing to add.")
+            robust_warn("TrueAccuracy: the validation labels of these dls are the true ones: "
+                        "nothing to add.")
         super().before_fit()
 
     def before_validate(self): self.n,self.n_true,self.n_given = 0,0,0
 
     def after_batch(self):
-        if self.training or not self.active or self.learn.dl is not self.learn.dls.valid: return
+        if self.training or not self.active: return
+        if self.learn.dl is not self.learn.dls.valid: return
         pred,y = flatten_check(self.learn.pred.argmax(-1), self.yb[0])
-        ids = batch_idxs(self.learn.dl, self.iter, len(y))
-        true = torch.as_tensor(self.learn.dls.noise.valid.y_clean[ids.numpy()], device=y.device)
+        ids = batch_idxs(self.learn.dl, self.iter, len(y)).numpy()
+        y_clean = self.learn.dls.noise.valid.y_clean
+        true = torch.as_tensor(y_clean[ids], device=y.device)
         self.n += len(y)
         self.n_true  += (pred==true).sum().item()
         self.n_given += (pred==y).sum().item()
@@ -196,5 +229,8 @@ class TrueAccuracy(ColumnsCallback):
     def columns(self):
         if not self.active: return {}
         share = lambda k: k/self.n if self.n else float('nan')
-        given = {} if 'accuracy' in self.learn.metrics.attrgot('name') else {'acc_given': share(self.n_given)}
-        return {**given, 'acc_true': share(self.n_true)}
+        row = {}
+        if 'accuracy' not in self.learn.metrics.attrgot('name'):
+            row['acc_given'] = share(self.n_given)
+        row['acc_true'] = share(self.n_true)
+        return row

@@ -1,4 +1,4 @@
-"Charts of how well a score tells known from unknown: histograms with the FPR95 line, ROC curves, a map of all scores"
+"Charts of how well a score tells known from unknown: histograms with the FPR95 line, ROC curves"
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -6,7 +6,8 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 from fastrobust.basics import nearest
 from fastrobust.ood.metrics import auroc, fpr_at_tpr, threshold_at_tpr
-from fastrobust.reporting.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, axes_on, new_figure, tidy
+from fastrobust.reporting.style import (BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION,
+                                        axes_on, new_figure, tidy)
 
 __all__ = ['plot_ood']
 
@@ -14,13 +15,19 @@ KNOWN = INK
 _SETS = [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, '#8B6B00', '#777777']
 _DASHES = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1))]
 
-def set_look(i): return dict(color=_SETS[i%8], ls=_DASHES[i%8])
+def set_look(i):
+    "Colour and dashes of the i-th unknown set"
+    return dict(color=_SETS[i%8], ls=_DASHES[i%8])
+
 def three_digits(v): return f'{v:.3f}'
 
 # --- what is drawn --------------------------------------------------------------------------------
 def _one(v, what):
     "Scores as float64 (n,)"
-    v = v.detach().double().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v, dtype=float)
+    if isinstance(v, torch.Tensor):
+        v = v.detach().double().cpu().numpy()
+    else:
+        v = np.asarray(v, dtype=float)
     if v.ndim != 1 or not len(v):
         raise ValueError(f"expected a score for each image (n,), n >= 1, of the {what} ones, got "
                          f"shape {v.shape}. Without both sides there is nothing to tell apart.")
@@ -36,7 +43,9 @@ def _sides(id_scores, ood_scores):
     if not sets:
         raise ValueError("expected scores of at least one set of unknown images, got an empty "
                          "dict. Give {'name': scores}.")
-    return _one(id_scores, 'known'),{str(k): _one(v, f'{k!r}') for k,v in sets.items()}
+    known = _one(id_scores, 'known')
+    sets = {str(k): _one(v, repr(k)) for k,v in sets.items()}
+    return known,sets
 
 def of_report(report, score=None):
     "Name of a score, scores of the known, dict of those of the unknown sets"
@@ -44,63 +53,92 @@ def of_report(report, score=None):
     if not isinstance(scores, dict) or not scores or not hasattr(report, 'positive'):
         raise TypeError(f"expected `report` from ood_report, got {type(report).__name__}. Pass "
                         "`ood_report(learn, {'name': images})`.")
-    score = next(iter(scores)) if score is None else score
+    if score is None: score = next(iter(scores))
     if score not in scores:
         raise ValueError(f"expected `score` as one of the report's, got {score!r}. "
                          f"{nearest(score, scores)}")
-    return score,scores[score]['id'],{k: v for k,v in scores[score].items() if k != 'id'}
+    sets = dict(scores[score])
+    known = sets.pop('id')
+    return score,known,sets
 
 def _legend(ax, n):
     "Under the axis labels, in one column or two"
     room = .55 + .17*ax.get_xlabel().count('\n')        # inches
-    ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=1 if n <= 5 else 2, frameon=False, fontsize=8.5,
-              bbox_transform=ax.transAxes + ScaledTranslation(0, -room, ax.figure.dpi_scale_trans), handlelength=2.6,
-              columnspacing=1.2, borderpad=0)
+    below = ScaledTranslation(0, -room, ax.figure.dpi_scale_trans)
+    ncols = 1 if n <= 5 else 2
+    ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), bbox_transform=ax.transAxes + below,
+              ncols=ncols, frameon=False, fontsize=8.5, handlelength=2.6, columnspacing=1.2,
+              borderpad=0)
 
 def _called(k, near): return f'{k} (near)' if k in near else k
 
 # --- histograms -----------------------------------------------------------------------------------
 def _range(known, sets, lines):
     "Limits that show the bulk of everything, but are ruled by the known: a few huge norms must not squeeze the rest"
-    los,his = zip(*(np.quantile(v, [.005, .995]) for v in (known, *sets)))
+    ends = [np.quantile(v, [.005, .995]) for v in (known, *sets)]
+    los,his = zip(*ends)
     a,b = los[0],his[0]
     wide = b-a if b > a else max(his)-min(los)
-    lo,hi = max(min(*los, *lines), a-2*wide),min(max(*his, *lines), b+2*wide)
+    lo = max(min(*los, *lines), a-2*wide)
+    hi = min(max(*his, *lines), b+2*wide)
     pad = .02*(hi-lo) if hi > lo else .5
     return lo-pad,hi+pad
 
-def draw_hist(ax, id_scores, ood_scores, positive='id', tpr=.95, name='score', near=(), bins=None):
+def _bars(sets):
+    "As many bars as the smallest of `sets` of scores can fill"
+    fewest = min(map(len, sets))
+    return int(np.clip(2*fewest**.5, 12, 60))
+
+def _draw_lines(ax, thresholds, tpr, positive):
+    "The FPR95 line; where the unknown are positive, one for each set"
+    share = f'{100*tpr:g}'
+    look = dict(lw=1.3, ls=(0, (4, 2)))
+    if positive == 'id':
+        label = f'FPR{share} line: {share} % of the known are above'
+        ax.axvline(thresholds[0], color=KNOWN, label=label, **look)
+        return
+    label = f'FPR{share} lines: {share} % of a set are below'
+    for i,t in enumerate(thresholds):
+        ax.axvline(t, color=_SETS[i%8], label=label, **look)
+        label = None        # one line of the legend for all
+
+def draw_hist(ax, id_scores, ood_scores, positive='id', tpr=.95,
+              name='score', near=(), bins=None):
     "`plot_score_hist` on given axes"
     known,sets = _sides(id_scores, ood_scores)
-    lines = {k: threshold_at_tpr(known, v, tpr, positive) for k,v in sets.items()}
-    lo,hi = _range(known, sets.values(), lines.values())
-    if bins is None: bins = int(np.clip(2*min(map(len, [known, *sets.values()]))**.5, 12, 60))
-    edges,peaks = np.linspace(lo, hi, bins+1),[]
-    density = lambda v: np.histogram(np.clip(v, lo, hi), edges, density=True)[0]
-    def stairs(v, **kw):
+    thresholds = [threshold_at_tpr(known, v, tpr, positive) for v in sets.values()]
+    lo,hi = _range(known, sets.values(), thresholds)
+    if bins is None: bins = _bars([known, *sets.values()])
+    edges = np.linspace(lo, hi, bins+1)
+    peaks,inside = [],[]
+
+    def density(v):
+        bars,_ = np.histogram(np.clip(v, lo, hi), edges, density=True)
+        return bars
+
+    def stairs(v, **kwargs):
         d = density(v)
         # those beyond pile up in the outermost bars, which set no scale
         peaks.append((d.max(), d[1:-1].max()))
-        ax.stairs(d, edges, **kw)
-        return ((lo <= v) & (v <= hi)).mean()
-    inside = [stairs(known, fill=True, color=KNOWN, alpha=.13, lw=0)]
+        ax.stairs(d, edges, **kwargs)
+        shown = (lo <= v) & (v <= hi)
+        inside.append(shown.mean())
+
+    stairs(known, fill=True, color=KNOWN, alpha=.13, lw=0)
     ax.stairs(density(known), edges, color=KNOWN, lw=1.6, label=f'known ({len(known):,})')
     for i,(k,v) in enumerate(sets.items()):
         fpr = fpr_at_tpr(known, v, tpr, positive)
         label = f'{_called(k, near)} ({len(v):,}): FPR{100*tpr:g} {three_digits(fpr)}'
-        inside.append(stairs(v, lw=1.7, label=label, color=_SETS[i%8]))
-    if positive == 'id':
-        ax.axvline(next(iter(lines.values())), color=KNOWN, lw=1.3, ls=(0, (4, 2)),
-                   label=f'FPR{100*tpr:g} line: {100*tpr:g} % of the known are above')
-    else:
-        for i,(k,t) in enumerate(lines.items()):
-            ax.axvline(t, color=_SETS[i%8], lw=1.3, ls=(0, (4, 2)),
-                       label=f'FPR{100*tpr:g} lines: {100*tpr:g} % of a set are below' if i == 0 else None)
-    beyond = bool(1-min(inside) > .02)
+        stairs(v, lw=1.7, label=label, color=_SETS[i%8])
+    _draw_lines(ax, thresholds, tpr, positive)
+
     whole,inner = map(max, zip(*peaks))
+    beyond = bool(1-min(inside) > .02)
     top = min(whole, 2*inner) if beyond else whole
-    ax.set(xlim=(lo, hi), ylim=(0, 1.06*top), ylabel='density',
-           xlabel=f'{name} (higher: more like the known)' + '\nthe outermost bars hold everything beyond'*beyond)
+    xlabel = f'{name} (higher: more like the known)'
+    if beyond: xlabel += '\nthe outermost bars hold everything beyond'
+    ax.set(xlim=(lo, hi), ylim=(0, 1.06*top),
+           ylabel='density', xlabel=xlabel)
     ax.ticklabel_format(axis='x', style='sci', scilimits=(-3, 4))
     _legend(ax, len(sets)+2)
     return ax
@@ -119,16 +157,20 @@ def plot_score_hist(
     title=None      # Above the picture
 )->Figure:
     "Histograms of a score, the known against each unknown set, with the threshold of FPR95"
-    ax = draw_hist(tidy(axes_on(ax, figsize)), id_scores, ood_scores, positive, tpr, name, near, bins)
+    ax = tidy(axes_on(ax, figsize))
+    draw_hist(ax, id_scores, ood_scores, positive, tpr, name, near, bins)
     ax.set_title(title or 'Scores of known and unknown images')
     return ax.figure
 
 # --- ROC ------------------------------------------------------------------------------------------
 def roc_points(id_scores, ood_scores, positive='id'):
     "False and true positive rates at every threshold, from (0,0) to (1,1); equal scores are one step"
-    pos,neg = (id_scores, ood_scores) if positive == 'id' else (-ood_scores, -id_scores)
+    pos,neg = id_scores,ood_scores
+    if positive != 'id': pos,neg = -ood_scores,-id_scores
     t = np.unique(np.concatenate([pos, neg]))[::-1]
-    rate = lambda v: np.concatenate([[0.], np.searchsorted(np.sort(-v), -t, side='right')/len(v)])
+    def rate(v):
+        called = np.searchsorted(np.sort(-v), -t, side='right')     # at or above each threshold
+        return np.concatenate([[0.], called/len(v)])
     return rate(neg),rate(pos)
 
 def draw_roc(ax, id_scores, ood_scores, positive='id', tpr=.95, near=()):
@@ -137,16 +179,23 @@ def draw_roc(ax, id_scores, ood_scores, positive='id', tpr=.95, near=()):
     for i,(k,v) in enumerate(sets.items()):
         fpr = fpr_at_tpr(known, v, tpr, positive)
         label = f'{_called(k, near)}: AUROC {three_digits(auroc(known, v))}'
-        ax.plot(*roc_points(known, v, positive), lw=1.8, label=label, **set_look(i))
+        x,y = roc_points(known, v, positive)
+        ax.plot(x, y, lw=1.8, label=label, **set_look(i))
         at = threshold_at_tpr(known, v, tpr, positive)
-        hit = (known >= at).mean() if positive == 'id' else (v <= at).mean()
-        ax.plot([fpr], [hit], marker='o', ms=6, color=_SETS[i%8], mec='white', ls='', zorder=4, clip_on=False)
-    ax.axhline(tpr, color=GREY, lw=1, ls=':')
-    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=':', label=f'chance: AUROC 0.500; dots: FPR{100*tpr:g}')
-    a,b = ('unknown images taken for known', 'known images recognised') if positive == 'id' else \
-          ('known images taken for unknown', 'unknown images found')
-    ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=f'{a} (FPR)', ylabel=f'{b} (TPR)')
-    for axis in (ax.xaxis, ax.yaxis): axis.set_major_formatter(PercentFormatter(1, 0))
+        found = known >= at if positive == 'id' else v <= at
+        dot = dict(marker='o', ms=6, mec='white', ls='')
+        ax.plot([fpr], [found.mean()], color=_SETS[i%8], zorder=4, clip_on=False, **dot)
+    dotted = dict(color=GREY, lw=1, ls=':')
+    ax.axhline(tpr, **dotted)
+    label = f'chance: AUROC 0.500; dots: FPR{100*tpr:g}'
+    ax.plot([0, 1], [0, 1], label=label, **dotted)
+
+    a,b = 'known images taken for unknown','unknown images found'
+    if positive == 'id': a,b = 'unknown images taken for known','known images recognised'
+    ax.set(xlim=(0, 1), ylim=(0, 1.01),
+           xlabel=f'{a} (FPR)', ylabel=f'{b} (TPR)')
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, 0))
     _legend(ax, len(sets)+2)
     return ax
 
@@ -162,7 +211,8 @@ def plot_roc(
     title=None      # Above the picture
 )->Figure:
     "ROC curve of each unknown set against the known, with its AUROC"
-    ax = draw_roc(tidy(axes_on(ax, figsize)), id_scores, ood_scores, positive, tpr, near)
+    ax = tidy(axes_on(ax, figsize))
+    draw_roc(ax, id_scores, ood_scores, positive, tpr, near)
     ax.set_title(title or 'Known against unknown, at every threshold')
     return ax.figure
 
@@ -170,8 +220,10 @@ def plot_roc(
 def draw_ood(fig, report, score=None, title=None):
     "`plot_ood` on an empty figure; returns its two axes"
     score,known,sets = of_report(report, score)
-    axs,near = fig.subplots(1, 2, width_ratios=[1.25, 1]),getattr(report, 'near', ())
-    draw_hist(tidy(axs[0]), known, sets, report.positive, name=f'{score} score', near=near)
+    near = getattr(report, 'near', ())
+    axs = fig.subplots(1, 2, width_ratios=[1.25, 1])
+    draw_hist(tidy(axs[0]), known, sets, report.positive,
+              name=f'{score} score', near=near)
     draw_roc(tidy(axs[1]), known, sets, report.positive, near=near)
     side = dict(id='known', ood='unknown')[report.positive]
     fig.suptitle(title or f'Known and unknown by their {score} score (positive: the {side})')
@@ -186,6 +238,7 @@ def plot_ood(
 )->Figure:
     "One score of a report: histograms with the FPR95 line and ROC curves, a colour for each unknown set"
     n = len(of_report(report, score)[2])
-    fig = new_figure(figsize or (11.5, 4.2 + .2*(n+2 if n <= 3 else (n+3)//2)))
+    rows = n+2 if n <= 3 else (n+3)//2      # of the legend
+    fig = new_figure(figsize or (11.5, 4.2 + .2*rows))
     draw_ood(fig, report, score, title)
     return fig

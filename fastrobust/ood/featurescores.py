@@ -1,6 +1,6 @@
 "Scores that compare the features of an image with those of the training images"
-# f: features (n,d), what the last linear layer z = f W' + b is
-# given. Fits and distances are in float64.
+# f: features (n,d), what the last linear layer z = f W' + b is given. Fits and distances are in
+# float64.
 import numpy as np
 import torch
 from torch.nn.functional import normalize
@@ -21,7 +21,8 @@ def _spread(x, size):
     "Eigenvalues, ascending, and eigenvectors of x'x/n; and which are more than rounding of features as large as `size`"
     eig,vec = torch.linalg.eigh(x.T @ x/len(x))
     noise = (torch.finfo(torch.float32).eps*size)**2
-    return eig,vec,eig > torch.maximum(noise, len(eig)*torch.finfo(eig.dtype).eps*eig[-1])
+    rounding = len(eig)*torch.finfo(eig.dtype).eps*eig[-1]
+    return eig,vec,eig > torch.maximum(noise, rounding)
 
 class _FeatureScore(OODScore):
     "What the four share: their inputs, checked"
@@ -37,7 +38,8 @@ class _FeatureScore(OODScore):
         self._d = None
         f = self._f(train).double()
         if not f.numel():
-            raise ValueError(f"expected training images for `{self.name}`, got none. Give `fit_dl=`.")
+            raise ValueError(f"expected training images for `{self.name}`, got none. Give "
+                             "`fit_dl=`.")
         self._learn(f, train, head)
         self._d = f.shape[1]
         return self
@@ -48,7 +50,8 @@ class _FeatureScore(OODScore):
             raise ValueError(f"expected features for `{self.name}`, got outputs of a model without "
                              "a last linear layer. Take the scores of logits alone: msp, maxlogit, "
                              "energy, odin, gen.")
-        if out.f.ndim != 2 or len(out.f) != len(out.z) or (self._d and out.f.shape[1] != self._d):
+        other = out.f.ndim != 2 or len(out.f) != len(out.z)
+        if other or (self._d and out.f.shape[1] != self._d):
             raise ValueError(f"expected features ({len(out.z)},{self._d or 'd'}) for "
                              f"`{self.name}`, got {tuple(out.f.shape)}. Collect both of the same "
                              "images, from the network of the fit.")
@@ -59,15 +62,16 @@ class _FeatureScore(OODScore):
         if self._d is None:
             raise ValueError(f"expected a fitted score, got `{self.name}` without training "
                              "features. Call `.fit(train, head)` first.")
-        return (o.double() for o in self._f(out).split(max(1, room//max(self._d, self._wide))))
+        n = max(1, room//max(self._d, self._wide))
+        return (o.double() for o in self._f(out).split(n))
 
     def _head(self, head, d):
         "Weight and bias of the last layer, float64"
         if head is None or head.W.shape[1] != d:
+            got = 'none' if head is None else tuple(head.W.shape)
             raise ValueError(f"expected the last layer, weights (c,{d}), for `{self.name}`, got "
-                             f"{'none' if head is None else tuple(head.W.shape)}. Give the "
-                             "`LinearHead` whose input the features are; mahalanobis and knn need "
-                             "none.")
+                             f"{got}. Give the `LinearHead` whose input the features are; "
+                             "mahalanobis and knn need none.")
         return head.W.detach().double(),head.b.detach().double()
 
 class Mahalanobis(_FeatureScore):
@@ -78,23 +82,30 @@ class Mahalanobis(_FeatureScore):
     def _learn(self, f, train, head):
         y = train.y
         if y is None or y.shape != f.shape[:1]:
+            got = 'none' if y is None else tuple(y.shape)
             raise ValueError(f"expected a label for each of {len(f)} training images for "
-                             f"`mahalanobis`, got {'none' if y is None else tuple(y.shape)}. Fit "
-                             "on labelled images; knn needs no labels.")
+                             f"`mahalanobis`, got {got}. Fit on labelled images; knn needs no "
+                             "labels.")
         # a class without images has no mean
         _,y = y.unique(return_inverse=True)
-        mean = f.new_zeros(int(y.max())+1, f.shape[1]).index_add_(0, y, f)/y.bincount()[:,None]
+        total = f.new_zeros(int(y.max())+1, f.shape[1])
+        total.index_add_(0, y, f)
+        mean = total/y.bincount()[:,None]
         eig,vec,ok = _spread(f-mean[y], f.abs().max())
         if not ok.any():
             raise ValueError("expected features that vary within classes for `mahalanobis`, got "
                              f"{len(f)} that do not. Fit on more images than classes.")
         # pseudo-inverse, no shrinkage
-        self._origin,self._white = mean.mean(0),vec[:,ok]/eig[ok].sqrt()
+        self._origin = mean.mean(0)
+        self._white = vec[:,ok]/eig[ok].sqrt()
         self._means = (mean-self._origin) @ self._white
 
     def __call__(self, out):
-        return torch.cat([-torch.cdist((f-self._origin) @ self._white, self._means).amin(1)**2
-                          for f in self._rows(out)])
+        return torch.cat([self._nearest(f) for f in self._rows(out)])
+
+    def _nearest(self, f):
+        far = torch.cdist((f-self._origin) @ self._white, self._means)
+        return -far.amin(1)**2
 
 class KNN(_FeatureScore):
     """Minus the distance to the k-th nearest of all training features, scaled to length 1
@@ -109,7 +120,8 @@ class KNN(_FeatureScore):
             raise ValueError(f"expected at least k={self.k} training images for `knn`, got "
                              f"{len(f)}. Fit on more, or take KNN(k) with k <= {len(f)}.")
         # a row of distances, and nine candidates
-        self._bank,self._wide = normalize(f),len(f)+9*f.shape[1]
+        self._bank = normalize(f)
+        self._wide = len(f)+9*f.shape[1]
 
     def __call__(self, out):
         rows = self._rows(out)
@@ -118,7 +130,9 @@ class KNN(_FeatureScore):
 
     def _kth(self, f, bank, pad=4):
         "float32 finds the candidates, four ranks either side of the k-th; float64 says how far they are"
-        near = (f.float() @ bank.T).topk(min(self.k+pad, len(bank)), 1).indices[:,max(0, self.k-1-pad):]
+        n = min(self.k+pad, len(bank))
+        near = (f.float() @ bank.T).topk(n, 1).indices
+        near = near[:,max(0, self.k-1-pad):]
         d = (self._bank[near]-f[:,None]).norm(dim=2).sort(1).values
         return -d[:,min(self.k-1, pad)]
 
@@ -138,8 +152,10 @@ class ViM(_FeatureScore):
     def _learn(self, f, train, head):
         W,b = self._head(head, f.shape[1])
         # W was float32
-        self._origin = -torch.linalg.pinv(W, rtol=max(W.shape)*torch.finfo(torch.float32).eps) @ b
-        x,d = f-self._origin,f.shape[1]
+        rtol = max(W.shape)*torch.finfo(torch.float32).eps
+        self._origin = -torch.linalg.pinv(W, rtol=rtol) @ b
+        x = f-self._origin
+        d = f.shape[1]
         _,vec,ok = _spread(x, f.abs().max())
         rank = int(ok.sum())
         dim = self.dim or _principal(d, rank)
@@ -153,10 +169,12 @@ class ViM(_FeatureScore):
             raise ValueError("expected largest logits above 0 on average for `vim`, got "
                              f"{size:.3g}: alpha would reward what is far from the training "
                              "images. Take other scores for this network.")
-        self._alpha = size/float((x @ self._outside).norm(dim=1).mean())  # as large on average
+        self._alpha = size/float(self._norm(x).mean())      # as large on average
+
+    def _norm(self, x): return (x @ self._outside).norm(dim=1)
 
     def __call__(self, out):
-        far = torch.cat([((f-self._origin) @ self._outside).norm(dim=1) for f in self._rows(out)])
+        far = torch.cat([self._norm(f-self._origin) for f in self._rows(out)])
         return energy_score(out.z)-self._alpha*far
 
 class ReAct(_FeatureScore):
@@ -179,5 +197,9 @@ class ReAct(_FeatureScore):
                         "their lowest value: ReAct clips all there is, and its scores are all the "
                         "same. Give it a higher percentile.", 4)
 
+    def _clipped(self, f):
+        "Logits of clipped features"
+        return f.clamp(max=self._clip) @ self._W.T + self._b
+
     def __call__(self, out):
-        return torch.cat([energy_score(f.clamp(max=self._clip) @ self._W.T + self._b) for f in self._rows(out)])
+        return torch.cat([energy_score(self._clipped(f)) for f in self._rows(out)])

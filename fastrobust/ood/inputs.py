@@ -1,15 +1,12 @@
 "What a report on unknown images was asked for: scores and sets, refused where they cannot be judged"
 import numpy as np
-import torch
 from torch import Tensor
 from fastrobust.basics import nearest, target_vocab
-from fastrobust.inference.keys import Seen
-from fastrobust.inference.loaders import check_form, own_loader
+from fastrobust.data.apart import (names_shown, parts_of, seen_before, shared_with, trained_open_sets)
+from fastrobust.data.auxrows import OpenSet
+from fastrobust.inference.loaders import check_form
 from fastrobust.ood.logitscores import OODScore
 from fastrobust.ood.scores import get_score
-from fastrobust.data.auxrows import OpenSet
-from fastrobust.data.openset import (array_of, names_shown, parts_of, seen_before, shared_with,
-                                     trained_open_sets)
 from fastrobust.training.technique import Technique
 
 __all__ = []
@@ -17,7 +14,6 @@ __all__ = []
 ME = 'ood_report'
 NINE_SCORES = ('msp', 'maxlogit', 'energy', 'odin', 'mahalanobis', 'knn', 'vim', 'react', 'gen')
 
-# --- what is asked for ----------------------------------------------------------------------------
 def scorers_of(scores):
     "Fresh scores by name"
     given = [scores] if isinstance(scores, (str, OODScore, type)) else list(scores)
@@ -54,22 +50,25 @@ def sets_of(unknown, positive, near):
 
 def need_unknown(learn, unknown):
     "Refuse sets of which the network has seen the like: a technique's auxiliary images, or classes of its own"
-    vocab = target_vocab(learn.dls) if getattr(learn.dls, 'vocab', None) else ()
+    vocab = ()
+    if getattr(learn.dls, 'vocab', None): vocab = target_vocab(learn.dls)
     # numbers name no classes
     vocab = {k.strip().casefold() for k in vocab if isinstance(k, str)}
     aux = [(t, vars(t).get('aux')) for t in learn.cbs if isinstance(t, Technique)]
     for name,data in unknown.items():
         check_form(data, f'{ME} (set {name!r})')
-        if isinstance(data, (np.ndarray, Tensor)) and not len(data):
-            continue       # refused when it is read
-        shown = names_shown(data, parts_of(data) if isinstance(data, OpenSet) else [data])
+        # an empty one is refused when it is read
+        if isinstance(data, (np.ndarray, Tensor)) and not len(data): continue
+        parts = parts_of(data) if isinstance(data, OpenSet) else [data]
+        shown = names_shown(data, parts)
         known = [v for k,v in shown.items() if k in vocab]
         if known:
             raise ValueError("expected unknown images, got classes of the learner in set "
                              f"{name!r}: {', '.join(known[:5])}. Leave their images out "
                              "(`open_set(X, y, vocab, keep)`).")
         for t,a in aux:
-            why = None if a is None else shared_with(a, data)
+            if a is None: continue
+            why = shared_with(a, data)
             if why:
                 raise ValueError(f"expected unknown images, got in set {name!r} what {t.name} "
                                  f"trains on as auxiliary images: {why}. The network was taught "
@@ -82,21 +81,12 @@ def need_unknown(learn, unknown):
 
 def need_apart(name, seen, known, fit=None):
     "Refuse sets with images that are known"
-    known = {*known.images, *(fit.images if fit else ())}
+    known = {*known.images}
+    if fit: known |= {*fit.images}
     same = [i for i,o in enumerate(seen.images) if o in known]
     if same:
-        shown = f"np.delete(images, {same}, 0)" if len(same) <= 20 else f"the first at {same[:20]}"
+        if len(same) <= 20: shown = f"np.delete(images, {same}, 0)"
+        else: shown = f"the first at {same[:20]}"
         raise ValueError(f"expected unknown images, got {len(same)} of {len(seen.images)} in set "
                          f"{name!r} that are equal to known or training images. Leave them out: "
                          f"{shown}.")
-
-def training_data(learn, notes):
-    "Digests of training images kept in memory, to which unknown ones are compared; of files a note that they are not"
-    dl = own_loader(learn, 0)
-    x = None if dl is None else array_of(dl)
-    if x is None:
-        notes.append("Unknown images were not compared with the training images, which are not in memory or not there.")
-        return None
-    seen = Seen()
-    for i in range(0, len(x), 4096): seen.add(torch.from_numpy(x[i:i+4096]))
-    return seen

@@ -12,7 +12,8 @@ __all__ = ['OODScore', 'MSP', 'MaxLogit', 'Energy', 'ODIN', 'GEN']
 def _positive(name, v):
     need_number(name, v)
     if not 0 < v < float('inf'):
-        raise ValueError(f"`{name}` must be positive and finite, got {v}. The default is the paper's.")
+        raise ValueError(f"`{name}` must be positive and finite, got {v}. The default is the "
+                         "paper's.")
     return float(v)
 
 def _by_rows(score, z):
@@ -23,13 +24,15 @@ def _by_rows(score, z):
                         "arrays are none: collect raw logits.")
     z = z.detach().as_subclass(Tensor)
     if z.ndim != 2 or z.shape[1] < 2:
-        raise ValueError(f"expected logits (n,c) with c >= 2, got {tuple(z.shape)}. Give a yes/no task two outputs.")
+        raise ValueError(f"expected logits (n,c) with c >= 2, got {tuple(z.shape)}. Give a yes/no "
+                         "task two outputs.")
     bad = int((~z.isfinite()).any(1).sum())
     if bad:
         raise ValueError(f"expected finite logits, got NaN or infinity in {bad} of {len(z)} rows. "
                          "Did training diverge, or half precision overflow? Look at these images "
                          "in float32.")
-    return torch.cat([score(o.double()) for o in z.split(max(1, 2**20//z.shape[1]))])
+    n = max(1, 2**20//z.shape[1])
+    return torch.cat([score(o.double()) for o in z.split(n)])
 
 def _log_odds(z):
     "Log odds of the largest probability: -logsumexp over the others of z_j - z_k"
@@ -82,7 +85,9 @@ def gen_score(
 )->Tensor:          # float64 (n,), in [-M,0]
     """Negative generalised entropy, -sum p^gamma (1-p)^gamma over the M largest p
     (Liu, Lochman & Zach, CVPR 2023, https://github.com/XixiLiu95/GEN)"""
-    gamma,M = _positive('gamma', gamma),100 if M is None else need_whole('M', M, 1, what='largest probabilities')
+    gamma = _positive('gamma', gamma)
+    if M is None: M = 100
+    else: M = need_whole('M', M, 1, what='largest probabilities')
     return _by_rows(lambda z: _gen(z, gamma, M), z)
 
 # --- scores as objects ----------------------------------------------------------------------------
@@ -155,9 +160,10 @@ class ODIN(OODScore):
         with at_rest(model), torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone().requires_grad_()
             z = model(x.clone())            # a layer that writes in place may not write into a leaf
-            z = (z[0] if isinstance(z, (tuple, list)) else z).float()
+            if isinstance(z, (tuple, list)): z = z[0]
+            score = (z.float()/self.T).log_softmax(1).amax(1)
             # of it the sign counts
-            grad, = torch.autograd.grad(self.T*(z/self.T).log_softmax(1).amax(1).sum(), x)
+            grad, = torch.autograd.grad(self.T*score.sum(), x)
         return x.detach() + self.eps*grad.sign()
 
 class GEN(OODScore):

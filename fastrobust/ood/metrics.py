@@ -1,7 +1,7 @@
 "How well a score tells known from unknown images, as pure functions of two lists of scores"
-# A score is higher for what looks more in-distribution (ID), everywhere. `positive` only says which
-# side is called positive: of 'ood' the scores are negated.
-# FPR and AUPR depend on it, AUROC does not.
+# A score is higher for what looks more in-distribution (ID), everywhere. `positive` only says
+# which side is called positive: of 'ood' the scores are negated. FPR and AUPR depend on it, AUROC
+# does not.
 import numpy as np
 from torch import Tensor
 from fastrobust.basics import nearest, need_number
@@ -14,7 +14,8 @@ def _scores(v, name, whose, nan='refuse'):
     if nan not in ('refuse', 'lowest'):
         raise ValueError(f"`nan` must be 'refuse' or 'lowest', got {nan!r}. "
                          f"{nearest(nan, ['refuse', 'lowest'])}")
-    a = v.detach().double().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
+    if isinstance(v, Tensor): a = v.detach().double().cpu().numpy()
+    else: a = np.asarray(v)
     if a.dtype.kind not in 'fiu' and a.size:
         raise TypeError(f"expected numbers as `{name}`, got {a.dtype}. Give one score per image.")
     if a.ndim != 1 or not a.size and nan == 'refuse':
@@ -22,8 +23,8 @@ def _scores(v, name, whose, nan='refuse'):
                          f"{a.shape}. Known and unknown images are both needed: a score is judged "
                          "by how it tells them apart.")
     a = a.astype(np.float64)
-    if nan == 'lowest': a = np.where(np.isnan(a), -np.inf, a)
-    bad = 0 if nan == 'lowest' else int((~np.isfinite(a)).sum())
+    if nan == 'lowest': return np.where(np.isnan(a), -np.inf, a)
+    bad = int((~np.isfinite(a)).sum())
     if bad:
         raise ValueError(f"expected finite scores as `{name}`, got NaN or infinity in {bad} of "
                          f"{len(a)}. Look at the logits and features of these images.")
@@ -31,7 +32,8 @@ def _scores(v, name, whose, nan='refuse'):
 
 def _sides(id_scores, ood_scores, positive, nan='refuse'):
     "Scores of positives and negatives, high for the positive side"
-    known,unknown = _scores(id_scores, 'id_scores', 'known', nan),_scores(ood_scores, 'ood_scores', 'unknown', nan)
+    known = _scores(id_scores, 'id_scores', 'known', nan)
+    unknown = _scores(ood_scores, 'ood_scores', 'unknown', nan)
     if positive not in ('id', 'ood'):
         raise ValueError(f"`positive` must be 'id' or 'ood', got {positive!r}. "
                          f"{nearest(positive, ['id', 'ood'])}")
@@ -41,7 +43,8 @@ def _cut(pos, neg, tpr):
     "The threshold whose recall is nearest to `tpr`; of several the lowest that still loses no recall for nothing"
     need_number('tpr', tpr)
     if not 0 < tpr <= 1:
-        raise ValueError(f"`tpr` must lie in (0,1], got {tpr}. Give a share of the positives such as .95.")
+        raise ValueError(f"`tpr` must lie in (0,1], got {tpr}. Give a share of the positives such "
+                         "as .95.")
     # ascending, so that the first of equals is the lowest
     cuts = np.unique(np.r_[pos, neg])
     # below the lowest positive recall stays 1 and only FPR grows
@@ -73,13 +76,16 @@ def threshold_at_tpr(
 
 def _ranked(pos, neg):
     "Which of the scores are positive, and whole numbers in their order, equal where they are"
-    return np.arange(len(pos)+len(neg)) < len(pos),np.unique(np.r_[pos, neg], return_inverse=True)[1]
+    positive = np.arange(len(pos)+len(neg)) < len(pos)
+    _,rank = np.unique(np.r_[pos, neg], return_inverse=True)
+    return positive,rank
 
 def auroc(
     id_scores,      # Scores of known images (n,), higher = more in-distribution; tensor, array or list
     ood_scores,     # Scores of unknown images (m,)
-    nan='refuse'    # Of detection in general, `id_scores` those of what is to be found: 'lowest' takes items without a
-                    # score for the least suspicious, and gives NaN where one side is empty
+    # Of detection in general, `id_scores` those of what is to be found: 'lowest' takes items
+    # without a score for the least suspicious, and gives NaN where one side is empty
+    nan='refuse'
 )->float:           # In [0,1]; .5 is what guessing gets
     "Chance that a known image scores higher than an unknown one, ties counted half; the same for both `positive`"
     from sklearn.metrics import roc_auc_score
@@ -97,7 +103,8 @@ def aupr(
     "Average precision of finding the positive side, tied scores taken together"
     from sklearn.metrics import average_precision_score
     pos,neg = _sides(id_scores, ood_scores, positive, nan)
-    return float(average_precision_score(*_ranked(pos, neg))) if len(pos) else float('nan')
+    if not len(pos): return float('nan')
+    return float(average_precision_score(*_ranked(pos, neg)))
 
 def ood_metrics(
     id_scores,          # Scores of known images (n,), higher = more in-distribution; tensor, array or list

@@ -17,37 +17,55 @@ _ME,_UNKNOWN,_KNOWN = 'show_unknowns',VERMILION,BLUE
 
 def pictures(learn, data, ids, who=_ME):
     "The images of `data` at positions `ids`, pixels in [0,1] as they are before Normalize, (h,w,c) each"
-    ids,found,at = list(ids),{},0
+    ids = list(ids)
+    found,at = {},0
     with AtRest(learn, who) as rest:
         for dl in loaders_of(learn, data, who)[0]:
             for xb,_ in rest.read(dl, cut=True):
                 x = need_image(xb, who)
-                found.update({i: x[i-at].as_subclass(Tensor).cpu() for i in ids if at <= i < at+len(x)})
+                for i in ids:
+                    if at <= i < at+len(x):
+                        found[i] = x[i-at].as_subclass(Tensor).cpu()
                 at += len(x)
-                if len(found) == len(set(ids)): return [_pixels(found[i]) for i in ids]
+                if len(found) == len(set(ids)):
+                    return [_pixels(found[i]) for i in ids]
     raise ValueError(f"{who} expected the same images in every pass, got {at} of them the second "
                      "time. Give a loader that does not sample.")
 
 def _pixels(x):
-    x = x.float()/255 if not x.is_floating_point() else x.float()
+    whole = not x.is_floating_point()
+    x = x.float()
+    if whole: x = x/255
     return x.clamp(0, 1).permute(1, 2, 0).numpy()
 
 def _share(p):
     "A probability in words: 100 % is never reached"
     return f'{100*p:.1f} %' if p < .9995 else '> 99.9 %'
 
-def _short(name): return name if len(name) <= 16 else name[:15].rstrip() + '…'
+def _short(name):
+    if len(name) <= 16: return name
+    return name[:15].rstrip() + '…'
 
 def _panel(fig, title, images, above, below, color):
     cols = min(4, len(images))
-    axs = fig.subplots(math.ceil(len(images)/cols), cols, squeeze=False)
+    rows = math.ceil(len(images)/cols)
+    axs = fig.subplots(rows, cols, squeeze=False)
     fig.suptitle(title, color=color, fontsize=11)
     for ax in axs.flat[len(images):]: ax.set_axis_off()
     for ax,im,up,down in zip(axs.flat, images, above, below):
-        ax.imshow(im[..., 0] if im.shape[-1] == 1 else im, cmap='gray', vmin=0, vmax=1)
+        if im.shape[-1] == 1: im = im[..., 0]
+        ax.imshow(im, cmap='gray', vmin=0, vmax=1)
         bare(ax).set_title(up, fontsize=8.5, loc='left')
         ax.set_xlabel(down, fontsize=8.5, loc='left')
         ax.spines[:].set(color=color, linewidth=2)
+
+def _answers(said, k, y, vocab):
+    "What images of known classes were taken for, and whether rightly"
+    out = []
+    for o,j,t in zip(said, k, y):
+        if t == j: out.append(f'{o} ✓\n ')
+        else: out.append(f'{o} ✗\nis {_short(str(vocab[t]))}')
+    return out
 
 def show_unknowns(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too
@@ -62,29 +80,40 @@ def show_unknowns(
     "The unknown images that score highest, with the class they are taken for, beside the known ones that score lowest"
     need_whole('n', n, 1, what='images', fix="8 fill a notebook's width.")
     if isinstance(unknown, dict):
-        raise TypeError(f"{_ME} expected one set of unknown images, got a dict of {len(unknown)}. Give one of them.")
-    report,vocab = ood_report(learn, {'unknown': unknown}, scores=(score,), dl=dl),target_vocab(learn.dls)
-    (name,s),known = *report.scores.items(),learn.dls.valid if dl is None else dl
+        raise TypeError(f"{_ME} expected one set of unknown images, got a dict of {len(unknown)}. "
+                        "Give one of them.")
+    report = ood_report(learn, {'unknown': unknown}, scores=(score,), dl=dl)
+    vocab = target_vocab(learn.dls)
+    known = learn.dls.valid if dl is None else dl
+    (name,s), = report.scores.items()
     a,b = torch.as_tensor(s['id']),torch.as_tensor(s['unknown'])
+
     def side(data, scores, largest):
         "Images, what they are taken for, and how sure that is"
-        out,ids = collect(learn, data, _ME, labels=None),scores.argsort(descending=largest, stable=True)[:n].tolist()
+        out = collect(learn, data, _ME, labels=None)
+        ids = scores.argsort(descending=largest, stable=True)[:n].tolist()
         p,k = out.z[ids].double().softmax(1).max(1)
-        said = [_short(str(vocab[j])) for j in k.tolist()]
-        if data is not known: above = [f'taken for\n{o}' for o in said]
-        elif out.y is None: above = said
-        else:
-            above = [f'{o} ✓\n ' if t == j else f'{o} ✗\nis {_short(str(vocab[t]))}'
-                     for o,j,t in zip(said, k.tolist(), out.y[ids].tolist())]
-        below = [f'{_share(q)}, {name} {scores[i]:#.3g}' for q,i in zip(p.tolist(), ids)]
+        p,k = p.tolist(),k.tolist()
+        above = [_short(str(vocab[j])) for j in k]
+        if data is not known:
+            above = [f'taken for\n{o}' for o in above]
+        elif out.y is not None:
+            above = _answers(above, k, out.y[ids].tolist(), vocab)
+        below = [f'{_share(q)}, {name} {scores[i]:#.3g}' for q,i in zip(p, ids)]
         return pictures(learn, data, ids),above,below
-    left,right = side(unknown, b, True),side(known, a, False)
-    k = max(len(left[0]), len(right[0]))
-    cols,rows = min(4, k),math.ceil(k/4)
-    fig = new_figure(figsize or (max(7, 2.9*cols+.4), 2.2*rows+.7))
+
+    left = side(unknown, b, True)
+    right = side(known, a, False)
+    n_left,n_right = len(left[0]),len(right[0])
+    most = max(n_left, n_right)
+    cols = min(4, most)
+    rows = math.ceil(most/4)
+    if not figsize:
+        figsize = max(7, 2.9*cols+.4),2.2*rows+.7
+    fig = new_figure(figsize)
     subs = fig.subfigures(1, 2, wspace=.04)
-    _panel(subs[0], f'Unknown: the surest {len(left[0])} of {len(b):,}', *left, _UNKNOWN)
-    _panel(subs[1], f'Known: the most doubted {len(right[0])} of {len(a):,}', *right, _KNOWN)
+    _panel(subs[0], f'Unknown: the surest {n_left} of {len(b):,}', *left, _UNKNOWN)
+    _panel(subs[1], f'Known: the most doubted {n_right} of {len(a):,}', *right, _KNOWN)
     found = f'FPR95 {fpr_at_tpr(a, b, positive=report.positive):.3f}, AUROC {auroc(a, b):.3f}'
     fig.suptitle(title or f'Where the {name} score is fooled ({found})')
     return fig

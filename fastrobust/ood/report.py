@@ -3,17 +3,17 @@ import numpy as np
 from torch import Tensor
 from fastai.learner import Learner
 from fastrobust.basics import robust_warn
-from fastrobust.inference.collect import walk
+from fastrobust.data.apart import names_shown, parts_of, trained_open_sets
+from fastrobust.inference.collect import training_seen, walk
 from fastrobust.inference.keys import Seen
 from fastrobust.inference.loaders import loaders_of, own_loader
 from fastrobust.inference.notes import Bar, warn_callbacks
-from fastrobust.ood.result import OODReport
-from fastrobust.ood.logitscores import OODScore
 from fastrobust.inference.tap import feature_tap
-from fastrobust.data.openset import (names_shown, parts_of, trained_open_sets)
+from fastrobust.ood.inputs import (ME, NINE_SCORES, need_apart, need_unknown, scorers_of, sets_of)
+from fastrobust.ood.logitscores import OODScore
+from fastrobust.ood.result import OODReport
+from fastrobust.resting import keep_random
 from fastrobust.training.technique import Technique
-from fastrobust.resting import at_rest
-from fastrobust.ood.inputs import ME, NINE_SCORES, need_apart, need_unknown, scorers_of, sets_of, training_data
 
 __all__ = ['ood_report']
 
@@ -28,8 +28,8 @@ def _tap(learn, known, scorers, default, notes):
     "The `FeatureTap` that the scores of features need, if any is asked for"
     wanted = [k for k,s in scorers.items() if s.features]
     if not wanted: return None
-    with at_rest(learn.model): dl = loaders_of(learn, known, f'{ME} (known images)')[0][0]
-    tap = feature_tap(learn, dl)
+    with keep_random(): dls,_ = loaders_of(learn, known, f'{ME} (known images)')
+    tap = feature_tap(learn, dls[0])
     if tap is not None: return tap
     why = (f"the logits of this {type(learn.model).__name__} are not what one linear layer makes "
            "of features (a head of another kind, or the mean of several heads).")
@@ -44,7 +44,8 @@ def _fit_data(learn, fit_dl, scorers, default, notes):
     wanted = [k for k,s in scorers.items() if s.features or type(s).fit is not OODScore.fit]
     data = own_loader(learn, 0) if fit_dl is None else fit_dl
     if not wanted or data is not None: return data,wanted
-    why = "there are no training images to fit them on (an exported learner has lost them). Give some as `fit_dl`."
+    why = ("there are no training images to fit them on (an exported learner has lost them). Give "
+           "some as `fit_dl`.")
     if not default: raise ValueError(f"expected images to fit {', '.join(wanted)} on, but {why}")
     _drop(scorers, wanted, why, notes)
     return None,[]
@@ -58,10 +59,13 @@ def _fit(scorers, wanted, train, head, default, notes):
 
 # --- the report -----------------------------------------------------------------------------------
 def _score(s, out, n, where):
+    "The score `s` of `n` images, checked, float64 (n,)"
     v = s(out)
-    v = v.detach().cpu().double().numpy() if isinstance(v, Tensor) else np.asarray(v, dtype=np.float64)
-    if v.shape != (n,) or not np.isfinite(v).all():
-        got = f"shape {v.shape}" if v.shape != (n,) else f"NaN or infinity in {int((~np.isfinite(v)).sum())}"
+    if isinstance(v, Tensor): v = v.detach().cpu().double().numpy()
+    else: v = np.asarray(v, dtype=np.float64)
+    bad = int((~np.isfinite(v)).sum())
+    if v.shape != (n,) or bad:
+        got = f"shape {v.shape}" if v.shape != (n,) else f"NaN or infinity in {bad}"
         raise ValueError(f"expected one finite number for each of {n} images in {where} from the "
                          f"score {s.name!r}, got {got}. Leave it out of `scores`, or look at the "
                          "logits and features of these images.")
@@ -77,9 +81,10 @@ def _unnamed(learn, unknown):
     "A note on sets whose classes nobody told, where auxiliary classes were trained on"
     if trained_open_sets(learn) is None: return []
     sets = [k for k,v in unknown.items() if not names_shown(v, parts_of(v))]
+    if not sets: return []
     return [f"What {', '.join(sets)} show is not known, so whether auxiliary images of the "
             "training show the same was judged by files and pixels alone. OpenSet(images, classes) "
-            "names it."] if sets else []
+            "names it."]
 
 def _notes(learn, scorers, fit, known):
     T = [f'{k} T={s.T:g}' for k,s in scorers.items() if hasattr(s, 'T')]
@@ -102,7 +107,8 @@ def _notes(learn, scorers, fit, known):
                "chosen on images that are not reported here.")
     if fit is None: return
     names = ', '.join(k for k,s in scorers.items() if s.features)
-    yield f"Fitted on {len(fit.images):,} images with their given labels, without augmentation: {names}."
+    yield (f"Fitted on {len(fit.images):,} images with their given labels, without augmentation: "
+           f"{names}.")
     if getattr(learn.dls, 'noise', None) is not None:
         yield ("Part of the training labels is wrong on purpose: Mahalanobis' class means come "
                "from them as they are. No other number here but the accuracy uses labels, and that "
@@ -114,12 +120,34 @@ def _notes(learn, scorers, fit, known):
         robust_warn(f'{ME}: {note}', 5)
         yield note
 
+def _all_scores(s, i, looked):
+    "The scores by `s`, the i-th, of each set: of images moved by its own step where it makes one"
+    scores = {}
+    for name,(outs,seen) in looked.items():
+        out = outs[0] if outs[i] is None else outs[i]
+        where = 'the known set' if name == 'id' else f'set {name!r}'
+        scores[name] = _score(s, out, len(seen.images), where)
+    return scores
+
+def _facts(scorers, looked, fit):
+    "What the numbers are of: scores with their settings, images by their digests"
+    def mark(seen): return len(seen.images),seen.key
+    sets = {k: mark(seen) for k,(_,seen) in looked.items()}
+    settings = {k: repr(s) for k,s in scorers.items()}
+    facts = dict(settings=settings, known=sets.pop('id'), sets=sets, fit=None, accuracy=None)
+    if fit is not None: facts['fit'] = mark(fit)
+    outs,_ = looked['id']
+    z,_,y = outs[0]
+    if y is not None: facts['accuracy'] = float((z.argmax(1) == y).float().mean())
+    return facts
+
 def ood_report(
     learn,              # A Learner that classifies images; it stays as it is, its recorder and random streams too
-    unknown,            # Images of none of the learner's classes, or a dict of such sets by name. Each: a fastai
-                        # loader, an array or tensor (uint8, or float in [0,1]) that goes through
-                        # the validation pipeline, or an `OpenSet`
-    scores=NINE_SCORES,       # Names, or OODScore objects with settings; left out, those that the network allows
+    # Images of none of the learner's classes, or a dict of such sets by name. Each: a fastai
+    # loader, an array or tensor (uint8, or float in [0,1]) that goes through the validation
+    # pipeline, or an `OpenSet`
+    unknown,
+    scores=NINE_SCORES, # Names, or OODScore objects with settings; left out, those that the network allows
     positive:str='id',  # Side that FPR95 and AUPR call positive: 'id' (LogitNorm's tables) or 'ood' (ODNL's)
     *,
     dl=None,            # Known images, in the same forms; None: `learn.dls.valid`
@@ -128,47 +156,50 @@ def ood_report(
 )->OODReport:
     "FPR95, AUROC and AUPR of many scores on many unknown sets; each image passes the network once"
     if not isinstance(learn, Learner):
-        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: Learner(dls, model).")
-    if not isinstance(unknown, dict) and not isinstance(unknown, (str, bytes)) and unknown is not None:
+        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: "
+                        "Learner(dls, model).")
+    if unknown is not None and not isinstance(unknown, (dict, str, bytes)):
         unknown = {'unknown': unknown}
-    near,scorers,default,notes = sets_of(unknown, positive, near),scorers_of(scores),scores is NINE_SCORES,[]
+    near = sets_of(unknown, positive, near)
+    scorers = scorers_of(scores)
+    default,notes = scores is NINE_SCORES,[]
     known = own_loader(learn, 1) if dl is None else dl
     if known is None:
         raise ValueError("expected known images, got a learner without a validation set (an "
                          "exported one has lost it): unknown images alone tell nothing. Give known "
                          "ones as `dl`, e.g. `learn.dls.test_dl(files)`.")
     warn_callbacks(learn, ME)
-    with at_rest(learn.model): need_unknown(learn, unknown)
+    with keep_random(): need_unknown(learn, unknown)
     tap = _tap(learn, known, scorers, default, notes)
     fit_data,wanted = _fit_data(learn, fit_dl, scorers, default, notes)
-    names,bar = list(scorers),Bar(learn, len(unknown)+1+bool(wanted))
+
+    bar = Bar(learn, len(unknown)+1+bool(wanted))
     steps = [None, *[s.input_step for s in scorers.values()]]
+    nth = {k: i for i,k in enumerate(scorers, 1)}       # where a score's step is in `steps`
     def look(data, name, who, **kwargs):
         bar.name(name)
         seen = Seen()
         outs = walk(learn, data, f'{ME} ({who})', tap, seen=seen, **kwargs)
         bar.tick()
         return outs,seen
-    ko,ks = look(known, 'known', 'known images', steps=steps, labels=None)
-    found = {k: look(v, k, f'set {k!r}', steps=steps, like=ks.shape) for k,v in unknown.items()}
-    _need_logits(ko[0].z)
-    trained = None if wanted else training_data(learn, notes)
-    for k,(_,seen) in found.items(): need_apart(k, seen, ks, trained)
-    fs = None
+
+    known_outs,known_seen = look(known, 'known', 'known images', steps=steps, labels=None)
+    like = known_seen.shape
+    found = {k: look(v, k, f'set {k!r}', steps=steps, like=like) for k,v in unknown.items()}
+    _need_logits(known_outs[0].z)
+    trained = None if wanted else training_seen(learn)
+    if not wanted and trained is None:
+        notes.append("Unknown images were not compared with the training images, which are not in "
+                     "memory or not there.")
+    for k,(_,seen) in found.items(): need_apart(k, seen, known_seen, trained)
+
+    fit_seen = None
     if wanted:
-        (train,),fs = look(fit_data, 'fit', 'images to fit on', labels=None, like=ks.shape)
-        for k,(_,seen) in found.items(): need_apart(k, seen, ks, fs)
+        (train,),fit_seen = look(fit_data, 'fit', 'images to fit on', labels=None, like=like)
+        for k,(_,seen) in found.items(): need_apart(k, seen, known_seen, fit_seen)
         _fit(scorers, wanted, train, tap and tap.head, default, notes)
-    out = {}
-    for k,s in scorers.items():
-        i = 1+names.index(k)
-        of = lambda outs: outs[0] if outs[i] is None else outs[i]
-        out[k] = {'id': _score(s, of(ko), len(ks.images), 'the known set'),
-                  **{o: _score(s, of(v), len(seen.images), f'set {o!r}') for o,(v,seen) in found.items()}}
-    z,_,y = ko[0]
-    facts = dict(settings={k: repr(s) for k,s in scorers.items()}, known=(len(ks.images), ks.key),
-                 sets={k: (len(seen.images), seen.key) for k,(_,seen) in found.items()},
-                 fit=None if fs is None else (len(fs.images), fs.key),
-                 accuracy=None if y is None else float((z.argmax(1) == y).float().mean()))
-    notes = [*_notes(learn, scorers, fs, ks), *notes, *_unnamed(learn, unknown)]
-    return OODReport(out, positive, near, facts, notes)
+
+    looked = {'id': (known_outs, known_seen), **found}
+    out = {k: _all_scores(s, nth[k], looked) for k,s in scorers.items()}
+    notes = [*_notes(learn, scorers, fit_seen, known_seen), *notes, *_unnamed(learn, unknown)]
+    return OODReport(out, positive, near, _facts(scorers, looked, fit_seen), notes)

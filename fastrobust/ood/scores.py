@@ -1,10 +1,10 @@
 "Every out-of-distribution score by its name"
-# The equations are in logitscores.py and featurescores.py; all
-# are higher for what looks more in-distribution
+# The equations are in logitscores.py and featurescores.py; all are higher for what looks more
+# in-distribution
 import copy
 from fastrobust.basics import nearest
 from fastrobust.ood.featurescores import KNN, Mahalanobis, ReAct, ViM
-from fastrobust.ood.logitscores import (GEN, MSP, ODIN, Energy, MaxLogit, OODScore)
+from fastrobust.ood.logitscores import GEN, MSP, ODIN, Energy, MaxLogit, OODScore
 
 __all__ = []
 

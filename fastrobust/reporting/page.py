@@ -41,28 +41,40 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid #d9dee3; col
 @media print { body { padding: 0; } h2 { break-after: avoid; } figure, pre { break-inside: avoid; } }
 """
 
-def para(text, cls=''): return f'<p class="{cls}">{escape(text)}</p>' if cls else f'<p>{escape(text)}</p>'
+def para(text, cls=''):
+    if cls: return f'<p class="{cls}">{escape(text)}</p>'
+    return f'<p>{escape(text)}</p>'
+
 def heading(text): return f'<h2>{escape(text)}</h2>'
+
 def code(text): return f'<pre><code>{escape(text)}</code></pre>'
-def bullets(items): return '<ul class="small">' + ''.join(f'<li>{escape(o)}</li>' for o in items) + '</ul>'
+
+def bullets(items):
+    rows = ''.join(f'<li>{escape(o)}</li>' for o in items)
+    return f'<ul class="small">{rows}</ul>'
 
 def tiles(items):
     "Big numbers: (number, what it is, colour) each"
-    one = '<div class="tile" style="--c: {2}"><b>{0}</b><span>{1}</span></div>'
-    return '<div class="tiles">' + ''.join(one.format(escape(a), escape(b), c) for a,b,c in items) + '</div>'
+    tile = '<div class="tile" style="--c: {2}"><b>{0}</b><span>{1}</span></div>'
+    all_tiles = ''.join(tile.format(escape(a), escape(b), c) for a,b,c in items)
+    return f'<div class="tiles">{all_tiles}</div>'
 
 def table(df):
     "DataFrame of strings"
-    cell = lambda v: f'<td>{escape(str(v))}</td>'
     head = ''.join(f'<th>{escape(str(k))}</th>' for k in ['', *df.columns])
-    rows = [''.join(cell(v) for v in (i, *r)) for i,r in df.iterrows()]
-    body = ''.join(f'<tr>{o}</tr>' for o in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = ''
+    for i,row in df.iterrows():
+        cells = ''.join(f'<td>{escape(str(v))}</td>' for v in (i, *row))
+        body += f'<tr>{cells}</tr>'
+    return (f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div>')
 
 def sheet(cards):
     "Images with two labels: (PNG as base64, given, suggested, how sure, name) each"
-    one = ('<div class="card"><img src="data:image/png;base64,{0}" alt="{4}"><s>{1}</s><b>{2}, {3}</b><i>{4}</i></div>')
-    return '<div class="sheet">' + ''.join(one.format(c[0], *map(escape, c[1:])) for c in cards) + '</div>'
+    card = ('<div class="card"><img src="data:image/png;base64,{0}" alt="{4}">'
+            '<s>{1}</s><b>{2}, {3}</b><i>{4}</i></div>')
+    all_cards = ''.join(card.format(png, *map(escape, words)) for png,*words in cards)
+    return f'<div class="sheet">{all_cards}</div>'
 
 def figure(path, caption, alt):
     "The PNG at `path`, as part of the page"
@@ -72,7 +84,10 @@ def figure(path, caption, alt):
 
 def page(title, parts, foot=''):
     "The whole document"
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    title,foot = escape(title),escape(foot)
+    head = ('<head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{escape(title)}</title><style>{_CSS}</style></head><body>\n<h1>{escape(title)}</h1>\n'
-            + '\n'.join(parts) + f'\n<footer>{escape(foot)}</footer></body></html>\n')
+            f'<title>{title}</title><style>{_CSS}</style></head>')
+    body = '\n'.join(parts)
+    return (f'<!DOCTYPE html>\n<html lang="en">{head}<body>\n'
+            f'<h1>{title}</h1>\n{body}\n<footer>{foot}</footer></body></html>\n')

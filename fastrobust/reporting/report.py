@@ -13,8 +13,9 @@ class saving:
     def __enter__(self): return self
     def __exit__(self, typ, e, tb):
         if isinstance(e, OSError):
-            raise OSError(e.errno, f"could not write to {str(self.path)!r} ({e.strerror or e}). "
-                                   "Choose a folder you may write to, with free space") from e
+            says = (f"could not write to {str(self.path)!r} ({e.strerror or e}). "
+                    "Choose a folder you may write to, with free space")
+            raise OSError(e.errno, says) from e
 
 class Report:
     "Numbers of an evaluation: `table`, `summary`, `plot()`, `save(dir)`"
@@ -27,8 +28,9 @@ class Report:
         notes=(),     # Sentences a reader of the table must know
         name='report' # Stem of the files `save` writes
     ):
-        self.table,self.draw,self.title,self.notes,self.name = table,draw,title,list(notes),name
-        self.summary = pd.Series(dtype=object) if summary is None else pd.Series(summary, dtype=object)
+        self.table,self.draw,self.title,self.name = table,draw,title,name
+        self.notes = list(notes)
+        self.summary = pd.Series(summary, dtype=object)
 
     def formatted(self):
         "`table` with numbers as a reader wants them"
@@ -38,19 +40,22 @@ class Report:
 
     def files(self):
         "Name -> DataFrame that `save` writes as CSV"
-        return {self.name: self.table, f'{self.name}_summary': self.summary.rename('value').to_frame()}
+        summary = self.summary.rename('value').to_frame()
+        return {self.name: self.table, f'{self.name}_summary': summary}
 
     def plot(self, *args, **kwargs)->Figure:
         "The picture of this report"
         if self.draw is None:
-            raise ValueError(f"expected a report with a picture, got {self.name!r}, which has none. Look at `.table`.")
+            raise ValueError(f"expected a report with a picture, got {self.name!r}, which has "
+                             "none. Look at `.table`.")
         return figure_of(self.draw(self, *args, **kwargs))
 
     def save(self,
         dir         # Folder; made if missing
     ):
         "Write tables as CSV and the picture as PNG; returns the paths"
-        dir,out = Path(dir),[]
+        dir = Path(dir)
+        out = []
         with saving(dir):
             dir.mkdir(parents=True, exist_ok=True)
             for nm,df in self.files().items():
@@ -66,6 +71,7 @@ class Report:
         return '\n'.join(p for p in parts if p)
 
     def _repr_html_(self):
-        title = f'<b>{escape(self.title)}</b>' if self.title else ''
+        html = self.formatted().to_html()
+        if self.title: html = f'<b>{escape(self.title)}</b>{html}'
         notes = ''.join(f'<li>{escape(n)}</li>' for n in self.notes)
-        return title + self.formatted().to_html() + (f'<ul>{notes}</ul>' if notes else '')
+        return f'{html}<ul>{notes}</ul>' if notes else html

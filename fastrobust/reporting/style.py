@@ -13,7 +13,9 @@ BLUE,VERMILION,GREEN,ORANGE,PURPLE,SKY = '#0072B2','#D55E00','#009E73','#E69F00'
 INK,GREY,PALE,OLIVE = '#000000','#999999','#bbbbbb','#8C8C00'
 RIGHT,WRONG = BLUE,VERMILION                        # labels; in all pictures of noise
 LEARNERS = BLUE,ORANGE,GREEN,PURPLE,SKY,VERMILION   # beside each other in one chart
-DASHES,HATCHES,MARKERS = ('-', '--', '-.', ':'),('', '///', '...', 'xxx', '\\\\\\', '++'),'os^DvP'
+DASHES  = ('-', '--', '-.', ':')
+HATCHES = ('', '///', '...', 'xxx', '\\\\\\', '++')
+MARKERS = 'os^DvP'
 
 # --- figures --------------------------------------------------------------------------------------
 class Picture(Figure):

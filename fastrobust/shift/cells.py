@@ -24,7 +24,13 @@ class ShiftCell(NamedTuple):
     def of(cls, rows):
         "From what `keeper` kept: confidence and correctness (n,2)"
         conf,right = rows.double().numpy().T
-        return cls(right == 0, binned_gap(conf, right, 15, 1), binned_gap(conf, right, 100, 2))
+        ece = binned_gap(conf, right, 15, 1)
+        rms = binned_gap(conf, right, 100, 2)
+        return cls(right == 0, ece, rms)
+
+def _probabilities(p):
+    "Whether every row of `p` is a distribution"
+    return ((p.sum(1)-1).abs() < 1e-3).all() and not (p < 0).any()
 
 def keeper(learn):
     "What to keep of a batch of logits: the confidence in the predicted class, and whether it is right (b,2)"
@@ -32,13 +38,24 @@ def keeper(learn):
     def keep(z, y):
         err = wrong(z, y)
         p = act(z).as_subclass(Tensor) if callable(act) else z
-        if p.shape != z.shape or not ((p.sum(1)-1).abs() < 1e-3).all() or (p < 0).any():
-            p = z.softmax(1)
-        return torch.stack([p.gather(1, z.argmax(1)[:, None])[:, 0], (~err).float()], 1)
+        if p.shape != z.shape or not _probabilities(p): p = z.softmax(1)
+        best = z.argmax(1)[:, None]
+        conf = p.gather(1, best)[:, 0]
+        return torch.stack([conf, (~err).float()], 1)
     return keep
 
 # --- kept on disk ---------------------------------------------------------------------------------
 _COLUMNS = ['key', 'corruption', 'severity', 'n', 'error', 'ece', 'rms', 'wrong']
+
+def _of_line(row, n):
+    "Name, severity and cell of a line of `n` images; ValueError where it is damaged"
+    _,name,severity,size,error,ece,rms,bits = row
+    packed = np.frombuffer(base64.b64decode(bits), np.uint8)
+    wrong = np.unpackbits(packed, count=n).astype(bool)
+    cell = ShiftCell(wrong, float(ece), float(rms))
+    if int(size) != n or not abs(cell.error-float(error)) < 1e-9:
+        raise ValueError
+    return name,int(severity),cell
 
 class CellFile:
     "Finished cells in `folder`/corruption_cells.csv, appended one by one; cells of another key are left alone"
@@ -52,13 +69,15 @@ class CellFile:
             text = self.path.read_text() if self.path.exists() else ''
             with self.path.open('a', newline='') as f:
                 if not text: csv.writer(f).writerow(_COLUMNS)
-                elif text[-1] != '\n': f.write('\n')        # a line that was cut off stays alone
+                elif text[-1] != '\n': f.write('\n')    # a line that was cut off stays alone
 
     def add(self, key, name, severity, cell):
         if self.path is None: return
-        bits = base64.b64encode(np.packbits(cell.wrong).tobytes()).decode()
+        packed = np.packbits(cell.wrong).tobytes()
+        bits = base64.b64encode(packed).decode()
+        numbers = len(cell.wrong),cell.error,cell.ece,cell.rms
         with saving(self.path.parent), self.path.open('a', newline='') as f:
-            csv.writer(f).writerow([key, name, severity, len(cell.wrong), cell.error, cell.ece, cell.rms, bits])
+            csv.writer(f).writerow([key, name, severity, *numbers, bits])
 
     def read(self, key, n):
         "Cells of `key`, ((name, severity) -> ShiftCell), and how many there are of others; damaged lines do not count"
@@ -68,11 +87,10 @@ class CellFile:
         with self.path.open(newline='') as f:
             for row in list(csv.reader(f))[1:]:
                 if len(row) != len(_COLUMNS): continue
-                if row[0] != key: others += 1; continue
-                try:
-                    wrong = np.unpackbits(np.frombuffer(base64.b64decode(row[7]), np.uint8), count=n).astype(bool)
-                    cell = ShiftCell(wrong, float(row[5]), float(row[6]))
-                    if int(row[3]) == n and abs(cell.error-float(row[4])) < 1e-9:
-                        cells[row[1], int(row[2])] = cell
+                if row[0] != key:
+                    others += 1
+                    continue
+                try: name,severity,cell = _of_line(row, n)
                 except ValueError: continue
+                cells[name, severity] = cell
         return cells,others

@@ -1,16 +1,17 @@
 "How does a learner hold under the common corruptions? `corruption_report`: through its own pipeline, on your own data"
 # Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261. The corruptions are computed
-# in memory, just before Normalize; the numbers of CIFAR-10-C or
-# ImageNet-C come from the published files alone (`source`).
+# in memory, just before Normalize; the numbers of CIFAR-10-C or ImageNet-C come from the published
+# files alone (`source`).
 import inspect
+from typing import NamedTuple
 import numpy as np
 from fastrobust.basics import nearest, need_whole, plain_dl, robust_warn
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
-from fastrobust.shift.cells import CellFile, ShiftCell, keeper
 from fastrobust.inference.keys import Peek, activation_key, digest, files_key, model_key
 from fastrobust.inference.notes import Bar, noisy_labels_note
 from fastrobust.inference.passes import passes
+from fastrobust.shift.cells import CellFile, ShiftCell, keeper
 from fastrobust.shift.result import CorruptionReport
 
 __all__ = ['corruption_report']
@@ -19,7 +20,8 @@ _ME = 'corruption_report'
 
 # --- what is asked for ----------------------------------------------------------------------------
 def _names(names, source):
-    names = [names] if isinstance(names, str) else list(dict.fromkeys(CORRUPTIONS if names is None else names))
+    if names is None: names = CORRUPTIONS
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     if source is not None and not hasattr(source, 'names'):
         raise TypeError(f"expected `source` to read published files, got {source!r}. Pass "
                         "CorruptedArrays(folder).")
@@ -30,14 +32,17 @@ def _names(names, source):
         if k not in known:
             raise ValueError(f"expected names of corruptions, got {k!r}. {nearest(k, known)}")
     if not names:
-        raise ValueError("expected at least one corruption in `names`, got none. Leave it out for the 15.")
+        raise ValueError("expected at least one corruption in `names`, got none. Leave it out for "
+                         "the 15.")
     return names
 
 def _severities(severities):
     s = [severities] if isinstance(severities, (int, float)) else list(severities)
     if not s:
-        raise ValueError("`severities` must be of 1, 2, 3, 4, 5, got none. Leave it out for all five.")
-    return sorted({need_whole('severities', v, 1, 5, fix='Clean images are measured anyway.') for v in s})
+        raise ValueError("`severities` must be of 1, 2, 3, 4, 5, got none. Leave it out for all "
+                         "five.")
+    fix = 'Clean images are measured anyway.'
+    return sorted({need_whole('severities', v, 1, 5, fix=fix) for v in s})
 
 def _table(table):
     known = ['auto', 'cifar', 'imagenet']
@@ -45,24 +50,37 @@ def _table(table):
     raise ValueError(f"expected the name of a severity table, got {table!r}. "
                      f"{nearest(table, known)}")
 
+# fastai makes one transform of brightness, contrast, saturation
+_OF_FASTAI = dict(Brightness='brightness', Contrast='contrast', Saturation='saturate')
+
 def _own(o, k):
     "Attribute `k` of a callback or transform itself; both look elsewhere for what they have not"
     return getattr(o, k) if inspect.getattr_static(o, k, None) is not None else None
 
+def _transforms(learn):
+    "Transforms of the training images"
+    dl = plain_dl(learn.dls.train) if len(learn.dls.loaders) else None
+    pipes = [getattr(dl, k, None) for k in ('after_item', 'before_batch', 'after_batch')]
+    lists = getattr(getattr(dl, 'dataset', None), 'tls', [])
+    pipes += [getattr(tl, 'tfms', None) for tl in lists]
+    return [t for p in pipes for t in getattr(p, 'fs', [])]
+
+def _trained_on(o):
+    "Corruptions that a transform or callback makes"
+    names = set(_own(o, 'overlaps') or ())
+    if _own(o, 'all_ops') is True: names |= {'brightness', 'contrast', 'saturate'}
+    for f in [o, *(_own(o, 'fs') or [])]:
+        if not type(f).__module__.startswith('fastai.'): continue
+        kind = type(f).__name__.strip('_').removesuffix('Logit')
+        if kind in _OF_FASTAI: names.add(_OF_FASTAI[kind])
+    return names
+
 def overlaps(learn):
     "Corruptions that the learner's transforms and callbacks trained on, name -> by what"
-    dl,found = plain_dl(learn.dls.train) if len(learn.dls.loaders) else None,{}
-    pipes = [getattr(dl, k, None) for k in ('after_item', 'before_batch', 'after_batch')]
-    pipes += [getattr(tl, 'tfms', None) for tl in getattr(getattr(dl, 'dataset', None), 'tls', [])]
-    for o in [*(t for p in pipes for t in getattr(p, 'fs', [])), *learn.cbs]:
-        names = set(_own(o, 'overlaps') or ())
-        if _own(o, 'all_ops') is True: names |= {'brightness', 'contrast', 'saturate'}
-        # fastai makes one transform of brightness, contrast, saturation
-        for f in [o, *(_own(o, 'fs') or [])]:
-            if not type(f).__module__.startswith('fastai.'): continue
-            names |= {v for k,v in dict(Brightness='brightness', Contrast='contrast', Saturation='saturate').items()
-                      if type(f).__name__.strip('_').removesuffix('Logit') == k}
-        for k in names: found.setdefault(k, []).append(type(o).__name__)
+    found = {}
+    for o in [*_transforms(learn), *learn.cbs]:
+        for k in _trained_on(o):
+            found.setdefault(k, []).append(type(o).__name__)
     return found
 
 def _overlap(learn, names):
@@ -79,11 +97,12 @@ def _overlap(learn, names):
 # --- the passes -----------------------------------------------------------------------------------
 def _in_memory(learn, dl, todo, table, seed, bar, keep):
     "Cells of `todo`, a corruption at a time: its severities share one reading of the files"
+    def change(name, s):
+        return lambda x, ids: corrupt(x, name, s, table=table, seed=seed, ids=ids)
     for name in dict.fromkeys(k for k,_ in todo):
         bar.name(name)
         sev = [s for k,s in todo if k == name]
-        changes = [lambda x, ids, s=s: corrupt(x, name, s, table=table, seed=seed, ids=ids) for s in sev]
-        rows,_ = passes(learn, dl, changes, _ME, bar.tick, keep)
+        rows,_ = passes(learn, dl, [change(name, s) for s in sev], _ME, bar.tick, keep)
         for s,r in zip(sev, rows): yield name,s,ShiftCell.of(r)
 
 def _published(learn, source, todo, bar, keep):
@@ -91,31 +110,61 @@ def _published(learn, source, todo, bar, keep):
     y = None
     for name,s in todo:
         bar.name(name)
-        (r,),got = passes(learn, source.as_dl(learn, name, s), [None], _ME, None, keep)
+        dl = source.as_dl(learn, name, s)
+        (r,),got = passes(learn, dl, [None], _ME, None, keep)
         bar.tick()
-        y = got if y is None else y
+        if y is None: y = got
         if len(got) != source.n or len(got) != len(y) or (got != y).any():
             raise ValueError(f"expected the same {source.n} labels in every cell, got others in "
                              f"{name} severity {s}. Are all files there, as they were published?")
         yield name,s,ShiftCell.of(r)
 
+class _Images(NamedTuple):
+    "What is measured"
+    n:int           # Images
+    size:tuple      # Their height and width
+    labels:str      # Key of the labels
+    table:str       # Of the severities
+    seed:object     # Of the corruptions; published files have none
+    where:str       # Folder of published files; None: computed in memory
+    paired:bool     # Whether the clean images are those that are corrupted
+
+def _images_in_memory(peek, y, table, seed):
+    size = peek.shape[1:]
+    if table == 'auto': table = 'cifar' if min(size) <= 64 else 'imagenet'
+    return _Images(len(y), size, digest(y.tolist()), table, seed, None, True)
+
+def _images_of(learn, source, peek, y):
+    size = tuple(getattr(source, 'shape', peek.shape[1:]))[:2]
+    labels = digest([str(o) for o in source.labels])
+    paired = hasattr(source, 'codes') and np.array_equal(source.codes(learn), y)
+    return _Images(source.n, size, labels, 'published', None, str(source.folder), paired)
+
+def _like_imagenet(im):
+    "Whether AlexNet's errors on ImageNet-C are of such images"
+    if im.where is None: return im.table == 'imagenet'
+    return min(im.size) > 64
+
 def _notes(table, size, source, kept, others):
-    if source is None: yield (
-        f"Computed in memory by fastrobust on images of {size[0]} x {size[1]}, severities of the "
-        f"{table!r} table, before Normalize. The corruptions are like those of the benchmark, not "
-        "its files (frost is procedural, motion blur torch's, nothing was saved as JPEG): compare "
-        "with numbers made in this way only.")
+    if source is None:
+        yield (f"Computed in memory by fastrobust on images of {size[0]} x {size[1]}, severities "
+               f"of the {table!r} table, before Normalize. The corruptions are like those of the "
+               "benchmark, not its files (frost is procedural, motion blur torch's, nothing was "
+               "saved as JPEG): compare with numbers made in this way only.")
     else:
-        yield f"Read from {source.folder}: published files, through the learner's batch transforms and no more."
+        yield (f"Read from {source.folder}: published files, through the learner's batch "
+               "transforms and no more.")
     if kept:
-        yield f"{kept} finished cells were read from disk: the same weights, images, labels, table and seed."
+        yield (f"{kept} finished cells were read from disk: the same weights, images, labels, "
+               "table and seed.")
     if others:
         yield f"{others} cells on disk are of another model, other data or settings: left alone."
 
 def corruption_report(
     learn,              # A Learner that classifies images; it stays as it is, its recorder and random streams too
-    dl=None,            # Loader of clean images with labels, such as `learn.dls.test_dl(items, with_labels=True)`;
-                        # None: the validation set
+    # Loader of clean images with labels, such as `learn.dls.test_dl(items, with_labels=True)`;
+    # None: the validation set
+    dl=None,
     names=CORRUPTIONS,  # Corruptions: the benchmark's 15; `CORRUPTIONS + EXTRA_CORRUPTIONS` for all 19
     severities=range(1, 6), # 1 to 5
     *,
@@ -125,36 +174,45 @@ def corruption_report(
     source=None         # Published files instead, `CorruptedArrays(folder)`: then dl is their clean test set
 )->CorruptionReport:
     "Errors under common corruptions, applied just before Normalize: by severity, by group, and how well calibrated"
-    names,severities,table = _names(names, source),_severities(severities),_table(table)
+    names = _names(names, source)
+    severities = _severities(severities)
+    table = _table(table)
     need_whole('seed', seed)
-    file,keep,peek,count = CellFile(resume),keeper(learn),Peek(),[]
+    file = CellFile(resume)
+    keep = keeper(learn)
+    peek,count = Peek(),[]
     (rows,),y = passes(learn, dl, [peek], _ME, lambda: count.append(1), keep)
     overlap,notes = _overlap(learn, names)
     notes += noisy_labels_note(learn, dl, _ME)
+
+    if source is None: im = _images_in_memory(peek, y, table, seed)
+    else: im = _images_of(learn, source, peek, y)
+    if not im.paired:
+        notes.append("Clean images and files are not known to be the same in the same order: "
+                     "no standard error of their difference.")
+    files = files_key(im.where) if im.where else None
+    key = digest(model_key(learn), activation_key(learn), peek.key, im.labels, im.table, im.seed,
+                 im.size, im.where, files)
+    cells,others = file.read(key, im.n)
+    wanted = [(k, s) for k in names for s in severities]
+    todo = [o for o in wanted if o not in cells]
+    notes += _notes(im.table, im.size, source, len(wanted)-len(todo), others)
+
     if source is None:
-        size,n,labels,where,paired = peek.shape[1:],len(y),digest(y.tolist()),None,True
-        if table == 'auto': table = 'cifar' if min(size) <= 64 else 'imagenet'
+        bar = Bar(learn, len(todo)*len(count))
+        new = _in_memory(learn, dl, todo, im.table, im.seed, bar, keep)
     else:
-        size,n,where = tuple(getattr(source, 'shape', peek.shape[1:]))[:2],source.n,str(source.folder)
-        table,seed,labels = 'published',None,digest([str(o) for o in source.labels])
-        paired = hasattr(source, 'codes') and np.array_equal(source.codes(learn), y)
-        if not paired:
-            notes.append("Clean images and files are not known to be the same in the same order: "
-                         "no standard error of their difference.")
-    files = files_key(where) if where else None
-    key = digest(model_key(learn), activation_key(learn), peek.key, labels, table, seed, size, where, files)
-    cells,others = file.read(key, n)
-    todo = [(k, s) for k in names for s in severities if (k, s) not in cells]
-    notes += _notes(table, size, source, len(names)*len(severities)-len(todo), others)
-    bar = Bar(learn, len(todo)*(len(count) if source is None else 1))
-    new = (_in_memory(learn, dl, todo, table, seed, bar, keep) if source is None else
-           _published(learn, source, todo, bar, keep))
+        bar = Bar(learn, len(todo))
+        new = _published(learn, source, todo, bar, keep)
     for name,s,cell in new:
         file.add(key, name, s, cell)
         cells[name, s] = cell
-    title = f"{len(names)} corruptions x {len(severities)} severities " + (f"of {where}" if where else "in memory")
-    facts = dict(title=title, table=table, seed=seed, images=n, image_size=f'{size[0]} x {size[1]}', overlap=overlap,
-                 classes=getattr(learn.dls, 'c', None), labels=labels, pixels=peek.key, source=where,
-                 alexnet=table == 'imagenet' or (source is not None and min(size) > 64))
-    cells = {(k, s): cells[k, s] for k in names for s in severities}
-    return CorruptionReport(ShiftCell.of(rows), cells, facts, notes=notes, paired=paired)
+
+    place = f'of {im.where}' if im.where else 'in memory'
+    facts = dict(title=f'{len(names)} corruptions x {len(severities)} severities {place}',
+                 table=im.table, seed=im.seed, images=im.n,
+                 image_size=f'{im.size[0]} x {im.size[1]}', overlap=overlap,
+                 classes=getattr(learn.dls, 'c', None), labels=im.labels, pixels=peek.key,
+                 source=im.where, alexnet=_like_imagenet(im))
+    cells = {o: cells[o] for o in wanted}
+    return CorruptionReport(ShiftCell.of(rows), cells, facts, notes=notes, paired=im.paired)

@@ -1,6 +1,6 @@
 "Numbers for distribution shift as pure functions: corruption errors, normalised or not"
-# Every error is a fraction in [0,1]. Three quantities share the
-# name "mCE" in print; here each has its own name.
+# Every error is a fraction in [0,1]. Three quantities share the name "mCE" in print; here each has
+# its own name.
 from collections.abc import Mapping
 import numpy as np
 from fastrobust.basics import need_number
@@ -10,11 +10,11 @@ __all__ = ['mean_corruption_error', 'mce_alexnet', 'relative_mce', 'ice']
 
 # Errors of AlexNet on ImageNet-C, the mean over five severities: the denominators of mCE
 # Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261
-ALEXNET = dict(gaussian_noise=.886428, shot_noise=.894468, impulse_noise=.922640, defocus_blur=.819880,
-               glass_blur=.826268, motion_blur=.785948, zoom_blur=.798360, snow=.866816, frost=.826572, fog=.819324,
-               brightness=.564592, contrast=.853204, elastic_transform=.646056, pixelate=.717840,
-               jpeg_compression=.606500, speckle_noise=.845388, gaussian_blur=.787108, spatter=.717512,
-               saturate=.658248)
+ALEXNET = dict(gaussian_noise=.886428, shot_noise=.894468, impulse_noise=.922640,
+               defocus_blur=.819880, glass_blur=.826268, motion_blur=.785948, zoom_blur=.798360,
+               snow=.866816, frost=.826572, fog=.819324, brightness=.564592, contrast=.853204,
+               elastic_transform=.646056, pixelate=.717840, jpeg_compression=.606500,
+               speckle_noise=.845388, gaussian_blur=.787108, spatter=.717512, saturate=.658248)
 ALEXNET_CLEAN = .435
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -22,7 +22,8 @@ def _fraction(v, name):
     "`v` as float64, refused unless finite and in [0,1]"
     a = np.asarray(v, dtype=np.float64)
     if not a.size or not np.isfinite(a).all():
-        raise ValueError(f"`{name}` must be finite errors, got {v}. Leave out what was not measured.")
+        raise ValueError(f"`{name}` must be finite errors, got {v}. Leave out what was not "
+                         "measured.")
     if a.min() < 0 or a.max() > 1:
         raise ValueError(f"`{name}` must be errors as fractions in [0,1], got {a.min():.4g} to "
                          f"{a.max():.4g}. Divide percentages by 100; of accuracies take 1 - "
@@ -31,7 +32,8 @@ def _fraction(v, name):
 
 def _means(errors, names, severities=None):
     "Mean error of each of `names`; `severities`: how many values a row must have, if it is no mean already"
-    if not isinstance(errors, Mapping) and not (getattr(errors, 'ndim', 0) == 1 and hasattr(errors, 'index')):
+    series = getattr(errors, 'ndim', 0) == 1 and hasattr(errors, 'index')
+    if not isinstance(errors, Mapping) and not series:
         raise TypeError("expected `errors` as a dict name -> error, or -> errors of its "
                         f"severities, got a {type(errors).__name__}. A report has it: "
                         "`report.errors`.")
@@ -59,14 +61,16 @@ def mean_corruption_error(
     "Plain mean of the errors, as quoted for CIFAR-C: no AlexNet in it"
     if names is not None and not len(names):
         raise ValueError("expected `names`, got none. Leave it out for the 15.")
-    return float(_means(errors, list(dict(errors)) if names is None else names).mean())
+    if names is None: names = list(dict(errors))
+    return float(_means(errors, names).mean())
 
 def mce_alexnet(
     errors  # Name of each of the 15 -> mean error over the five severities, in [0,1], or -> its five errors
 )->float:   # In percent, as it is quoted: AlexNet has 100
     "mCE of ImageNet-C: mean over 15 corruptions of the error, each divided by that of AlexNet"
     e = _means(errors, CORRUPTIONS, 5)
-    return float(100*(e/np.array([ALEXNET[k] for k in CORRUPTIONS])).mean())
+    alexnet = np.array([ALEXNET[k] for k in CORRUPTIONS])
+    return float(100*(e/alexnet).mean())
 
 def relative_mce(
     errors,         # Name of each of the 15 -> mean error over the five severities, in [0,1], or -> its five errors
@@ -74,8 +78,10 @@ def relative_mce(
 )->float:           # In percent: AlexNet has 100
     "Relative mCE of ImageNet-C: as `mce_alexnet`, of what each error exceeds the clean one by"
     need_number('clean', clean)
-    e,c = _means(errors, CORRUPTIONS, 5),float(_fraction(clean, 'clean'))
-    return float(100*((e-c)/np.array([ALEXNET[k]-ALEXNET_CLEAN for k in CORRUPTIONS])).mean())
+    e = _means(errors, CORRUPTIONS, 5)
+    c = float(_fraction(clean, 'clean'))
+    alexnet = np.array([ALEXNET[k]-ALEXNET_CLEAN for k in CORRUPTIONS])
+    return float(100*((e-c)/alexnet).mean())
 
 def ice(
     clean:float,    # Error on clean images, in [0,1]
@@ -83,6 +89,8 @@ def ice(
 )->float:           # A fraction: .05 is 5 %; below 0 where the corruptions help. Without clean errors NaN or inf
     "Imperceptible corruption error, (mean(errors) - clean)/clean, of Siedel et al., https://arxiv.org/abs/2305.05400"
     need_number('clean', clean)
-    c,e = float(_fraction(clean, 'clean')),errors
-    m = _fraction(list(e.values()) if isinstance(e, Mapping) else list(e), 'errors').mean()
-    return float((m-c)/c) if c else float('nan') if m == 0 else float('inf')
+    c = float(_fraction(clean, 'clean'))
+    e = list(errors.values()) if isinstance(errors, Mapping) else list(errors)
+    m = _fraction(e, 'errors').mean()
+    if c: return float((m-c)/c)
+    return float('nan') if m == 0 else float('inf')

@@ -6,41 +6,50 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastrobust.basics import nearest, need_whole, target_vocab
-from fastrobust.images.corruptions.tables import GROUPS
-from fastrobust.data.arrays import ArrayDL, ArrayItems
 from fastrobust.data.arraychecks import as_pixels, codes_in
+from fastrobust.data.arrays import ArrayDL, ArrayItems
+from fastrobust.images.corruptions.tables import GROUPS
 from fastrobust.inference.loaders import learners_loader
 
 __all__ = ['CorruptedArrays']
 
 SEVERITIES = range(1, 6)
-_KNOWN = {**GROUPS, 'C-bar': ('blue_noise_sample', 'brownish_noise', 'checkerboard_cutout', 'circular_motion_blur',
-          'inverse_sparkles', 'lines', 'pinch_and_twirl', 'ripple', 'sparkles', 'transverse_chromatic_abberation')}
+_KNOWN = {**GROUPS,
+          'C-bar': ('blue_noise_sample', 'brownish_noise', 'checkerboard_cutout',
+                    'circular_motion_blur', 'inverse_sparkles', 'lines', 'pinch_and_twirl',
+                    'ripple', 'sparkles', 'transverse_chromatic_abberation')}
 
 # --- what both readers share ----------------------------------------------------------------------
 def need_folder(folder, what):
     path = Path(folder)
     if path.is_dir(): return path
-    got = 'an archive: unpack it, and give the folder' if path.is_file() else 'which does not exist. Check the path'
+    got = 'which does not exist. Check the path'
+    if path.is_file(): got = 'an archive: unpack it, and give the folder'
     raise ValueError(f"expected the folder of {what}, got {str(folder)!r}, {got}.")
 
 def usual_order(names):
     usual = [o for group in _KNOWN.values() for o in group]
-    return tuple([o for o in usual if o in names] + sorted(set(names) - set(usual)))
+    others = sorted(set(names) - set(usual))
+    return tuple([o for o in usual if o in names] + others)
 
 def grouped(names):
     "Lines for a print: names by group, and which of a group begun are missing"
     lines = []
     for group,known in _KNOWN.items():
-        have,lost = [o for o in known if o in names],[o for o in known if o not in names]
-        if have:
-            lines.append(f"{group}: {', '.join(have)}" + (f" (not here: {', '.join(lost)})" if lost else ''))
-    own = [o for o in names if not any(o in known for known in _KNOWN.values())]
-    return lines + ([f"other: {', '.join(own)}"] if own else [])
+        have = [o for o in known if o in names]
+        lost = [o for o in known if o not in names]
+        if not have: continue
+        but = f" (not here: {', '.join(lost)})" if lost else ''
+        lines.append(f"{group}: {', '.join(have)}{but}")
+    usual = [o for known in _KNOWN.values() for o in known]
+    own = [o for o in names if o not in usual]
+    if own: lines.append(f"other: {', '.join(own)}")
+    return lines
 
 def need_cell(names, name, severity):
     if name not in names:
-        raise ValueError(f"expected a corruption of this folder, got {name!r}. {nearest(name, names)}")
+        raise ValueError(f"expected a corruption of this folder, got {name!r}. "
+                         f"{nearest(name, names)}")
     fix = 'Clean images are not among these files: take your own test set.'
     return need_whole('severity', severity, 1, 5, fix=fix)
 
@@ -53,7 +62,8 @@ class CorruptedArrays:
         *,
         vocab=None  # Class name of each label 0,1,..; None: labels are positions in the learner's vocab, or its classes
     ):
-        self.folder,self.vocab = need_folder(folder, '<name>.npy files'),vocab
+        self.folder = need_folder(folder, '<name>.npy files')
+        self.vocab = vocab
         names = [names] if isinstance(names, str) else names
         found = [p.stem for p in self.folder.glob('*.npy') if p.stem != 'labels']
         if not found:
@@ -62,7 +72,8 @@ class CorruptedArrays:
                              "there is CorruptedFolders.")
         for o in names or ():
             if o not in found:
-                raise ValueError(f"expected `names` of .npy files in this folder, got {o!r}. {nearest(o, found)}")
+                raise ValueError(f"expected `names` of .npy files in this folder, got {o!r}. "
+                                 f"{nearest(o, found)}")
         self.names = usual_order(names or found)
         self.labels = self._read_labels()
         self.shape = self._open(self.names[0]).shape[1:]
@@ -104,7 +115,8 @@ class CorruptedArrays:
         return rows[0]
 
     def _open(self, name):
-        a,n = self._load(name),self.n
+        a = self._load(name)
+        n = self.n
         if a.dtype != np.uint8:
             raise ValueError(f"expected uint8 images in {name}.npy, got {a.dtype}. If it is no "
                              "image file, give the others as `names`.")
@@ -135,7 +147,8 @@ class CorruptedArrays:
         learn   # Learner with a vocab
     ):
         "Positions (n,) of the labels in the vocab of `learn`, int64"
-        labels = self.labels.tolist() if self.vocab is None else [self.vocab[i] for i in self.labels]
+        labels = self.labels.tolist()
+        if self.vocab is not None: labels = [self.vocab[i] for i in self.labels]
         return codes_in(labels, target_vocab(learn.dls), 'labels.npy').numpy()
 
     def check(self,
@@ -150,11 +163,12 @@ class CorruptedArrays:
                              "Give the whole test set, not the training set or a part.")
         bad = np.flatnonzero(y != self.labels)
         if not len(bad): return self
-        same = y.dtype.kind in 'iu' and (np.sort(y) == np.sort(self.labels)).all()
+        i = bad[0]
+        hint = 'Is it another data set, or are the classes numbered differently?'
+        if y.dtype.kind in 'iu' and (np.sort(y) == np.sort(self.labels)).all():
+            hint = 'Your test set is in another order.'
         raise ValueError(f"expected the labels of these files, got {len(bad)} others (first: item "
-                         f"{bad[0]} is {self.labels[bad[0]]} here, {y[bad[0]]} in "
-                         "yours). " + ("Your test set is in another order."
-                         if same else "Is it another data set, or are the classes numbered differently?"))
+                         f"{i} is {self.labels[i]} here, {y[i]} in yours). {hint}")
 
     def as_dl(self,
         learn,          # Learner: its batch transforms and its vocab are used
@@ -169,10 +183,12 @@ class CorruptedArrays:
 
     def __len__(self): return len(self.names)
     def __repr__(self):
-        n,shape = self.n,'x'.join(map(str, self.shape))
+        n = self.n
+        shape = 'x'.join(map(str, self.shape))
         rows = f"severity 1 is rows 0:{n}, 2 is {n}:{2*n}, .. 5 is {4*n}:{5*n}"
         return '\n'.join([
-            f"CorruptedArrays {self.folder}: {len(self)} corruptions x 5 severities x {n} images {shape} uint8",
+            f"CorruptedArrays {self.folder}: {len(self)} corruptions x 5 severities x {n} images "
+            f"{shape} uint8",
             f"each <name>.npy: {rows}; the same {n} images in the same order",
             f"labels.npy: the same {n} labels five times, {len(np.unique(self.labels))} classes",
             *grouped(self.names)])

@@ -11,13 +11,16 @@ def _pair(pred, y, c):
     as_np = lambda o: np.asarray(o.detach().cpu() if hasattr(o, 'detach') else o)
     pred,y = as_np(pred),as_np(y)
     if pred.ndim == 2: pred = pred.argmax(1)
-    if pred.ndim != 1 or pred.shape != y.shape or not len(y) or pred.dtype.kind not in 'iu' or y.dtype.kind not in 'iu':
+    paired = pred.ndim == 1 and pred.shape == y.shape and len(y)
+    if not paired or pred.dtype.kind not in 'iu' or y.dtype.kind not in 'iu':
         raise ValueError("expected predicted classes (n,) or logits (n,c) and labels (n,), n >= 1, "
                          f"got {pred.dtype} {pred.shape} and {y.dtype} {y.shape}. Labels are ints, "
                          "positions in the vocab.")
-    if min(pred.min(), y.min()) < 0 or max(pred.max(), y.max()) >= c:
-        raise ValueError(f"expected classes in 0..{c-1}, got {min(pred.min(), y.min())} to "
-                         f"{max(pred.max(), y.max())}. Are the classes those of the training?")
+    lo = min(pred.min(), y.min())
+    hi = max(pred.max(), y.max())
+    if lo < 0 or hi >= c:
+        raise ValueError(f"expected classes in 0..{c-1}, got {lo} to {hi}. Are the classes those "
+                         "of the training?")
     return pred.astype(np.int64),y.astype(np.int64)
 
 def class_accuracy(
@@ -31,11 +34,13 @@ def class_accuracy(
 
 def class_means(v, y, c):
     "Mean of `v` (n,) over the items of each class, its standard error, and how many there are"
-    v,n = np.asarray(v, dtype=np.float64),np.bincount(y, minlength=c)
+    v = np.asarray(v, dtype=np.float64)
+    n = np.bincount(y, minlength=c)
     with np.errstate(invalid='ignore', divide='ignore'):
         m = np.bincount(y, v, c)/n
         var = np.bincount(y, (v-m[y])**2, c)/(n-1)
-        return m,np.where(n > 1, np.sqrt(var/n), np.nan),n
+        se = np.where(n > 1, np.sqrt(var/n), np.nan)
+    return m,se,n
 
 def group_accuracy(
     acc,    # Accuracy of each class (c,); NaN: no images of it
@@ -43,10 +48,13 @@ def group_accuracy(
     ids     # Positions of the classes of the group
 ) -> tuple: # (float, float); NaN for a group without images
     "Mean over classes and its standard error sqrt(sum se^2)/m over images: balanced accuracy of a group"
+    acc,se = np.asarray(acc),np.asarray(se)
     ids = np.asarray(ids, dtype=np.int64)
-    ids = ids[~np.isnan(np.asarray(acc)[ids])]
+    ids = ids[~np.isnan(acc[ids])]
     if not len(ids): return float('nan'),float('nan')
-    return float(np.mean(np.asarray(acc)[ids])),float(np.sqrt((np.asarray(se)[ids]**2).sum())/len(ids))
+    mean = np.mean(acc[ids])
+    mean_se = np.sqrt((se[ids]**2).sum())/len(ids)
+    return float(mean),float(mean_se)
 
 # --- in the progress table ------------------------------------------------------------------------
 class TailAccuracy(Metric):
@@ -55,15 +63,18 @@ class TailAccuracy(Metric):
         ids,        # Positions of the classes in the vocab
         name        # Column in the progress table
     ):
-        self.ids,self._name = [int(i) for i in ids],name
+        self.ids = [int(i) for i in ids]
+        self._name = name
         if not self.ids:
-            raise ValueError(f"expected at least one class for {name!r}, got none. Leave this metric out.")
+            raise ValueError(f"expected at least one class for {name!r}, got none. Leave this "
+                             "metric out.")
         self.reset()
 
     def reset(self): self.hits,self.n = torch.zeros(2, len(self.ids), dtype=torch.long)
 
     def accumulate(self, learn):
-        pred,y = learn.pred.argmax(-1).flatten(),learn.y.flatten()
+        pred = learn.pred.argmax(-1).flatten()
+        y = learn.y.flatten()
         mine = y.as_subclass(torch.Tensor).cpu()[:, None] == torch.tensor(self.ids)
         right = (pred == y).as_subclass(torch.Tensor).cpu()[:, None]
         self.hits += (mine & right).sum(0)
@@ -72,7 +83,8 @@ class TailAccuracy(Metric):
     @property
     def value(self):
         seen = self.n > 0
-        return (self.hits[seen]/self.n[seen]).mean().item() if seen.any() else None
+        if not seen.any(): return None
+        return (self.hits[seen]/self.n[seen]).mean().item()
     @property
     def name(self): return self._name
 
@@ -81,4 +93,5 @@ def tail_accuracy(
     groups='thirds'     # As in `head_mid_tail`: 'thirds', or sizes such as (100, 20)
 ) -> list: # `TailAccuracy` metrics, of the groups that have classes
     "Metrics head_acc, mid_acc, tail_acc: `metrics=[accuracy, BalancedAccuracy(), *tail_accuracy(dls)]`"
-    return [TailAccuracy(ids, f'{k}_acc') for k,ids in head_mid_tail(class_counts(dls), groups).items() if len(ids)]
+    found = head_mid_tail(class_counts(dls), groups)
+    return [TailAccuracy(ids, f'{k}_acc') for k,ids in found.items() if len(ids)]

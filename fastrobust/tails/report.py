@@ -2,15 +2,14 @@
 import numpy as np, pandas as pd
 from fastai.learner import Learner
 from fastrobust.basics import n_classes, nearest, target_vocab
-from fastrobust.tails.charts import draw_tails
-from fastrobust.tails.accuracy import class_accuracy, class_means, group_accuracy
 from fastrobust.data.longtail import class_counts, head_mid_tail
+from fastrobust.inference.keys import Peek
+from fastrobust.inference.notes import noisy_labels_note, trained_note
+from fastrobust.inference.passes import passes, wrong
 from fastrobust.reporting.report import Report
 from fastrobust.reporting.style import new_figure
-from fastrobust.inference.keys import Peek
-from fastrobust.inference.passes import wrong
-from fastrobust.inference.notes import noisy_labels_note, trained_note
-from fastrobust.inference.passes import passes
+from fastrobust.tails.accuracy import class_accuracy, class_means, group_accuracy
+from fastrobust.tails.charts import draw_tails
 
 __all__ = ['tail_report', 'compare_tails']
 
@@ -18,7 +17,9 @@ _ME = 'tail_report'
 
 def _mean_se(v):
     "Mean of one value per image, and its standard error"
-    return float(np.mean(v)),float(np.std(v, ddof=1)/len(v)**.5) if len(v) > 1 else float('nan')
+    mean = float(np.mean(v))
+    if len(v) < 2: return mean,float('nan')
+    return mean,float(np.std(v, ddof=1)/len(v)**.5)
 
 class TailReport(Report):
     "Result of `tail_report`: `table` by class, `summary`, `groups`, and which images were recognised (`right`)"
@@ -34,13 +35,19 @@ class TailReport(Report):
     ):
         c = len(vocab)
         acc,se,n = class_accuracy(pred, y, c)
-        self.y,self.right,self.counts,self.groups,self.pixels = y,pred == y,counts,groups,pixels
-        ids = np.concatenate([groups[k] for k in groups]).astype(int)
-        table = pd.DataFrame(dict(training=counts, group='', images=n, accuracy=acc, se=se, share=n/len(y),
-                                  predicted=np.bincount(pred, minlength=c)/len(y)), pd.Index(vocab, name='class'))
-        for k,o in groups.items(): table.iloc[o, 1] = k
-        super().__init__(table.iloc[ids], None, _draw, name='tail')
-        self.summary = s = pd.Series(self._facts(acc, se, counts), dtype=object)
+        self.y,self.right = y,pred == y
+        self.counts,self.groups,self.pixels = counts,groups,pixels
+
+        predicted = np.bincount(pred, minlength=c)
+        columns = dict(training=counts, group='', images=n, accuracy=acc, se=se, share=n/len(y),
+                       predicted=predicted/len(y))
+        table = pd.DataFrame(columns, pd.Index(vocab, name='class'))
+        for k,ids in groups.items(): table.iloc[ids, 1] = k
+        order = np.concatenate([groups[k] for k in groups]).astype(int)
+        super().__init__(table.iloc[order], None, _draw, name='tail')
+
+        s = pd.Series(self._facts(acc, se, counts), dtype=object)
+        self.summary = s
         self.title = (f"Class accuracy by frequency: {self._said()}; balanced "
                       f"{s.balanced_accuracy:.3f} ± {s.balanced_accuracy_se:.3f}, plain "
                       f"{s.accuracy:.3f} ± {s.accuracy_se:.3f}")
@@ -48,37 +55,47 @@ class TailReport(Report):
 
     def _facts(self, acc, se, counts):
         s = {}
-        for k,ids in [*self.groups.items(), ('balanced', np.arange(len(acc)))]:
-            if len(ids): s[f'{k}_accuracy'],s[f'{k}_accuracy_se'] = group_accuracy(acc, se, ids)
+        groups = {**self.groups, 'balanced': np.arange(len(acc))}
+        for k,ids in groups.items():
+            if not len(ids): continue
+            s[f'{k}_accuracy'],s[f'{k}_accuracy_se'] = group_accuracy(acc, se, ids)
         s['accuracy'],s['accuracy_se'] = _mean_se(self.right)
-        low = int(counts.min())
-        return dict(s, images=len(self.y), classes=len(acc), training=int(counts.sum()), largest=int(counts.max()),
-                    smallest=low, imbalance=float(counts.max()/low) if low else float('inf'))
+
+        lo,hi = int(counts.min()),int(counts.max())
+        imbalance = float(counts.max()/lo) if lo else float('inf')
+        return dict(s, images=len(self.y), classes=len(acc), training=int(counts.sum()),
+                    largest=hi, smallest=lo, imbalance=imbalance)
 
     def _said(self):
         "Groups in a line"
         s = self.summary
-        return ', '.join(f"{k} {s[f'{k}_accuracy']:.3f} ± "
-                         f"{s[f'{k}_accuracy_se']:.3f}" for k in self.groups
-                         if f'{k}_accuracy' in s)
+        said = []
+        for k in self.groups:
+            if f'{k}_accuracy' not in s: continue
+            said.append(f"{k} {s[f'{k}_accuracy']:.3f} ± {s[f'{k}_accuracy_se']:.3f}")
+        return ', '.join(said)
 
     def _explain(self):
         t = self.table
         sized = {k: self.counts[o] for k,o in self.groups.items() if len(o)}
-        yield ('Groups: ' + ', '.join(f"{k} {len(n)} classes of {n.min()} to {n.max()} training items"
-                                      for k,n in sized.items()) +
-               ". Their accuracies are means over classes, each counted alike; ±, se: one standard error over images.")
+        groups = [f"{k} {len(n)} classes of {n.min()} to {n.max()} training items"
+                  for k,n in sized.items()]
+        yield (f"Groups: {', '.join(groups)}. Their accuracies are means over classes, each "
+               "counted alike; ±, se: one standard error over images.")
+
         rare = t[t.group == 'tail']
         if len(rare):
             share,predicted = rare.share.sum(),rare.predicted.sum()
             yield f"The tail is {share:.1%} of these images and {predicted:.1%} of the predictions."
         gone = t.index[t.images == 0]
         if len(gone):
-            yield f"No images of {len(gone)} classes ({', '.join(map(str, gone[:5]))}): left out of all means."
+            names = ', '.join(map(str, gone[:5]))
+            yield f"No images of {len(gone)} classes ({names}): left out of all means."
 
     def formatted(self):
         t = self.table.copy()
-        for k in ('accuracy', 'se', 'share', 'predicted'): t[k] = t[k].map('{:.3f}'.format)
+        for k in ('accuracy', 'se', 'share', 'predicted'):
+            t[k] = t[k].map('{:.3f}'.format)
         return t
 
 def _draw(rep, figsize=(9, 5.5), title=None):
@@ -95,36 +112,49 @@ def _counts(learn, counts, c):
     if not len(learn.dls.loaders) or not len(learn.dls.train_ds):
         raise ValueError(f"{_ME} expected training items to count, got none (an exported learner "
                          "has none). Give `counts=class_counts(dls)` of the dls it was trained on.")
+    notes = []
     rec = getattr(learn.dls, 'noise', None)
-    return class_counts(learn.dls),[] if rec is None or not rec.is_noisy.any() else [
-        f"Training items are counted by their given labels, of which {rec.realised_rate:.1%} are wrong."]
+    if rec is not None and rec.is_noisy.any():
+        notes.append("Training items are counted by their given labels, of which "
+                     f"{rec.realised_rate:.1%} are wrong.")
+    return class_counts(learn.dls),notes
 
 def tail_report(
     learn,          # A Learner that classifies images; it stays as it is, its recorder and random streams too
-    dl=None,        # Loader of images with labels, such as `learn.dls.test_dl(items, with_labels=True)`; None: the
-                    # validation set
+    # Loader of images with labels, such as `learn.dls.test_dl(items, with_labels=True)`; None: the
+    # validation set
+    dl=None,
     *,
     groups='thirds', # Head, mid and tail as in `head_mid_tail`: 'thirds', or sizes such as (100, 20)
     counts=None     # Training items per class (c,); None: of `learn.dls`, by given labels
 )->TailReport:
     "Accuracy of each class beside how often training has it, and of head, mid and tail, with standard errors"
     if not isinstance(learn, Learner):
-        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: Learner(dls, model).")
+        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: "
+                        "Learner(dls, model).")
     c = n_classes(learn.dls)
     counts,notes = _counts(learn, counts, c)
-    groups,peek = head_mid_tail(counts, groups),Peek()
-    def keep(z, y): wrong(z, y); return z.argmax(1)
+    groups = head_mid_tail(counts, groups)
+    peek = Peek()
+    def keep(z, y):
+        wrong(z, y)     # refuses what cannot be counted
+        return z.argmax(1)
+
     (pred,),y = passes(learn, dl, [peek], _ME, keep=keep)
     notes = noisy_labels_note(learn, dl, _ME) + trained_note(learn, dl, _ME) + notes
-    counts,vocab = counts.astype(np.int64),target_vocab(learn.dls)
-    return TailReport(pred.numpy(), y.numpy(), counts, groups, vocab, pixels=peek.key, notes=notes)
+    vocab = target_vocab(learn.dls)
+    return TailReport(pred.numpy(), y.numpy(), counts.astype(np.int64), groups, vocab,
+                      pixels=peek.key, notes=notes)
 
 # --- several learners -----------------------------------------------------------------------------
 def _groups(rep): return {k: o.tolist() for k,o in rep.groups.items()}
 
 def _same(reports, baseline):
-    got = {k: type(r).__name__ for k,r in reports.items()} if isinstance(reports, dict) else type(reports).__name__
-    if isinstance(got, str) or len(reports) < 2 or not all(isinstance(r, TailReport) for r in reports.values()):
+    named = isinstance(reports, dict)
+    given = list(reports.values()) if named else []
+    if len(given) < 2 or not all(isinstance(r, TailReport) for r in given):
+        got = type(reports).__name__
+        if named: got = {k: type(r).__name__ for k,r in reports.items()}
         raise TypeError(f"expected a dict of at least two results of tail_report, got {got}. Pass "
                         "{'plain': r1, 'adjusted': r2}.")
     if baseline not in reports:
@@ -132,8 +162,10 @@ def _same(reports, baseline):
                          f"{nearest(baseline, reports)}")
     a = reports[baseline]
     for name,b in reports.items():
-        same = dict(labels=np.array_equal(a.y, b.y), images=a.pixels == b.pixels, groups=_groups(a) == _groups(b))
-        same['training counts'] = np.array_equal(a.counts, b.counts)
+        same = {'labels': np.array_equal(a.y, b.y),
+                'images': a.pixels == b.pixels,
+                'groups': _groups(a) == _groups(b),
+                'training counts': np.array_equal(a.counts, b.counts)}
         differ = [k for k,v in same.items() if not v]
         if differ:
             raise ValueError("expected reports of the same images, training counts and groups, got "
@@ -145,25 +177,34 @@ def compare_tails(
     baseline=None   # Name of the one the others are compared to; None: the first
 )->Report:
     "Accuracies of head, mid and tail beside each other, and their paired differences over the same images"
-    baseline = next(iter(reports), None) if baseline is None and isinstance(reports, dict) else baseline
+    if baseline is None and isinstance(reports, dict): baseline = next(iter(reports), None)
     _same(reports, baseline)
     a = reports[baseline]
     c = len(a.counts)
-    rows = {**{k: o for k,o in a.groups.items() if len(o)}, 'balanced': np.arange(c)}
-    t = pd.DataFrame({n: {**{k: r.summary[f'{k}_accuracy'] for k in rows}, 'plain': r.summary.accuracy}
-                      for n,r in reports.items()}).rename_axis('classes')
+    rows = {k: o for k,o in a.groups.items() if len(o)}
+    rows['balanced'] = np.arange(c)
+
+    columns = {}
+    for n,r in reports.items():
+        columns[n] = {k: r.summary[f'{k}_accuracy'] for k in rows}
+        columns[n]['plain'] = r.summary.accuracy
+    t = pd.DataFrame(columns).rename_axis('classes')
+
     for n,r in reports.items():
         if n == baseline: continue
         d = r.right.astype(float)-a.right
         m,se,_ = class_means(d, a.y, c)
-        both = {**{k: group_accuracy(m, se, o) for k,o in rows.items()}, 'plain': _mean_se(d)}
-        t[f'{n} - {baseline}'] = pd.Series({k: v[0] for k,v in both.items()})
-        t[f'{n} - {baseline} se'] = pd.Series({k: v[1] for k,v in both.items()})
+        change = {k: group_accuracy(m, se, o) for k,o in rows.items()}
+        change['plain'] = _mean_se(d)
+        t[f'{n} - {baseline}'] = pd.Series({k: v[0] for k,v in change.items()})
+        t[f'{n} - {baseline} se'] = pd.Series({k: v[1] for k,v in change.items()})
+
     notes = [f"Accuracies, and differences to {baseline!r} with one standard error over the "
              f"{len(a.y)} images, paired: above 0 is better. Another training of the same kind "
              "would differ too: repeat with other seeds.",
              'head, mid, tail and balanced are means over classes, plain is over images.']
     facts = dict(baseline=baseline, images=len(a.y))
-    rep = Report(t, facts, _draw, title='Accuracy of head, mid and tail', notes=notes, name='tail_compare')
+    rep = Report(t, facts, _draw, title='Accuracy of head, mid and tail', notes=notes,
+                 name='tail_compare')
     rep.reports = dict(reports)
     return rep

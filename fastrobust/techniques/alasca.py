@@ -1,11 +1,13 @@
 "ALASCA: auxiliary heads learn from labels smoothed item by item, the more so the less the network believes them"
-# Paper: Ko, Yi, Yun, A Gift from Label Smoothing, arxiv.org/abs/2206.07277 (equations and defaults:
-# the authors' code) Stages: surgery + penalty (mapped logits). Combines with every base loss,
-# LogitClip, AugMix, ODNL, ELR, two networks.
+# Paper: Ko, Yi, Yun, A Gift from Label Smoothing, arxiv.org/abs/2206.07277 (equations and
+# defaults: the authors' code)
+# Stages: surgery + penalty (mapped logits). Combines with every base loss, LogitClip, AugMix,
+# ODNL, ELR, two networks.
 from torch.nn import functional as F
-from fastrobust.training.auxheads import AuxHeads, add_aux_heads
-from fastrobust.basics import as_f32, check_length, check_weight, need_number, progress, warn_unfinished
+from fastrobust.basics import (as_f32, check_length, check_weight, need_number, progress,
+                               warn_unfinished)
 from fastrobust.techniques.bases.memory import SampleMemory
+from fastrobust.training.auxheads import AuxHeads, add_aux_heads
 
 __all__ = ['ALASCA']
 
@@ -15,7 +17,8 @@ def label_trust(
     t:float=1/3 # Temperature; below 1 sharpens; 1/3 in the authors' code
 ):
     "Probability of the given label at temperature `t`: a_i = softmax(z_i/t)[y_i]"
-    return (as_f32(z)/t).softmax(1).gather(1, y[:,None])[:,0]
+    p = (as_f32(z)/t).softmax(1)
+    return p.gather(1, y[:,None])[:,0]
 
 def smooth_targets(
     y,              # Given labels (bs,)
@@ -24,9 +27,11 @@ def smooth_targets(
     spread='others' # Who gets the rest 1-alpha: 'others', the c-1 other classes, or 'all' c
 ):
     "Label smoothing with a strength of its own for each item: (bs,c), rows sum to 1"
-    rest = (1-alpha)/(n_classes-1 if spread == 'others' else n_classes)
-    own = alpha if spread == 'others' else alpha + rest
-    return rest[:,None].repeat(1, n_classes).scatter(1, y[:,None], own[:,None])
+    others = spread == 'others'
+    rest = (1-alpha)/(n_classes-1 if others else n_classes)
+    own = alpha if others else alpha + rest
+    q = rest[:,None].repeat(1, n_classes)
+    return q.scatter(1, y[:,None], own[:,None])
 
 def _one_of(name, v, known):
     if v not in known:
@@ -52,7 +57,9 @@ class ALASCA(SampleMemory):
         for k,v in dict(w=w, t=t).items(): need_number(k, v)
         if not 0 <= w < 1: raise ValueError(f"`w` must be in [0,1), got {w}. The authors take 0.7.")
         if not t > 0: raise ValueError(f"`t` must be positive, got {t}. The authors take 1/3.")
-        self.lam,self.w,self.t,self.warmup = check_weight('lam', lam),w,t,check_length('warmup', warmup)
+        self.lam = check_weight('lam', lam)
+        self.w,self.t = w,t
+        self.warmup = check_length('warmup', warmup)
         self.predict = _one_of('predict', predict, ('main+aux', 'main'))
         self.memory = _one_of('memory', memory, ('logits', 'label', None))
         self.spread = _one_of('spread', spread, ('others', 'all'))
@@ -79,7 +86,8 @@ class ALASCA(SampleMemory):
         if not head.aux:
             raise ValueError("ALASCA expected a model with its auxiliary heads, got one without: "
                              "it was replaced. Remove ALASCA with `remove_cb` and add it again.")
-        alpha = 1 - self.ramp*(1 - self.seen(head.z, head.i)[1])
+        trust = self.seen(head.z, head.i)[1]
+        alpha = 1 - self.ramp*(1 - trust)
         q = smooth_targets(self.given, alpha, head.z.shape[1], self.spread)
         return sum(F.cross_entropy(self.objective.map(a), q) for a in head.aux)
 

@@ -1,7 +1,7 @@
 "AugLoss: AugMix for the shift at test time with a robust loss for the wrong labels at training time"
 # Otstot, Yang, Cava, Sankar, 2022, https://arxiv.org/abs/2206.02286. Stages: base, and those of
-# AugMix. Mind the scales: 12 JSD reaches 12 ln 3 = 13.2, MAE
-# and NCE at most 1, GCE(.7) at most 1.43.
+# AugMix.
+# Mind the scales: 12 JSD reaches 12 ln 3 = 13.2, MAE and NCE at most 1, GCE(.7) at most 1.43.
 from fastcore.meta import delegates
 from fastrobust.techniques.augmix import AugMix
 

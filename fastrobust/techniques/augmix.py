@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
 from fastai.vision.core import TensorImage
-from fastrobust.images.augmixing import augmix, check_augmix
-from fastrobust.pixels import PixelSpace, pixel_space
 from fastrobust.basics import check_weight
+from fastrobust.images.augmixing import augmix, check_augmix
 from fastrobust.lossfunctions import jsd
+from fastrobust.pixels import PixelSpace, pixel_space
 from fastrobust.training.technique import Technique
 
 __all__ = ['AugMixTransform', 'AugMix']
@@ -26,13 +26,17 @@ class AugMixTransform(DisplayedTransform):
     ):
         check_augmix(severity, width, depth, alpha)
         super().__init__()
-        self.severity,self.width,self.depth,self.alpha,self.all_ops = severity,width,depth,alpha,all_ops
+        self.severity,self.width,self.depth,self.alpha = severity,width,depth,alpha
+        self.all_ops = all_ops
 
     def encodes(self, x:TensorImage):
-        p,whole = x.as_subclass(Tensor),x.dtype == torch.uint8 # bytes: an item in a loader worker
+        p = x.as_subclass(Tensor)
+        whole = x.dtype == torch.uint8      # bytes: an item in a loader worker
         u8 = p if whole else PixelSpace().to_uint8(p, 'AugMixTransform')
-        view = augmix(u8 if p.ndim == 4 else u8[None], self.severity, self.width, self.depth, self.alpha, self.all_ops)
-        view = (view*255).round_().byte() if whole else view.to(x.dtype)
+        if p.ndim != 4: u8 = u8[None]
+        view = augmix(u8, self.severity, self.width, self.depth, self.alpha, self.all_ops)
+        if whole: view = (view*255).round_().byte()
+        else: view = view.to(x.dtype)
         return TensorImage(view if p.ndim == 4 else view[0])
 
 class AugMix(Technique):
@@ -50,7 +54,8 @@ class AugMix(Technique):
         super().__init__()
         check_augmix(severity, width, depth, alpha)
         if views < 1 or views != int(views):
-            raise ValueError(f"`views` must be a whole number from 1 on, got {views}. Without views: AugMixTransform.")
+            raise ValueError(f"`views` must be a whole number from 1 on, got {views}. Without "
+                             "views: AugMixTransform.")
         self.lam = check_weight('lam', lam, 'use AugMixTransform, the form without the divergence')
         self.severity,self.width,self.depth,self.alpha = severity,width,depth,alpha
         self.all_ops,self.views = all_ops,int(views)
@@ -62,9 +67,12 @@ class AugMix(Technique):
                              f"{tuple(x.shape)}. Remove it: its operations are defined for images "
                              "only.")
         px = pixel_space(self.dls)
-        u8 = px.to_uint8(x.as_subclass(Tensor), self.name).repeat(self.views, 1, 1, 1)
-        return px.encode(augmix(u8, self.severity, self.width, self.depth, self.alpha, self.all_ops)).to(x.dtype)
+        u8 = px.to_uint8(x.as_subclass(Tensor), self.name)
+        u8 = u8.repeat(self.views, 1, 1, 1)
+        views = augmix(u8, self.severity, self.width, self.depth, self.alpha, self.all_ops)
+        return px.encode(views).to(x.dtype)
 
     def penalty(self, z, part):
         if part is None: return
-        return jsd([self.objective.map(o.float()) for o in (z, *part.chunk(self.views))])
+        zs = (z, *part.chunk(self.views))
+        return jsd([self.objective.map(o.float()) for o in zs])

@@ -1,14 +1,14 @@
 "CorruptionTransform: train on the common corruptions themselves, each image with one of its own"
 # Corruptions of the benchmark (https://arxiv.org/abs/1903.12261) as augmentation. What a network
-# has trained on says little about how it holds under shifts it
-# has not seen: train on some, read the others.
+# has trained on says little about how it holds under shifts it has not seen: train on some, read
+# the others.
 import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
 from fastai.vision.core import TensorImage
-from fastrobust.pixels import PixelSpace
 from fastrobust.basics import need_number
 from fastrobust.images.corruptions.front import check_corruption, corrupt
+from fastrobust.pixels import PixelSpace
 
 __all__ = ['CorruptionTransform']
 
@@ -28,14 +28,17 @@ class CorruptionTransform(DisplayedTransform):
     ):
         super().__init__()
         need_number('p', p)
-        self.names,self.severity,self.table,self.p = _listed(names),_listed(severity),table,p
+        self.names,self.severity = _listed(names),_listed(severity)
+        self.table,self.p = table,p
         for k,v in dict(names=self.names, severity=self.severity).items():
             if not v:
-                raise ValueError(f"`{k}` must name at least one, got none. Without corruption: leave it out.")
+                raise ValueError(f"`{k}` must name at least one, got none. Without corruption: "
+                                 "leave it out.")
         for n in self.names:
             for s in self.severity: check_corruption(n, s, table)
         if not 0 < p <= 1:
-            raise ValueError(f"`p` must be a share of the images in (0,1], got {p}. To switch it off, leave it out.")
+            raise ValueError(f"`p` must be a share of the images in (0,1], got {p}. To switch it "
+                             "off, leave it out.")
 
     @property
     def overlaps(self):
@@ -46,10 +49,16 @@ class CorruptionTransform(DisplayedTransform):
         u8 = PixelSpace().to_uint8(x.as_subclass(Tensor), 'CorruptionTransform')
         b,m = len(u8),len(self.severity)
         # drawn on the CPU from torch's stream: every device sees the same
-        kind,hit = torch.randint(len(self.names)*m, (b,)),torch.rand(b) < self.p
-        seed,out = int(torch.randint(2**62, ())),u8.clone()
+        kind = torch.randint(len(self.names)*m, (b,))
+        hit = torch.rand(b) < self.p
+        seed = int(torch.randint(2**62, ()))
+
+        out = u8.clone()
         for k in kind[hit].unique().tolist():
             i = (hit & (kind == k)).nonzero()[:, 0]
             on = i.to(u8.device)
-            out[on] = corrupt(u8[on], self.names[k//m], self.severity[k%m], self.table, seed, ids=i)
-        return TensorImage(torch.where(hit.view(-1, 1, 1, 1).to(x.device), out.to(x.dtype)/255, x.as_subclass(Tensor)))
+            name,severity = self.names[k//m],self.severity[k%m]
+            out[on] = corrupt(u8[on], name, severity, self.table, seed, ids=i)
+        new = out.to(x.dtype)/255
+        changed = hit.view(-1, 1, 1, 1).to(x.device)
+        return TensorImage(torch.where(changed, new, x.as_subclass(Tensor)))

@@ -1,11 +1,11 @@
 "Co-teaching: two networks, each trained on what the other finds easy; Co-teaching+: only where they disagree"
 # Papers: Han et al., Co-teaching, https://arxiv.org/abs/1804.06872; Yu et al., How does
-# disagreement help
-# generalization against label corruption?, https://arxiv.org/abs/1901.04215
-# Stages: surgery (Twin) + weights. Combines with every base loss,
-# LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
+# disagreement help generalization against label corruption?, https://arxiv.org/abs/1901.04215
+# Stages: surgery (Twin) + weights. Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA;
+# not with MixUp.
 from fastrobust.basics import check_length
-from fastrobust.techniques.bases.selection import TwoNetworks, n_keep, small_loss
+from fastrobust.techniques.bases.selection import n_keep, small_loss
+from fastrobust.techniques.bases.twonetworks import TwoNetworks
 
 __all__ = ['CoTeaching', 'CoTeachingPlus']
 
@@ -19,6 +19,7 @@ class CoTeaching(TwoNetworks):
 
     def pool(self, zs):
         "Positions to choose from; None: the whole batch"
+
     def weights(self, ls, zs, *yb):
         pool = self.pool(zs)
         n = len(ls[0]) if pool is None else len(pool)
@@ -33,8 +34,9 @@ class CoTeachingPlus(CoTeaching):
     def __init__(self,
         tau,         # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau
         gradual=10,  # Ramp from 0 to tau: int epochs of the technique's life (10 in the paper) | float share of a fit
-        warmup=5,    # Plain Co-teaching first: int epochs of its life (0 to 100 in the paper, 5 for CIFAR-100)
-                     # | float share of a fit
+        # Plain Co-teaching first: int epochs of its life (0 to 100 in the paper, 5 for CIFAR-100) |
+        # float share of a fit
+        warmup=5,
         second=None  # Function giving the second network; None: a copy of the first with other initial weights
     ):
         super().__init__(tau, gradual, second=second)

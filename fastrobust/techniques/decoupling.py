@@ -1,10 +1,11 @@
 "Decoupling: two networks that train only where they disagree; when to update, apart from how"
 # Paper: Malach & Shalev-Shwartz, Decoupling "when to update" from "how to update",
-# https://arxiv.org/abs/1706.02613 Stages: surgery (Twin) + weights. Combines with every base loss,
-# LogitClip, AugMix, ODNL; not with MixUp.
+# https://arxiv.org/abs/1706.02613
+# Stages: surgery (Twin) + weights. Combines with every base loss, LogitClip, AugMix, ODNL; not
+# with MixUp.
 import torch
 from fastrobust.basics import check_length
-from fastrobust.techniques.bases.selection import TwoNetworks
+from fastrobust.techniques.bases.twonetworks import TwoNetworks
 
 __all__ = ['Decoupling']
 

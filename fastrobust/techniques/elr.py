@@ -1,7 +1,8 @@
 "ELR: hold each prediction near what the network used to say of the same item, before it memorised the label"
 # Paper: Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels,
-# arxiv.org/abs/2007.00151 Stage: penalty (on mapped logits). Combines with every base loss,
-# LogitClip, AugMix, ODNL, ALASCA, two networks.
+# arxiv.org/abs/2007.00151
+# Stage: penalty (on mapped logits). Combines with every base loss, LogitClip, AugMix, ODNL,
+# ALASCA, two networks.
 import torch
 from fastrobust.basics import as_f32, check_weight, need_number
 from fastrobust.techniques.bases.memory import SampleMemory

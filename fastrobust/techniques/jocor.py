@@ -1,10 +1,11 @@
 "JoCoR: two networks that must agree; what they disagree on, or both find hard, is left out"
 # Paper: Wei et al., Combating noisy labels by agreement, https://arxiv.org/abs/2003.02752
-# Stages: surgery (Twin) + sample_loss + weights. With every
-# base loss, LogitClip, AugMix, ODNL; no MixUp.
+# Stages: surgery (Twin) + sample_loss + weights. With every base loss, LogitClip, AugMix, ODNL; no
+# MixUp.
 from torch.nn import functional as F
 from fastrobust.basics import need_number
-from fastrobust.techniques.bases.selection import TwoNetworks, n_keep, small_loss
+from fastrobust.techniques.bases.selection import n_keep, small_loss
+from fastrobust.techniques.bases.twonetworks import TwoNetworks
 
 __all__ = ['JoCoR']
 
@@ -33,5 +34,7 @@ class JoCoR(TwoNetworks):
 
     def sample_loss(self, ls, zs, *yb):
         return (1-self.lam)*(ls[0]+ls[1]) + self.lam*symmetric_kl(*zs)
+
     def weights(self, ls, zs, *yb):
-        return small_loss(ls[0], n_keep(len(ls[0]), self.rate)).float()
+        k = n_keep(len(ls[0]), self.rate)
+        return small_loss(ls[0], k).float()

@@ -37,7 +37,8 @@ class LogitAdjust(Technique):
     ):
         need_number('tau', tau)
         if not 0 < tau < math.inf:
-            raise ValueError(f"`tau` must be positive and finite, got {tau}. 1 is the balanced softmax.")
+            raise ValueError(f"`tau` must be positive and finite, got {tau}. 1 is the balanced "
+                             "softmax.")
         self.tau,self._counts = tau,None
 
     def logits(self, z): return adjust_logits(z, self._counts, self.tau)

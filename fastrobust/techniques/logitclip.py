@@ -1,7 +1,8 @@
 "LogitClip: bound the norm of the logits, so that no label, right or wrong, pulls without limit"
 # Paper: Wei et al., Mitigating Memorization of Noisy Labels by Clipping the Model Prediction,
-# arxiv.org/abs/2212.04055 Stage: logits. Combines with every base loss, AugMix, ODNL, two networks;
-# not with LogitNorm, which undoes it.
+# arxiv.org/abs/2212.04055
+# Stage: logits. Combines with every base loss, AugMix, ODNL, two networks; not with LogitNorm,
+# which undoes it.
 import math
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ def _check(tau, p):
     need_number('tau', tau)
     need_number('p', p)
     if not tau > 0:
-        raise ValueError(f"`tau` must be positive, got {tau}. A large tau (100) leaves all logits alone.")
+        raise ValueError(f"`tau` must be positive, got {tau}. A large tau (100) leaves all logits "
+                         "alone.")
     if not p >= 1: raise ValueError(f"`p` must be a norm, 1 <= p <= inf, got {p}.")
 
 def clip_logits(
@@ -26,9 +28,11 @@ def clip_logits(
     _check(tau, p)
     z = as_f32(z)
     n = torch.linalg.vector_norm(z, ord=p, dim=1, keepdim=True)
-    # nothing is added to the norm (that would move the ball), and
-    # rows inside keep their value and their gradient
-    return torch.where(n > tau, z*(tau/torch.where(n > tau, n, torch.ones_like(n))), z)
+    # nothing is added to the norm (that would move the ball), and rows inside keep their value and
+    # their gradient
+    outside = n > tau
+    scale = tau/torch.where(outside, n, torch.ones_like(n))
+    return torch.where(outside, z*scale, z)
 
 def clip_bounds(
     n_classes:int,  # Number of classes K
@@ -38,8 +42,10 @@ def clip_bounds(
     _check(tau, 2)
     if n_classes < 2: raise ValueError(f"`n_classes` must be at least 2, got {n_classes}.")
     # log(1+(K-1)e^a) as a softplus, which does not overflow
-    sp = lambda a: float(nn.functional.softplus(torch.tensor(math.log(n_classes-1)+a, dtype=torch.float64)))
-    return sp(-2*tau), sp(2*tau)
+    def log1p_exp(a):
+        x = torch.tensor(math.log(n_classes-1)+a, dtype=torch.float64)
+        return float(nn.functional.softplus(x))
+    return log1p_exp(-2*tau),log1p_exp(2*tau)
 
 class LogitClip(Technique):
     "Train on clipped logits (https://arxiv.org/abs/2212.04055); predictions and validation see the raw ones"
@@ -53,8 +59,10 @@ class LogitClip(Technique):
     def logits(self, z): return clip_logits(z, self.tau, self.p)
 
     def check(self, learn):
-        bounded = getattr(learn.objective.loss_obj.base, 'bounded', False)
-        if bounded and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learn.model.modules()):
-            robust_warn(f"LogitClip on the bounded {learn.objective.loss_obj.base} with batch "
-                        "norm: the loss forgives already, and clipping can bring the memorisation "
-                        "back. Compare with and without (`compare`).")
+        base = learn.objective.loss_obj.base
+        if not getattr(base, 'bounded', False): return
+        bn = nn.modules.batchnorm._BatchNorm
+        if any(isinstance(m, bn) for m in learn.model.modules()):
+            robust_warn(f"LogitClip on the bounded {base} with batch norm: the loss forgives "
+                        "already, and clipping can bring the memorisation back. Compare with and "
+                        "without (`compare`).")

@@ -1,7 +1,8 @@
 "LogitNorm: train on the direction of the logits alone, so that their norm stays a sign of the known"
 # Paper: Wei et al., Mitigating Neural Network Overconfidence with Logit Normalization,
-# arxiv.org/abs/2205.09310 Stage: logits. Open sets and confidence, not label noise; not with
-# LogitClip (the later undoes the earlier).
+# arxiv.org/abs/2205.09310
+# Stage: logits. Open sets and confidence, not label noise; not with LogitClip (the later undoes
+# the earlier).
 import math
 import torch
 from fastrobust.basics import as_f32, n_classes, need_number, robust_warn
@@ -24,8 +25,8 @@ def normalize_logits(
     "z / (tau (||z||_2 + eps)) (arXiv 2205.09310)"
     _check(tau)
     z = as_f32(z)
-    # the norm of a zero row has no gradient; the smallest float
-    # under the root makes it 0 instead of NaN
+    # the norm of a zero row has no gradient; the smallest float under the root makes it 0 instead
+    # of NaN
     n = (z*z).sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
     return z/(tau*(n+eps).clamp_min(min_norm))
 
@@ -46,7 +47,8 @@ class LogitNorm(Technique):
         _check(tau)
         need_number('min_norm', min_norm)
         if min_norm < 0:
-            raise ValueError(f"`min_norm` must not be negative, got {min_norm}. 0 is the paper's form.")
+            raise ValueError(f"`min_norm` must not be negative, got {min_norm}. 0 is the paper's "
+                             "form.")
         self.tau,self.min_norm = tau,min_norm
 
     def logits(self, z): return normalize_logits(z, self.tau, min_norm=self.min_norm)

@@ -18,7 +18,8 @@ __all__ = ['LpNoise']
 
 def check_patch(patch):
     if patch is None: return None
-    ok = isinstance(patch, (tuple, list)) and len(patch) == 2 and all(isinstance(o, Real) for o in patch)
+    pair = isinstance(patch, (tuple, list)) and len(patch) == 2
+    ok = pair and all(isinstance(o, Real) for o in patch)
     if not ok or not 0 < patch[0] <= patch[1] <= 1:
         raise ValueError("`patch` must be None or (lo, hi), shares of the image with 0 < lo <= hi "
                          f"<= 1, got {patch!r}. For example (.2, .7).")
@@ -33,7 +34,17 @@ def draw_patches(b, h, w, lo, hi):
         start = (at*(n-k+1)).floor()
         i = torch.arange(n)
         return (i >= start[:, None]) & (i < (start+k)[:, None])
-    return (span(h, ty)[:, :, None] & span(w, tx)[:, None])[:, None]
+    rows = span(h, ty)[:, :, None]
+    columns = span(w, tx)[:, None]
+    return (rows & columns)[:, None]
+
+def _draw_sets(sets, b):
+    "For each of `b` images: which of `sets`, and a size in its range"
+    ends = [s.eps if isinstance(s.eps, tuple) else (s.eps, s.eps) for s in sets]
+    lo,hi = torch.tensor(ends, dtype=torch.float64).T
+    which = torch.randint(len(sets), (b,))
+    share = torch.rand(b, dtype=torch.float64)
+    return which,lo[which] + (hi-lo)[which]*share
 
 class LpNoise(DisplayedTransform):
     """Batch transform: one of `sets`, its size and the noise itself drawn for each image; training only. Give one
@@ -55,18 +66,23 @@ class LpNoise(DisplayedTransform):
             raise ValueError(f"expected `sets` or `preset`, got both (preset={preset!r}). "
                              f"`lp_sets({preset!r})` gives the sets of a preset as a list, to add "
                              "yours to.")
-        if sets is not None and (not isinstance(sets, (list, tuple)) or not sets):
+        is_list = isinstance(sets, (list, tuple))
+        if sets is not None and not (is_list and sets):
             raise ValueError(f"expected `sets` as a list with at least one (p, eps), got {sets!r}. "
                              "For example [(2, 2.5)], or the name of a preset.")
         self.patch = check_patch(patch)
-        self.sets = None if sets is None else [as_lp_set(o) for o in sets]
-        self.preset,self.table,self.scale = (preset or 'modern') if sets is None else None,table,scale
-        if sets is None:
-            lp_sets(self.preset, table=table, scale=scale)     # names what is unknown right away
+        self.sets,self.preset = None,preset or 'modern'
+        if sets is not None:
+            self.sets = [as_lp_set(o) for o in sets]
+            self.preset = None
+        self.table,self.scale = table,scale
+        # names what is unknown right away
+        if sets is None: lp_sets(self.preset, table=table, scale=scale)
         super().__init__()
 
     def setups(self, dl:DataLoader):
-        if any(isinstance(f, LpNoise) for f in getattr(getattr(dl, 'after_batch', None), 'fs', [])):
+        there = getattr(getattr(dl, 'after_batch', None), 'fs', [])
+        if any(isinstance(f, LpNoise) for f in there):
             robust_warn("two LpNoise act one after the other on every image. To draw one kind of "
                         "noise for each image, give a single LpNoise all the sets.", 6)
 
@@ -78,20 +94,27 @@ class LpNoise(DisplayedTransform):
     @property
     def norms(self):
         "Names of the norms it trains on"
-        return list(dict.fromkeys(norm_name(s.p) for s in self.sets_for((3, 32, 32))))
+        sets = self.sets_for((3, 32, 32))
+        return list(dict.fromkeys(norm_name(s.p) for s in sets))
 
     @torch.no_grad()
     def encodes(self, x:TensorImage):
         px = check_float_images(x, 'LpNoise')
-        b,sets = len(px),self.sets_for(px.shape[1:])
-        ends = [s.eps if isinstance(s.eps, tuple) else (s.eps, s.eps) for s in sets]
-        which,(lo,hi) = torch.randint(len(sets), (b,)),torch.tensor(ends, dtype=torch.float64).T
-        eps = lo[which] + (hi-lo)[which]*torch.rand(b, dtype=torch.float64)
-        inside = None if self.patch is None else draw_patches(b, *px.shape[2:], *self.patch).to(px.device)
+        b,_,h,w = px.shape
+        sets = self.sets_for(px.shape[1:])
+        which,eps = _draw_sets(sets, b)
+        inside = None
+        if self.patch is not None:
+            inside = draw_patches(b, h, w, *self.patch).to(px.device)
+
+        # one draw for all images of a norm
         kinds = [(s.p, s.kind) for s in sets]
-        code,out = torch.tensor([kinds.index(k) for k in kinds])[which],px.clone()
-        for i in code.unique().tolist():            # one draw for all images of a norm
+        code = torch.tensor([kinds.index(k) for k in kinds])[which]
+        out = px.clone()
+        for i in code.unique().tolist():
+            p,kind = kinds[i]
             rows = (code == i).nonzero()[:, 0]
             at = rows.to(px.device)
-            out[at] = perturbed(px[at], kinds[i][0], eps[rows], kinds[i][1])
-        return (out if inside is None else torch.where(inside, out, px)).as_subclass(type(x))
+            out[at] = perturbed(px[at], p, eps[rows], kind)
+        if inside is not None: out = torch.where(inside, out, px)
+        return out.as_subclass(type(x))

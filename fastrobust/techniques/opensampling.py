@@ -14,11 +14,13 @@ __all__ = ['OpenSampling']
 class OpenSampling(OpenSetRows):
     "Add lam WCE(f(x_aux), u), u from the complement of the class frequencies (https://arxiv.org/abs/2206.08802)"
     def __init__(self,
-        aux,                # Open-set images: DataLoader(s), an `OpenSet`, or array (n,h,w[,c]) / (n,c,h,w), uint8 or
-                            # float in [0,1]
+        # Open-set images: DataLoader(s), an `OpenSet`, or array (n,h,w[,c]) / (n,c,h,w), uint8 or
+        # float in [0,1]
+        aux,
         lam:float=1.,       # Weight > 0, or a schedule of pct_train; 1 in the authors' released run
-        alpha=None,         # Gamma_j = (alpha-beta_j)/(K alpha-1), beta the class frequencies. None: max+min, as in the
-                            # code; 'minimal': max; 'balanced': all labels of an epoch together level; a number >= max
+        # Gamma_j = (alpha-beta_j)/(K alpha-1), beta the class frequencies. None: max+min, as in the
+        # code; 'minimal': max; 'balanced': all labels of an epoch together level; a number >= max
+        alpha=None,
         bs:int=None,        # Open-set images a step; None: the batch's own size. The authors ran 512 beside 128
         *,
         weighted:bool=True, # Class weights K Gamma_j in torch's weighted mean, as in the authors' code
@@ -50,8 +52,10 @@ class OpenSampling(OpenSetRows):
                              "split so that each has an item to train on.")
         if self.alpha != 'balanced': return complementary(n, self.alpha)
         dl = learn.dls.train
-        steps,seen = len(dl),min(n.sum(), len(dl)*dl.bs)
-        m,need = int(steps*self.bs if self.bs else seen),int(len(n)*n.max()-n.sum())
+        steps = len(dl)
+        seen = min(n.sum(), steps*dl.bs)
+        m = int(steps*self.bs if self.bs else seen)
+        need = int(len(n)*n.max()-n.sum())
         if m < need:
             raise ValueError(f"alpha='balanced' needs at least {need} open-set images an epoch to "
                              f"level these classes, got {m} in {steps} steps. Give "

@@ -1,8 +1,9 @@
 "SampleWeights: every training item counts in the loss by a weight of its own"
 # Importance weights against noisy labels: Liu and Tao, Classification with Noisy Labels by
 # Importance Reweighting, arxiv.org/abs/1411.7718. Where the weights come from is not our business
-# here: a report, class sizes, your trust. Stage: weights. Combines with every base loss, LogitClip,
-# AugMix, ODNL; refused with MixUp (two labels an image).
+# here: a report, class sizes, your trust.
+# Stage: weights. Combines with every base loss, LogitClip, AugMix, ODNL; refused with MixUp (two
+# labels an image).
 import torch
 from fastrobust.basics import robust_warn
 from fastrobust.data.weighting import item_weights, warn_equal
@@ -22,7 +23,8 @@ class SampleWeights(Technique):
         self.w,self._w = w,None
 
     def __repr__(self):
-        return f"SampleWeights({self.w!r})" if isinstance(self.w, str) else f"SampleWeights({len(self.w)} weights)"
+        if isinstance(self.w, str): return f"SampleWeights({self.w!r})"
+        return f"SampleWeights({len(self.w)} weights)"
 
     def check(self, learn):
         w = item_weights(learn.dls, self.w)

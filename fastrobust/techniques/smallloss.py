@@ -1,7 +1,7 @@
 "SmallLoss: one network that trains on the items it finds easy; the honest baseline of every two-network method"
 # The schedule and selection of Co-teaching (https://arxiv.org/abs/1804.06872) without its second
-# network. Stage: weights. Combines with every base loss,
-# LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
+# network.
+# Stage: weights. Combines with every base loss, LogitClip, AugMix, ODNL, ALASCA; not with MixUp.
 from fastrobust.techniques.bases.selection import Selection, n_keep, small_loss
 
 __all__ = ['SmallLoss']
@@ -13,4 +13,6 @@ class SmallLoss(Selection):
         gradual=10  # Ramp from 0 to tau: int epochs of the technique's life (10 in Co-teaching) | float share of a fit
     ): super().__init__(tau, gradual)
 
-    def weights(self, ls, zs, *yb): return small_loss(ls[0], n_keep(len(ls[0]), self.rate)).float()
+    def weights(self, ls, zs, *yb):
+        k = n_keep(len(ls[0]), self.rate)
+        return small_loss(ls[0], k).float()

@@ -29,18 +29,26 @@ class _Call(NamedTuple):
     conv:bool       # whether it holds a convolution
     inside:list     # calls within
 
+def _is_map(o): return isinstance(o, torch.Tensor) and o.ndim == 4
+
 def _trace(net, xb):
     "What `net` returns for `xb`, and that call with all calls inside; eval mode, nothing of the network changes"
     names = {m: k for k,m in net.named_modules()}
-    done,open_calls,hooks = Counter(),[[]],[]
-    is_map = lambda o: isinstance(o, torch.Tensor) and o.ndim == 4
+    done = Counter()
+    open_calls = [[]]
+    hooks = []
+
     def enter(m, args): open_calls.append([])
+
     def leave(m, args, out):
         inside = open_calls.pop()
-        stage = GridStage(names[m], done[m], out.shape[1], tuple(out.shape[2:])) if is_map(out) else None
-        area_in = args[0].shape[2]*args[0].shape[3] if args and is_map(args[0]) else float('inf')
-        open_calls[-1].append(_Call(stage, area_in, any(p.ndim == 4 for p in m.parameters()), inside))
+        stage,area_in = None,float('inf')
+        if _is_map(out): stage = GridStage(names[m], done[m], out.shape[1], tuple(out.shape[2:]))
+        if args and _is_map(args[0]): area_in = args[0].shape[2]*args[0].shape[3]
+        conv = any(p.ndim == 4 for p in m.parameters())
+        open_calls[-1].append(_Call(stage, area_in, conv, inside))
         done[m] += 1
+
     try:
         for m in names:
             hooks += [m.register_forward_pre_hook(enter), m.register_forward_hook(leave)]
@@ -50,28 +58,45 @@ def _trace(net, xb):
     return z,open_calls[0][0]
 
 def _areas(call):
-    return [a for k in call.inside for a in ([k.stage.area] if k.stage else []) + _areas(k)]
+    found = []
+    for k in call.inside:
+        if k.stage: found.append(k.stage.area)
+        found += _areas(k)
+    return found
 
 def _steps(call):
     "The largest modules within which the grid takes no value between those of input and output, as (stage, conv)"
-    whole = call.stage and not any(call.stage.area < a < call.area_in for a in _areas(call))
-    if whole: return [(call.stage, call.conv)]
-    return [s for k in call.inside for s in _steps(k)] + ([(call.stage, False)] if call.stage else [])
+    s = call.stage
+    if s and not any(s.area < a < call.area_in for a in _areas(call)): return [(s, call.conv)]
+    found = []
+    for k in call.inside: found += _steps(k)
+    if s: found.append((s, False))
+    return found
+
+def _pooling(steps):
+    "Position of the first step to one pixel that pools over the whole image, or None"
+    for i in range(1, len(steps)):
+        stage,conv = steps[i]
+        before = steps[i-1][0].area
+        if stage.area == 1 < before and (before > 4 or not conv): return i
 
 def _stages(call):
-    ss = _steps(call)
+    steps = _steps(call)
     # no squeeze-and-excite, no U
-    ss = [s for i,s in enumerate(ss) if all(o[0].area <= s[0].area for o in ss[i:])]
-    drop = lambda i: ss[i][0].area == 1 < ss[i-1][0].area and (ss[i-1][0].area > 4 or not ss[i][1])
+    steps = [(s, conv) for i,(s,conv) in enumerate(steps)
+             if all(later.area <= s.area for later,_ in steps[i:])]
     # global pooling ends the features
-    ss = ss[:next((i for i in range(1, len(ss)) if drop(i)), None)]
+    steps = steps[:_pooling(steps)]
     # and so does the last convolution
-    last = max((i for i,(_,conv) in enumerate(ss) if conv), default=None)
-    if last is None: return []
-    ss = [s for i,(s,_) in enumerate(ss) if i <= last or s.grid == ss[last][0].grid]
-    found = []
+    convs = [i for i,(_,conv) in enumerate(steps) if conv]
+    if not convs: return []
+    last = convs[-1]
+    grid = steps[last][0].grid
+    stages = [s for i,(s,_) in enumerate(steps) if i <= last or s.grid == grid]
+
     # at least twice the area of the next: an unpadded convolution opens no stage
-    for s in reversed(ss):
+    found = []
+    for s in reversed(stages):
         if not found or s.area >= 2*found[-1].area: found.append(s)
     return found[::-1]
 
@@ -93,12 +118,15 @@ def aux_head(
 ):
     "Bottleneck classifier: 1x1, k x k with stride k onto the last stage's grid, 1x1, mean over the grid, linear"
     # a quarter as in the authors' code; not below 16 in small networks
-    m,layers = max(c_out//4, min(c_out, 16)),[]
+    m = max(c_out//4, min(c_out, 16))
+    layers = []
     for i,o,ks in ((c_in, m, 1), (m, m, k), (m, c_out, 1)):
         layers += [nn.Conv2d(i, o, ks, stride=ks), norm(o), nn.ReLU(inplace=True)]
     head = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_out, n_out))
     for l in head:
-        if isinstance(l, (nn.Conv2d, nn.Linear)): nn.init.kaiming_normal_(l.weight); nn.init.zeros_(l.bias)
+        if isinstance(l, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(l.weight)
+            nn.init.zeros_(l.bias)
     return head
 
 class AuxHeads(Surgery):
@@ -112,18 +140,25 @@ class AuxHeads(Surgery):
         super().__init__()
         z,call = _trace(net, xb)
         stages = _stages(call)
-        if len(stages) < 2 or not isinstance(z, torch.Tensor) or z.ndim != 2:
+        is_logits = isinstance(z, torch.Tensor) and z.ndim == 2
+        if len(stages) < 2 or not is_logits:
             raise ValueError(_NO_GRID + f"{type(net).__name__} with feature maps of "
                              f"{[s.grid for s in stages]} and an output of shape "
                              f"{tuple(getattr(z, 'shape', ()))}." + _REMEDY)
         *inner,last = stages
         inner = inner[-n_heads:]
-        has_bn = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+        bn = nn.modules.batchnorm._BatchNorm
+        has_bn = any(isinstance(m, bn) for m in net.modules())
         # who does without batch statistics still does
         norm = nn.BatchNorm2d if has_bn else partial(nn.GroupNorm, 1)
-        ks = [tuple(max(1, a//b) for a,b in zip(s.grid, last.grid)) for s in inner]
-        heads = [aux_head(s.channels, last.channels, z.shape[1], k=k, norm=norm) for s,k in zip(inner, ks)]
-        self.net,self.heads,self.predict = net,nn.ModuleList(heads).to(z.device),predict
+
+        heads = nn.ModuleList()
+        for s in inner:
+            k = tuple(max(1, a//b) for a,b in zip(s.grid, last.grid))
+            heads.append(aux_head(s.channels, last.channels, z.shape[1], k=k, norm=norm))
+        self.net = net
+        self.heads = heads.to(z.device)
+        self.predict = predict
         self.taps = [(s.name, s.call) for s in inner]
 
     @property
@@ -132,15 +167,18 @@ class AuxHeads(Surgery):
     def groups(self, split):
         "The heads join the last group: what `freeze` leaves trainable is the real head and these"
         *body,head = [list(g) for g in split(self.net)]
-        return [*body, head + list(self.heads.parameters())]
+        head = head + list(self.heads.parameters())
+        return [*body, head]
 
     def _run(self, xb, taps):
         "Logits of the network and the features at `taps`; the hooks last as long as the forward pass, no copy has them"
-        seen,hooks = {name: [] for name,_ in taps},[]
+        seen = {name: [] for name,_ in taps}
+        hooks = []
         try:
             for name,outs in seen.items():
-                keep = lambda m, args, out, outs=outs: outs.append(out)
-                hooks.append(self.net.get_submodule(name).register_forward_hook(keep))
+                def keep(m, args, out, outs=outs): outs.append(out)
+                module = self.net.get_submodule(name)
+                hooks.append(module.register_forward_hook(keep))
             z = self.net(*xb)
         finally:
             for h in hooks: h.remove()
@@ -151,18 +189,26 @@ class AuxHeads(Surgery):
         n = len(self.taps) if self.training else 1
         z,feats = self._run(xb, self.taps[-n:])
         aux = tuple(head(f) for head,f in zip(self.heads[-n:], feats))
+        if self.training: return AuxOut(z, aux)
         # the average of the authors' code
-        return AuxOut(z, aux) if self.training else (z + aux[-1])/2
+        return (z + aux[-1])/2
 
 # --- installation ---------------------------------------------------------------------------------
-_NO_GRID = "expected a convolutional net whose grid shrinks, to put auxiliary heads between its stages, got "
-_REMEDY = " Use a ResNet or another image network (nn.Conv2d), or a technique without such heads, such as ELR."
+_NO_GRID = ("expected a convolutional net whose grid shrinks, to put auxiliary heads between its "
+            "stages, got ")
+_REMEDY = (" Use a ResNet or another image network (nn.Conv2d), or a technique without such heads, "
+           "such as ELR.")
 
 def _two_rows(dls):
     "The first two items of a batch"
     b = peek(dls)
     n_inp = getattr(dls, 'n_inp', max(1, len(b)-1))
     return [x[:2].as_subclass(torch.Tensor) for x in b[:n_inp]]
+
+def _like(x, p):
+    "`x` on the device of the parameter `p`, and in its precision unless it holds whole numbers"
+    if x.is_floating_point(): return x.to(p.device, p.dtype)
+    return x.to(p.device)
 
 def add_aux_heads(
     model,              # A network, or two of them (`nets`), which get their own heads each
@@ -173,8 +219,9 @@ def add_aux_heads(
 ):
     "`model` with auxiliary heads; random streams stay where they are"
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
-        raise ValueError(_NO_GRID + f"{type(model).__name__} without convolution over images." + _REMEDY)
+        got = f"{type(model).__name__} without convolution over images."
+        raise ValueError(_NO_GRID + got + _REMEDY)
     p = next(model.parameters())
-    xb = [x.to(p.device, p.dtype) if x.is_floating_point() else x.to(p.device) for x in _two_rows(dls)]
+    xb = [_like(x, p) for x in _two_rows(dls)]
     with keep_random():
         return wrap_each(model, lambda net: AuxHeads(net, *xb, predict=predict, n_heads=n_heads))

@@ -9,11 +9,11 @@ from fastai.torch_core import find_bs, rank_distrib
 from fastai.losses import BaseLoss
 from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
 from fastrobust.training.checks import check, check_batch
-from fastrobust.training.surgery import AuxOut
+from fastrobust.training.objective import Objective, TechniqueColumns, inner_loss
 from fastrobust.training.recording import QuickEvents, fit_starts
 from fastrobust.training.stages import (Batch, Stages, has_penalty, head_of, main_logits, mean_of,
                                         own, sum_of, take_rows)
-from fastrobust.training.objective import Objective, TechniqueColumns, inner_loss
+from fastrobust.training.surgery import AuxOut
 
 __all__ = ['ObjectiveCallback', 'ensure_objective']
 
@@ -21,7 +21,8 @@ def _loss_name(loss): return type(loss).__name__ if isinstance(loss, BaseLoss) e
 
 def _private(learn, loss):
     "`loss`, or a copy of fastai's default loss, which is one object for everybody"
-    return copy.deepcopy(loss) if loss is getattr(learn.dls.train_ds, 'loss_func', None) else loss
+    default = getattr(learn.dls.train_ds, 'loss_func', None)
+    return copy.deepcopy(loss) if loss is default else loss
 
 class ObjectiveCallback(QuickEvents, Callback):
     "The only callback that touches rows, prediction and loss on the techniques' behalf; `learn.objective`"
@@ -31,16 +32,21 @@ class ObjectiveCallback(QuickEvents, Callback):
     name = 'objective'
 
     def __init__(self, loss, original):
-        self.loss_obj,self.original,self.sums,self.trial = loss,original,{},None
+        self.loss_obj,self.original = loss,original
+        self.sums = {}
+        self.trial = None
 
     @property
     def batch(self): return self.loss_obj.batch
+
     def map(self, z): return self.loss_obj.map(z)
     def twin(self): return next((t for t in self.loss_obj.stages if own(t, 'heads')), None)
+
     def split(self, pred):
         "The heads of a prediction: one, or those of two networks"
         twin = self.twin()
         return list(twin.heads(pred)) if twin else [pred]
+
     def techniques(self):
         return [t for t in self.learn.cbs.sorted('order') if isinstance(t, Stages)]
 
@@ -58,7 +64,8 @@ class ObjectiveCallback(QuickEvents, Callback):
 
     def before_fit(self):
         self.heal()
-        self.trial,self.loss_obj.stages = None,tuple(self.techniques())
+        self.trial = None
+        self.loss_obj.stages = tuple(self.techniques())
         if not fit_starts(self.learn): return
         check(self.learn)
         # works on copies: the techniques and their state stay as they are
@@ -67,26 +74,41 @@ class ObjectiveCallback(QuickEvents, Callback):
             for t in self.trial: t.__dict__['_learn'] = self.learn
         elif self.learn.logger is not noop and not rank_distrib():
             ts = self.techniques()
-            loss = [] if any(own(t, 'base') for t in ts) else [_loss_name(self.loss_obj.base)]
-            print('fastrobust: ' + ' + '.join([*loss, *map(repr, ts)]))
+            parts = [repr(t) for t in ts]
+            replaced = any(own(t, 'base') for t in ts)
+            if not replaced: parts.insert(0, _loss_name(self.loss_obj.base))
+            print('fastrobust: ' + ' + '.join(parts))
 
     def before_train(self):
         self.loss_obj.train()
         self.loss_obj.stages = self.trial or tuple(self.techniques())
-        self.sums,self.first,self.idxs = {},True,None
+        self.sums = {}
+        self.first = True
+        self.idxs = None
 
-    def before_validate(self): self.loss_obj.eval(); self.loss_obj.batch = None
-    def after_fit(self):       self.trial = None; self.loss_obj.eval(); self.loss_obj.batch = None
+    def before_validate(self): self._rest()
+
+    def after_fit(self):
+        self.trial = None
+        self._rest()
+
+    def _rest(self):
+        "Outside training the loss is that of the learner alone"
+        self.loss_obj.eval()
+        self.loss_obj.batch = None
 
     def before_batch(self):
         if not self.training: return
-        if self.idxs is None:
-            self.idxs = epoch_idxs(self.dl)   # a later iteration over the same loader replaces it
-        n,dl,i,idxs = find_bs(self.yb) if len(self.yb) else find_bs(self.xb),self.dl,self.iter,self.idxs
-        b = self.loss_obj.batch = Batch(n, lambda: None if idxs is None else batch_idxs(dl, i, n, idxs))
-        if self.first: self.first = False; check_batch(self.loss_obj, self.xb, self.yb)
-        b.parts,x,k = {},self.xb[0],n
+        n = find_bs(self.yb if len(self.yb) else self.xb)
+        b = self.loss_obj.batch = Batch(n, self._ids_later(n))
+        if self.first:
+            self.first = False
+            check_batch(self.loss_obj, self.xb, self.yb)
+
+        b.parts = {}
+        x = self.xb[0]
         extra = []
+        k = n
         for t in self.loss_obj.stages:
             if not own(t, 'rows'): continue
             with torch.no_grad(): r = t.rows(x)
@@ -95,26 +117,41 @@ class ObjectiveCallback(QuickEvents, Callback):
                 raise ValueError(f"rows of {t.name}: expected images of shape {tuple(x.shape[1:])} "
                                  f"like the batch, got {tuple(r.shape[1:])}. Resize or convert "
                                  "them to the training images.")
-            extra.append(r.to(x)); b.parts[t] = (k, k+len(r)); k += len(r)
+            extra.append(r.to(x))
+            b.parts[t] = (k, k+len(r))
+            k += len(r)
+
         if k > 5*n and not getattr(self, 'warned_rows', False):
             self.warned_rows = True
-            robust_warn(f"techniques add {k-n} rows to batches of {n}: memory and time grow {k/n:.0f}-fold.")
+            robust_warn(f"techniques add {k-n} rows to batches of {n}: memory and time grow "
+                        f"{k/n:.0f}-fold.")
         if extra: self.learn.xb = (torch.cat([x, *extra]), *self.xb[1:])
+
+    def _ids_later(self, n):
+        "What gives the positions of this batch's `n` items in `train_ds`, when asked"
+        # a later iteration over the same loader replaces it
+        if self.idxs is None: self.idxs = epoch_idxs(self.dl)
+        dl,i,idxs = self.dl,self.iter,self.idxs
+        def ids(): return None if idxs is None else batch_idxs(dl, i, n, idxs)
+        return ids
 
     def after_pred(self):
         if not self.training: return
         b,pred = self.batch,self.pred
-        twin = self.twin()
-        if twin is None and not isinstance(pred, (torch.Tensor, AuxOut)):
+        if self.twin() is None and not isinstance(pred, (torch.Tensor, AuxOut)):
             if not self.loss_obj.stages: return
             raise ValueError("techniques expected logits (bs,c) from the model, got a "
                              f"{type(pred).__name__}. Let a callback at order < 5 reduce "
                              "`learn.pred` in after_pred, as fastai's RNNCallback does.")
         b.heads = self.split(take_rows(pred, 0, b.n) if b.parts else pred)
-        b.extra = {t: [main_logits(h) for h in self.split(take_rows(pred, *ab))] for t,ab in b.parts.items()}
+        b.extra = {}
+        for t,(lo,hi) in b.parts.items():
+            part = take_rows(pred, lo, hi)
+            b.extra[t] = [main_logits(h) for h in self.split(part)]
         b.live = True
         plain = len(b.heads) == 1 and not isinstance(b.heads[0], AuxOut)
-        self.learn.pred = b.heads[0] if plain else mean_of([main_logits(h) for h in b.heads])
+        if plain: self.learn.pred = b.heads[0]
+        else: self.learn.pred = mean_of([main_logits(h) for h in b.heads])
 
     def after_loss(self):
         if not self.training or not len(self.yb): return
@@ -123,9 +160,7 @@ class ObjectiveCallback(QuickEvents, Callback):
         for t in self.loss_obj.stages:
             w = weight_at(t.weight, self.pct_train)
             if not has_penalty(t) or not w: continue
-            parts = b.extra.get(t, [None]*len(b.heads))
-            ps = [t.penalty_of(head_of(i, out, part)) for i,(out,part) in enumerate(zip(b.heads, parts))]
-            ps = [p for p in ps if p is not None]
+            ps = self._penalties(t, b)
             if not ps: continue
             p = sum_of(ps)
             if p.ndim:
@@ -138,14 +173,26 @@ class ObjectiveCallback(QuickEvents, Callback):
         for t in self.loss_obj.stages: t.update(b)
         b.heads,b.extra,b.parts = [],{},{}
 
+    def _penalties(self, t, b):
+        "Those of technique `t`, one for each head that has one"
+        parts = b.extra.get(t, [None]*len(b.heads))
+        found = []
+        for i,(out,part) in enumerate(zip(b.heads, parts)):
+            p = t.penalty_of(head_of(i, out, part))
+            if p is not None: found.append(p)
+        return found
+
     def __getstate__(self):
         return {**super().__getstate__(), 'trial': None, 'sums': {}, 'idxs': None}
+
+def _objective_of(learn):
+    return next((cb for cb in learn.cbs if isinstance(cb, ObjectiveCallback)), None)
 
 def ensure_objective(
     learn   # Any Learner
 ):
     "The learner's `Objective`, installed around its loss if it has none"
-    if any(isinstance(cb, ObjectiveCallback) for cb in learn.cbs): return learn.objective.loss_obj
+    if _objective_of(learn) is not None: return learn.objective.loss_obj
     loss = inner_loss(learn.loss_func)
     obj = learn.loss_func = Objective(_private(learn, loss))
     learn.add_cbs([ObjectiveCallback(obj, loss), TechniqueColumns()])
@@ -156,8 +203,10 @@ def set_loss(
     loss    # What it minimises from now on; techniques stay around it, and when they go it stays
 ):
     "Make `loss` the learner's loss"
-    cb = next((cb for cb in learn.cbs if isinstance(cb, ObjectiveCallback)), None)
-    if cb is None: learn.loss_func = loss; return
+    cb = _objective_of(learn)
+    if cb is None:
+        learn.loss_func = loss
+        return
     cb.heal()
     cb.original = inner_loss(loss)
     cb.loss_obj.adopt(loss)
@@ -165,5 +214,7 @@ def set_loss(
 def remove_objective(learn):
     cbs = [cb for cb in learn.cbs if isinstance(cb, (ObjectiveCallback, TechniqueColumns))]
     for cb in cbs:
-        if isinstance(cb, ObjectiveCallback): cb.heal(); learn.loss_func = cb.original
+        if isinstance(cb, ObjectiveCallback):
+            cb.heal()
+            learn.loss_func = cb.original
         learn.remove_cb(cb)

@@ -8,8 +8,8 @@ from fastrobust.training.stages import Stages, has_penalty, own
 
 __all__ = []
 
-STAGES = ('rows', 'heads', 'logits', 'targets', 'base', 'sample_loss', 'weights', 'norm', 'penalty', 'penalty_of',
-          'update')
+STAGES = ('rows', 'heads', 'logits', 'targets', 'base', 'sample_loss', 'weights', 'norm',
+          'penalty', 'penalty_of', 'update')
 _events = [o for o in vars(event) if o[0] != '_']
 
 def check(
@@ -17,35 +17,58 @@ def check(
 ):
     "Raise or warn about combinations of techniques that do not work or do nothing"
     ts = [t for t in learn.cbs if isinstance(t, Stages)]
-    names = lambda stage: [t.name for t in ts if own(t, stage)]
+    def names(stage): return [t.name for t in ts if own(t, stage)]
     for stage,what in (('heads', 'train two networks'), ('base', 'bring their own base loss')):
         if len(names(stage)) > 1:
-            raise ValueError(f"{' and '.join(names(stage))} both {what}: keep one, remove the other with `remove_cb`.")
+            raise ValueError(f"{' and '.join(names(stage))} both {what}: keep one, remove the "
+                             "other with `remove_cb`.")
+
     sizes = [t.name for t in ts if own(t, 'logits') and t.scales]
     if len(sizes) > 1:
-        robust_warn(f"{' and '.join(sizes)} both change the logits; the later one undoes the earlier.")
+        robust_warn(f"{' and '.join(sizes)} both change the logits; the later one undoes the "
+                    "earlier.")
     mix = [cb for cb in learn.cbs if isinstance(cb, MixHandler)]
     picky = [t.name for t in ts if t.remembers or own(t, 'weights') or own(t, 'sample_loss')]
     if mix and picky:
         raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives "
                          "every image two. Remove one of them.")
+
     base = learn.objective.loss_obj.base
     if isinstance(base, nn.Module) and any(p.requires_grad for p in base.parameters()):
-        robust_warn(f"{base} has parameters of its own, which no optimizer trains. Move them into the model.")
+        robust_warn(f"{base} has parameters of its own, which no optimizer trains. Move them into "
+                    "the model.")
     if names('targets') and not isinstance(base, RobustLoss):
         raise ValueError(f"{', '.join(names('targets'))} turn labels into probabilities, which "
                          f"{base} does not take. Use a loss of fastrobust.losses, such as "
                          "CrossEntropy().")
-    columns = [t.column for t in ts if has_penalty(t)]
-    for k in set(columns):
-        if columns.count(k) > 1:
-            both = ' and '.join(t.name for t in ts if has_penalty(t) and t.column == k)
-            raise ValueError(f"{both} both add the term `{k}`: keep one, remove the other with `remove_cb`.")
+
+    _check_terms([t for t in ts if has_penalty(t)])
     for t in ts:
         if has_penalty(t): check_weight(f'{t.name}.weight', t.weight, 'remove it with `remove_cb`')
-        if not any(own(t, o) for o in STAGES) and not t.surgery and not any(hasattr(t, o) for o in _events):
-            robust_warn(f"{t.name} overrides no stage and no event, so it does nothing. Stages: {', '.join(STAGES)}.")
+        if not _acts(t):
+            robust_warn(f"{t.name} overrides no stage and no event, so it does nothing. Stages: "
+                        f"{', '.join(STAGES)}.")
         t.check(learn)
+
+def _check_terms(ts):
+    "Penalties of the same name"
+    columns = [t.column for t in ts]
+    for k in set(columns):
+        if columns.count(k) > 1:
+            both = ' and '.join(t.name for t in ts if t.column == k)
+            raise ValueError(f"{both} both add the term `{k}`: keep one, remove the other with "
+                             "`remove_cb`.")
+
+def _acts(t):
+    if any(own(t, o) for o in STAGES) or t.surgery: return True
+    return any(hasattr(t, o) for o in _events)
+
+def _one_label(yb):
+    "Whether the targets are one whole number an item"
+    if len(yb) != 1: return False
+    y = yb[0]
+    if y.is_floating_point() or y.ndim > 2: return False
+    return y.ndim < 2 or y.shape[1] <= 1
 
 def check_batch(obj, xb, yb):
     "The first batch of a fit: is it what the techniques are defined for?"
@@ -53,8 +76,7 @@ def check_batch(obj, xb, yb):
         if own(t, 'rows') and len(xb) != 1:
             raise ValueError(f"{t.name} adds images to the batch and expects one input, got "
                              f"{len(xb)}. Use it on single-input dls.")
-        y = yb[0] if len(yb) == 1 else None
-        if t.tasks and (y is None or y.is_floating_point() or y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1)):
+        if t.tasks and not _one_label(yb):
             got = [tuple(o.shape) for o in yb]
             raise ValueError(f"{t.name} is defined for {' and '.join(t.tasks)} classification (one "
                              f"integer label an item), got targets of shape {got}. Remove it, or "

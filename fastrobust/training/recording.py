@@ -12,7 +12,8 @@ def fit_starts(learn):
 class QuickEvents:
     "Answers only the events it defines: fastai would look for the others in learner and model, at every batch"
     def __call__(self, event_name):
-        if event_name == 'after_fit' or hasattr(type(self), event_name) or event_name in self.__dict__:
+        defined = hasattr(type(self), event_name) or event_name in self.__dict__
+        if event_name == 'after_fit' or defined:
             return super().__call__(event_name)
 
 class ColumnsCallback(QuickEvents, Callback):
@@ -25,10 +26,12 @@ class ColumnsCallback(QuickEvents, Callback):
         return {}
 
     def before_fit(self):
-        self._names = list(self.columns()) if fit_starts(self.learn) and hasattr(self.learn, 'recorder') else []
+        recorded = fit_starts(self.learn) and hasattr(self.learn, 'recorder')
+        self._names = list(self.columns()) if recorded else []
         if not self._names: return
         rec = self.recorder
-        names,n = list(rec.metric_names),len(rec.metric_names) - bool(rec.add_time)
+        names = list(rec.metric_names)
+        n = len(names) - bool(rec.add_time)
         # the same number twice is one column
         self._names = [k for k in self._names if k not in names]
         rec.metric_names = L(names[:n] + self._names + names[n:])

@@ -66,15 +66,21 @@ class HeadLogits(NamedTuple):
 
 def head_of(i, out, part=None):
     "The `HeadLogits` of the `i`-th network's output"
-    aux = tuple(as_f32(a) for a in out.aux) if isinstance(out, AuxOut) else ()
+    aux = ()
+    if isinstance(out, AuxOut): aux = tuple(as_f32(a) for a in out.aux)
     return HeadLogits(i, main_logits(out), part, aux)
 
 class Batch:
     "Everything of one training batch; nothing of it outlives the batch or enters a pickle"
     def __init__(self, n, ids=None):
-        self.n,self._ids,self.live,self.heads,self.w,self.l = n,ids,False,[],None,None
+        self.n,self._ids = n,ids
+        self.live = False
+        self.heads = []
+        self.w,self.l = None,None
+
     @property
     def has_ids(self): return self._ids is not None and self._ids() is not None
+
     @property
     def ids(self):
         "Positions of the batch's items in `train_ds`"

@@ -43,9 +43,14 @@ class Twin(Surgery):
         # what fastai's recurrent networks return beside logits
         more = zs[0][1:] if type(zs[0]) is tuple else ()
         if more: zs = tuple(z[0] for z in zs)
-        z = (Pair(zs) if more else zs) if self.training else (zs[0]+zs[1])/2
+        if not self.training: z = (zs[0]+zs[1])/2
+        else: z = Pair(zs) if more else zs
         return (z, *more) if more else z
-    def groups(self, split): return [list(a)+list(b) for a,b in zip(*map(split, self.nets))]
+
+    def groups(self, split):
+        pairs = zip(*map(split, self.nets))
+        return [list(a)+list(b) for a,b in pairs]
+
     def reset(self):
         "What fastai asks of recurrent networks before every epoch"
         for net in self.nets:
@@ -54,30 +59,35 @@ class Twin(Surgery):
 def looks_trained(model):
     "Whether a normalisation layer of `model` has seen training"
     for m in model.modules():
-        if getattr(m, 'num_batches_tracked', None) is not None and m.num_batches_tracked > 0:
-            return True
+        n = getattr(m, 'num_batches_tracked', None)
+        if n is not None and n > 0: return True
         w = getattr(m, 'weight', None)
-        if isinstance(w, nn.Parameter) and w.ndim == 1 and len(w) > 1 and (w != w[0]).any():
-            return True
+        is_row = isinstance(w, nn.Parameter) and w.ndim == 1 and len(w) > 1
+        if is_row and (w != w[0]).any(): return True
     return False
 
 def copy_net(model):
     "`copy.deepcopy`, also of networks that keep results of a forward pass, as AWD_LSTM its dropped-out weights"
-    kept = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(v): v.detach().clone() for v in kept})
+    copied = {}
+    for m in model.modules():
+        for v in vars(m).values():
+            if isinstance(v, torch.Tensor) and not v.is_leaf: copied[id(v)] = v.detach().clone()
+    return copy.deepcopy(model, copied)
 
 def fresh_copy(
     model,      # A network; it is left as it is
     params=None # The parameters of `model` to draw anew; None: all
 ):
     "A copy that starts elsewhere: the entries of each tensor permuted, as likely under any i.i.d. initialisation"
+    new = copy_net(model)
     # fixed: it permutes numbers that a seed has drawn
-    new,g = copy_net(model),torch.Generator().manual_seed(1)
+    g = torch.Generator().manual_seed(1)
     only = None if params is None else {id(p) for p in params}
     with torch.no_grad():
         for p,q in zip(model.parameters(), new.parameters()):
-            if only is None or id(p) in only:
-                q.copy_(p.flatten()[torch.randperm(p.numel(), generator=g).to(p.device)].view_as(p))
+            if only is not None and id(p) not in only: continue
+            order = torch.randperm(p.numel(), generator=g).to(p.device)
+            q.copy_(p.flatten()[order].view_as(p))
     return new
 
 def has_surgery(model): return any(isinstance(m, Surgery) for m in model.modules())
@@ -103,4 +113,5 @@ class SurgeonSplit:
         if isinstance(model, Surgery): return model.groups(self)
         # fastai's default splitter gives one flat list of parameters
         groups = list(self.base(model))
-        return [groups] if groups and isinstance(groups[0], nn.Parameter) else [list(g) for g in groups]
+        if groups and isinstance(groups[0], nn.Parameter): return [groups]
+        return [list(g) for g in groups]

@@ -2,16 +2,16 @@
 import copy
 from fastai.callback.core import Callback
 from fastrobust.basics import weight_at
-from fastrobust.training.surgery import SurgeonSplit, Surgery, has_surgery, unwrap
+from fastrobust.training.callback import ObjectiveCallback, ensure_objective, remove_objective
 from fastrobust.training.recording import QuickEvents
 from fastrobust.training.stages import Stages
-from fastrobust.training.callback import ObjectiveCallback, ensure_objective, remove_objective
+from fastrobust.training.surgery import SurgeonSplit, Surgery, has_surgery, unwrap
 
 __all__ = ['Technique']
 
 # what fastai keeps on a learner during a fit
-_taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 'epoch', 'n_iter', 'train_iter',
-          'pct_train', 'final_record'}
+_taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 'epoch', 'n_iter',
+          'train_iter', 'pct_train', 'final_record'}
 
 def _short(v): return getattr(v, '__name__', None) or repr(v)
 
@@ -37,22 +37,27 @@ class Technique(Stages, QuickEvents, Callback):
     def weight_now(self): return weight_at(self.weight, self.learn.pct_train)
 
     def __repr__(self):
-        shown = lambda v: callable(v) or isinstance(v, (int, float, str, tuple))
-        keep = {k:v for k,v in self.__dict__.items() if k[0] != '_' and k != 'run' and shown(v)}
-        return f"{type(self).__name__}({', '.join(f'{k}={_short(v)}' for k,v in keep.items())})"
+        def shown(k, v):
+            if k[0] == '_' or k == 'run': return False
+            return callable(v) or isinstance(v, (int, float, str, tuple))
+        settings = [f'{k}={_short(v)}' for k,v in self.__dict__.items() if shown(k, v)]
+        return f"{type(self).__name__}({', '.join(settings)})"
 
     def clone(self):
         "A copy with the same settings that belongs to no learner"
         state = {k: copy.deepcopy(v) for k,v in self.__dict__.items() if k != '_learn'}
         new = copy.copy(self)
-        new.__dict__.clear(); new.__dict__.update(state)
+        new.__dict__.clear()
+        new.__dict__.update(state)
         return new
 
     def columns(self):
         "More numbers for the progress table"
         return {}
+
     def prepare(self, learn):
         "Model surgery when installed: wrap `learn.model` in `self.surgery`"
+
     def check(self, learn):
         "Raise or warn about settings and company that make no sense"
 
@@ -67,10 +72,12 @@ class Technique(Stages, QuickEvents, Callback):
             raise ValueError(f"this {type(self).__name__} already belongs to a learner. Make a new "
                              "one for each learner (`clone()`), or remove it there first with "
                              "`remove_cb`.")
-        twin = [t for t in learn.cbs if isinstance(t, Technique) and t.name == self.name]
+        there = [t for t in learn.cbs if isinstance(t, Technique)]
+        twin = [t for t in there if t.name == self.name]
         if twin:
-            raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or change its settings.")
-        also = [t for t in learn.cbs if isinstance(t, Technique) and t.surgery is self.surgery is not None]
+            raise ValueError(f"the learner already has {twin[0]!r}. Remove it with `remove_cb` or "
+                             "change its settings.")
+        also = [t for t in there if t.surgery is self.surgery is not None]
         if also:
             raise ValueError(f"{also[0].name} and {self.name} both wrap the network in "
                              f"{self.surgery.__name__}: keep one, remove the other with "
@@ -91,17 +98,19 @@ class Technique(Stages, QuickEvents, Callback):
         self.__dict__['_learn'] = None
         if learn is None: return
         if self.surgery:
-            _operate(learn, lambda learn: setattr(learn, 'model', unwrap(learn.model, self.surgery)))
+            def take_out(learn): learn.model = unwrap(learn.model, self.surgery)
+            _operate(learn, take_out)
         if not any(isinstance(t, Technique) and t is not self for t in learn.cbs):
             remove_objective(learn)
+
+def _wrappers(model): return [m for m in model.modules() if isinstance(m, Surgery)]
 
 def _operate(learn, f):
     "Run surgery `f`; a changed model gets a matching splitter and a new optimizer, frozen as the old one was"
     before,opt = learn.model,learn.opt
-    inside = [m for m in before.modules() if isinstance(m, Surgery)]
+    inside = _wrappers(before)
     f(learn)
-    if learn.model is before and inside == [m for m in before.modules() if isinstance(m, Surgery)]:
-        return
+    if learn.model is before and inside == _wrappers(before): return
     if not isinstance(learn.splitter, SurgeonSplit): learn.splitter = SurgeonSplit(learn.splitter)
     if not has_surgery(learn.model): learn.splitter = learn.splitter.base
     learn.opt = None

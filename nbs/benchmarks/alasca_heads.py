@@ -9,7 +9,7 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD, Adam
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.arrays import array_dls                # noqa: E402
+from fastrobust.data.fromarrays import array_dls  # noqa: E402
 from fastrobust.noise.laws import NoisyLabels               # noqa: E402
 from fastrobust.noise.block import add_label_noise      # noqa: E402
 from fastrobust.samples import sample_data             # noqa: E402

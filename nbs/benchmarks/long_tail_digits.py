@@ -13,7 +13,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.arrays import array_dls                                                           # noqa: E402
+from fastrobust.data.fromarrays import array_dls  # noqa: E402
 from fastrobust.data.longtail import class_counts, complementary                                       # noqa: E402
 from fastrobust.data.weighting import weighted_dls                                                     # noqa: E402
 from fastrobust.tails.report import tail_report                                                 # noqa: E402

@@ -12,7 +12,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.arrays import array_dls                    # noqa: E402
+from fastrobust.data.fromarrays import array_dls  # noqa: E402
 from fastrobust.samples import sample_data                 # noqa: E402
 from fastrobust.shift.lpreport import lp_report              # noqa: E402
 from fastrobust.images.lpsets import lp_sets                           # noqa: E402

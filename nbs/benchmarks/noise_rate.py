@@ -13,7 +13,7 @@ from torch import nn
 from fastai.learner import Learner
 from fastai.vision.augment import Flip
 from fastrobust.labels.crossval import cross_val_preds
-from fastrobust.data.arrays import array_dls
+from fastrobust.data.fromarrays import array_dls
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.samples import sample_data
 from fastrobust.labels.result import NoiseReport

@@ -13,7 +13,7 @@ from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import default_split, model_meta
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from fastrobust.data.arrays import array_dls            # noqa: E402
+from fastrobust.data.fromarrays import array_dls  # noqa: E402
 from fastrobust.noise.laws import NoisyLabels           # noqa: E402
 from fastrobust.noise.block import add_label_noise  # noqa: E402
 from fastrobust.samples import sample_data         # noqa: E402

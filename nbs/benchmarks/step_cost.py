@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.arrays import array_dls                            # noqa: E402
+from fastrobust.data.fromarrays import array_dls  # noqa: E402
 from fastrobust.data.openset import aux_images                          # noqa: E402
 from fastrobust.losses import GCELoss                                   # noqa: E402
 from fastrobust.nets import small_cnn  # noqa: E402

@@ -1,9 +1,9 @@
 "The five blurs: gaussian, defocus, glass, motion, zoom"
 # Each takes x (b,c,h,w) in [0,1], the parameters of a severity from `tables.py` and the `Draws` of
 # the batch. The constants and the order of steps are those of hendrycks/robustness create_c/
-# (Apache-2.0), read there; where those scripts call SciPy, scikit-image or OpenCV, the filters here
-# give the same numbers (see the tests). `motion_blur` is done in torch: the published files were
-# made with ImageMagick, whose rule for line and weights it follows, though not its rounding.
+# (Apache-2.0), read there; where those scripts call SciPy, scikit-image or OpenCV, the filters
+# here give the same numbers (see the tests). `motion_blur` is done in torch: the published files
+# were made with ImageMagick, whose rule for line and weights it follows, though not its rounding.
 from functools import lru_cache
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ def disk(radius, alias):
     "A disk of `radius` px whose edge a small Gaussian of `alias` px softens: kernel (n,n), float64"
     half,soft = (8, 1) if radius <= 8 else (radius, 2)
     i = torch.arange(-half, half+1, dtype=torch.float64)
-    k = (i[:, None]**2 + i**2 <= radius**2).double()
+    k = i[:, None]**2 + i**2 <= radius**2
+    k = k.double()
     m = filter_matrix(len(i), gaussian_taps(alias, soft), 'mirror')
     k = m @ (k/k.sum()) @ m.mT
     k[k < 1e-9] = 0
     at = k.any(0).nonzero()
-    return k[at.min():at.max()+1, at.min():at.max()+1]
+    lo,hi = at.min(),at.max()+1
+    return k[lo:hi, lo:hi]
 
 def defocus_blur(x, p, r):
     "An open aperture: p = (radius of the disk, sigma of its edge), border mirrored"
@@ -44,19 +46,27 @@ def shuffle_map(b, h, w, d, rounds, r):
     at = torch.arange(n, device=r.device).view(b, h, w)
     src = at.flatten()
     if min(h, w) <= 2*d: return src             # the loop leaves a margin of d: nothing is inside
-    inner,k = at[:, d+1:h-d+1, d+1:w-d+1],torch.arange(4*d*d, device=r.device)
+    inside = slice(None),slice(d+1, h-d+1),slice(d+1, w-d+1)
+    inner = at[inside]
+    k = torch.arange(4*d*d, device=r.device)
     steps = (k//(2*d) - d)*w + k % (2*d) - d
     for i in range(rounds):
         step = steps[r.randint(0, 4*d*d, *inner.shape[1:])]
         ref = at + n                            # n and more: an old value, a root
-        ref[:, d+1:h-d+1, d+1:w-d+1] = inner + torch.where(step > 0, step, step+n)
-        ref = ref.flatten()
-        todo = (ref < n).nonzero()[:, 0]
-        while len(todo):
-            ref[todo] = up = ref.index_select(0, ref.index_select(0, todo))
-            todo = todo[up < n]
-        src = ref-n if i == 0 else src.index_select(0, ref-n)
+        ref[inside] = inner + torch.where(step > 0, step, step+n)
+        root = _roots(ref.flatten(), n) - n
+        src = root if i == 0 else src.index_select(0, root)
     return src
+
+def _roots(ref, n):
+    "Where the references `ref`, in place, end: at `n` and more"
+    todo = (ref < n).nonzero()[:, 0]
+    while len(todo):
+        up = ref.index_select(0, todo)
+        up = ref.index_select(0, up)
+        ref[todo] = up
+        todo = todo[up < n]
+    return ref
 
 def glass_blur(x, p, r):
     "Structured glass: blur, exchange neighbours, blur: p = (sigma, widest exchange, rounds)"
@@ -64,20 +74,25 @@ def glass_blur(x, p, r):
     b,c,h,w = x.shape
     # whole grey levels, as the scripts cut them
     x = gaussian(x, sigma).mul(255).add_(1e-3).floor_().div_(255)
-    px = x.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, shuffle_map(b, h, w, delta, rounds, r))
-    return gaussian(px.view(b, h, w, c).permute(0, 3, 1, 2).contiguous(), sigma)
+    src = shuffle_map(b, h, w, delta, rounds, r)
+    px = x.permute(0, 2, 3, 1).reshape(-1, c)
+    px = px.index_select(0, src).view(b, h, w, c)
+    return gaussian(px.permute(0, 3, 1, 2).contiguous(), sigma)
 
 def motion_blur(x, p, r):
     "The camera moves along a line within 45 degrees of the horizontal: p = (radius, sigma); torch, not ImageMagick"
-    return motion(x, *p, r.rand()*90 - 45)
+    angles = r.rand()*90 - 45
+    return motion(x, *p, angles)
 
 def zoom_blur(x, p, r):
     "The camera nears: mean of the image and of its zooms 1, 1+step .. largest: p = (largest, step), border cut"
-    # The scripts list the zooms as np.arange(1, largest+.01, step),
-    # whose end rounding lets in twice (1.06 and 1.11)
-    zooms = np.arange(1, round(p[0]+.01, 2), p[1]).tolist()
+    largest,step = p
+    # The scripts list the zooms as np.arange(1, largest+.01, step), whose end rounding lets in
+    # twice (1.06 and 1.11)
+    zooms = np.arange(1, round(largest+.01, 2), step).tolist()
     # the first zoom is 1, the image itself
-    return (2*x + summed_zooms(x, zooms[1:]))/(len(zooms)+1)
+    total = 2*x + summed_zooms(x, zooms[1:])
+    return total/(len(zooms)+1)
 
-BLURS = dict(gaussian_blur=gaussian_blur, defocus_blur=defocus_blur, glass_blur=glass_blur, motion_blur=motion_blur,
-             zoom_blur=zoom_blur)
+BLURS = dict(gaussian_blur=gaussian_blur, defocus_blur=defocus_blur, glass_blur=glass_blur,
+             motion_blur=motion_blur, zoom_blur=zoom_blur)

@@ -8,13 +8,19 @@ import torch
 
 __all__ = []
 
-def _signed(v, bits): return v - (1 << bits) if v >> (bits-1) else v
+def _signed(v, bits):
+    top = v >> (bits-1)
+    return v - (1 << bits) if top else v
 
-_ADD,_MUL1,_MUL2 = (_signed(o, 64) for o in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_ADD  = _signed(0x9E3779B97F4A7C15, 64)
+_MUL1 = _signed(0xBF58476D1CE4E5B9, 64)
+_MUL2 = _signed(0x94D049BB133111EB, 64)
 
 def _mix64(z):
     "One step of splitmix64; int64 wraps around as uint64 would"
-    def down(z, k): return (z >> k) & ((1 << (64-k)) - 1)   # >> alone would drag the sign along
+    def down(z, k):     # >> alone would drag the sign along
+        low = (1 << (64-k)) - 1
+        return (z >> k) & low
     z = z + _ADD
     z = (z ^ down(z, 30))*_MUL1
     z = (z ^ down(z, 27))*_MUL2
@@ -28,8 +34,10 @@ def stream_keys(
 ):
     "One key per image from everything that names it: int64 (b,), on the CPU"
     ids = torch.as_tensor(ids, dtype=torch.int64).cpu()
-    z = torch.full_like(ids, _signed(int(seed) % (1 << 64), 64))
-    for o in (zlib.crc32(name.encode()), int(severity), ids): z = _mix64(z ^ o)
+    seed = int(seed) % (1 << 64)
+    z = torch.full_like(ids, _signed(seed, 64))
+    which = zlib.crc32(name.encode())
+    for o in (which, int(severity), ids): z = _mix64(z ^ o)
     return z
 
 class Draws:
@@ -39,27 +47,40 @@ class Draws:
         device='cpu'  # Where the numbers go
     ):
         keys = keys.to(device)
-        self.hi,self.lo = ((keys >> s).to(torch.int32)[:, None] for s in (32, 0))
-        self.n,self.device = 0,torch.device(device)
+        self.hi = (keys >> 32).to(torch.int32)[:, None]
+        self.lo = keys.to(torch.int32)[:, None]
+        self.device = torch.device(device)
+        self.n = 0
 
     def _bits(self, lo, hi):
         "Numbers `lo` to `hi`-1 of every stream: int32 (b,hi-lo), all 32 bits random"
         def fold(x, k):   # x ^= x >> k, without the sign
             t = x >> k
-            return x.bitwise_xor_(t.bitwise_and_((1 << (32-k)) - 1))
-        i = fold(torch.arange(lo, hi, device=self.device).to(torch.int32).mul_(_signed(0x9E3779B9, 32)), 16)
-        x = fold(i.mul_(_signed(0x21F0AAAD, 32)) ^ self.lo, 16)
-        x = fold(x.mul_(_signed(0x7FEB352D, 32)).add_(self.hi), 15)
+            low = (1 << (32-k)) - 1
+            return x.bitwise_xor_(t.bitwise_and_(low))
+        i = torch.arange(lo, hi, device=self.device).to(torch.int32)
+        i = fold(i.mul_(_signed(0x9E3779B9, 32)), 16)
+        x = i.mul_(_signed(0x21F0AAAD, 32)) ^ self.lo
+        x = fold(x, 16)
+        x = x.mul_(_signed(0x7FEB352D, 32)).add_(self.hi)
+        x = fold(x, 15)
         return fold(x.mul_(_signed(0x846CA68B, 32)), 16)
 
     def _unit(self, lo, hi):
-        return (self._bits(lo, hi) >> 8).bitwise_and_(0xFFFFFF).float().mul_(2**-24)
+        top = self._bits(lo, hi) >> 8
+        return top.bitwise_and_(0xFFFFFF).float().mul_(2**-24)
 
     def _pieces(self, m):
         "Counters of `m` numbers, in pieces that stay in the processor's cache: (start, first, last+1)"
-        step = max(2**18//max(len(self.lo), 1), 64) if self.device.type == 'cpu' else max(m, 1)
-        todo = [(i, self.n+i, self.n+min(i+step, m)) for i in range(0, m, step)]
+        step = max(m, 1)
+        if self.device.type == 'cpu':
+            step = max(2**18//max(len(self.lo), 1), 64)
+        start = self.n
         self.n += m
+        todo = []
+        for i in range(0, m, step):
+            end = min(i+step, m)
+            todo.append((i, start+i, start+end))
         return todo
 
     def _empty(self, m, dtype=torch.float32):
@@ -69,7 +90,8 @@ class Draws:
         "Uniform in [0,1): float32 (b,*shape)"
         m = math.prod(shape)
         out = self._empty(m)
-        for i,lo,hi in self._pieces(m): out[:, i:i+hi-lo] = self._unit(lo, hi)
+        for i,lo,hi in self._pieces(m):
+            out[:, i:i+hi-lo] = self._unit(lo, hi)
         return out.view(len(out), *shape)
 
     def randint(self, lo, hi, *shape):
@@ -77,8 +99,9 @@ class Draws:
         m = math.prod(shape)
         out = self._empty(m, torch.int64)
         for i,first,last in self._pieces(m):
-            u = self._bits(first, last).long().bitwise_and_(0xFFFFFFFF)
-            out[:, i:i+last-first] = (u.mul_(hi-lo) >> 32).add_(lo)
+            u = self._bits(first, last).long()
+            u = u.bitwise_and_(0xFFFFFFFF).mul_(hi-lo) >> 32
+            out[:, i:i+last-first] = u.add_(lo)
         return out.view(len(out), *shape)
 
     def randn(self, *shape):
@@ -86,9 +109,13 @@ class Draws:
         m = math.prod(shape)
         k = (m+1)//2
         out = self._empty(2*k)
-        for (i,lo,hi),(_,lo2,hi2) in zip(self._pieces(k), self._pieces(k)):
-            radius = self._unit(lo, hi).neg_().add_(1).log_().mul_(-2).sqrt_()      # 1-u is never 0
+        cosines,sines = out[:, :k],out[:, k:]
+        radii,angles = self._pieces(k),self._pieces(k)
+        for (i,lo,hi),(_,lo2,hi2) in zip(radii, angles):
+            radius = self._unit(lo, hi).neg_().add_(1)      # 1-u is never 0
+            radius = radius.log_().mul_(-2).sqrt_()
             angle = self._unit(lo2, hi2).mul_(2*math.pi)
-            out[:, i:i+hi-lo] = angle.cos().mul_(radius)
-            out[:, k+i:k+i+hi-lo] = angle.sin_().mul_(radius)
-        return (out if m == 2*k else out[:, :m].contiguous()).view(len(out), *shape)
+            cosines[:, i:i+hi-lo] = angle.cos().mul_(radius)
+            sines[:, i:i+hi-lo] = angle.sin_().mul_(radius)
+        if m < 2*k: out = out[:, :m].contiguous()
+        return out.view(len(out), *shape)

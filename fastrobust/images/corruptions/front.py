@@ -1,13 +1,12 @@
 "`corrupt`: any of the 19 common corruptions for a batch of images, seeded image by image"
 # Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C and ImageNet-C.
 # What lies less than a thousandth of a level below a whole level counts as that level, so that
-# rounding errors of float32 decide nothing. These are the benchmark's corruptions recomputed, not
-# its files: results on them are not results on CIFAR-10-C.
+# rounding errors of float32 decide nothing.
+# These are the benchmark's corruptions recomputed, not its files: results on them are not results
+# on CIFAR-10-C.
 import torch
 from torch import Tensor
-from fastrobust.pixels import PixelSpace
 from fastrobust.basics import nearest, need_whole
-from fastrobust.images.ops import check_images
 from fastrobust.images.corruptions.blur import BLURS
 from fastrobust.images.corruptions.colour import COLOURS
 from fastrobust.images.corruptions.digital import DIGITAL
@@ -15,6 +14,8 @@ from fastrobust.images.corruptions.draws import Draws, stream_keys
 from fastrobust.images.corruptions.noise import NOISES
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS
 from fastrobust.images.corruptions.weather import WEATHER
+from fastrobust.images.ops import check_images
+from fastrobust.pixels import PixelSpace
 
 __all__ = ['corrupt']
 
@@ -35,23 +36,29 @@ def _levels(x):
     if not isinstance(x, Tensor):
         raise TypeError(f"`x` must be a tensor, got {type(x).__name__}. Use `tensor(x)`.")
     if not x.is_floating_point(): return check_images(x)
-    return check_images(PixelSpace().to_uint8(x, 'corrupt') if x.numel() else x.to(torch.uint8))
+    if not x.numel(): return check_images(x.to(torch.uint8))
+    return check_images(PixelSpace().to_uint8(x, 'corrupt'))
 
 @torch.no_grad()
 def corrupt(
     x:Tensor,         # Images (b,c,h,w), c=1 or 3: uint8, or float in [0,1], before Normalize
     name:str,         # One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`
     severity:int=3,   # 1 to 5
-    table:str='auto', # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by a shorter side of 64
-    seed:int=None,    # Of all that is random; None: 0. The global streams are neither read nor moved
+    # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by a shorter side of
+    # 64
+    table:str='auto',
+    # Of all that is random; None: 0. The global streams are neither read nor moved
+    seed:int=None,
     *,
-    ids:Tensor=None   # Positions of the images in their set (b,), on which their randomness depends, so that batches do
-                      # not matter; None: 0 to b-1, so that every batch repeats the same draws
+    # Positions of the images in their set (b,), on which their randomness depends, so that batches
+    # do not matter; None: 0 to b-1, so that every batch repeats the same draws
+    ids:Tensor=None
 )->Tensor:            # Images of the same shape, device and dtype; floats hold k/255
     "Corrupt images as CIFAR-C and ImageNet-C do (https://arxiv.org/abs/1903.12261); same seed and id, same draws"
     check_corruption(name, severity, table)
-    u8,b = _levels(x),len(x)
-    seed = 0 if seed is None else seed
+    u8 = _levels(x)
+    b = len(x)
+    if seed is None: seed = 0
     need_whole('seed', seed)
     ids = torch.arange(b) if ids is None else torch.as_tensor(ids)
     if ids.shape != (b,) or ids.is_floating_point():
@@ -59,13 +66,20 @@ def corrupt(
                          f"{ids.dtype} of shape {tuple(ids.shape)}. Without a set to point into: "
                          "ids=None.")
     if table == 'auto': table = 'cifar' if min(x.shape[-2:]) <= 64 else 'imagenet'
-    f,p,keys = _KERNELS[name],PARAMS[table][name][severity-1],stream_keys(seed, ids, name, severity)
+    f = _KERNELS[name]
+    p = PARAMS[table][name][severity-1]
+    keys = stream_keys(seed, ids, name, severity)
+
     # a piece at a time: bounded memory, and on the CPU the numbers of a piece stay in its cache
-    step = max((2**19 if x.device.type == 'cpu' else 2**25)//max(u8[:1].numel(), 1), 1)
+    piece = 2**19 if x.device.type == 'cpu' else 2**25
+    step = max(piece//max(u8[:1].numel(), 1), 1)
     out = torch.empty_like(u8)
     with torch.autocast(x.device.type, enabled=False):
         for i in range(0, b, step):
             s = slice(i, i+step)
-            y = f(u8[s].float().div_(255), p, Draws(keys[s], x.device))
-            out[s] = y.mul(255).add_(1e-3).clamp_(0, 255).to(torch.uint8)
-    return out if x.dtype == torch.uint8 else out.to(x.dtype).div_(255)
+            y = u8[s].float().div_(255)
+            y = f(y, p, Draws(keys[s], x.device))
+            y = y.mul(255).add_(1e-3).clamp_(0, 255)
+            out[s] = y.to(torch.uint8)
+    if x.dtype == torch.uint8: return out
+    return out.to(x.dtype).div_(255)

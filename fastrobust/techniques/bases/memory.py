@@ -3,8 +3,8 @@ import copy
 import numpy as np
 import torch
 from fastrobust.basics import robust_warn
-from fastrobust.training.technique import Technique
 from fastrobust.training.stages import main_logits
+from fastrobust.training.technique import Technique
 
 __all__ = []
 
@@ -28,8 +28,11 @@ class SampleMemory(Technique):
     def recall(self, like, i, start=0.):
         "What the memory of the `i`-th network has on the batch's items; `start` for new ones; shaped as `like`"
         if i >= len(self._memory): return torch.full_like(like, start)
-        rows,score = (self._memory[i][k][self.objective.batch.ids].to(like) for k in ('rows', 'score'))
-        return torch.where(score.isnan().view(-1, *[1]*(like.ndim-1)), start, rows)
+        memory,ids = self._memory[i],self.objective.batch.ids
+        rows = memory['rows'][ids].to(like)
+        score = memory['score'][ids].to(like)
+        new = score.isnan().view(-1, *[1]*(like.ndim-1))
+        return torch.where(new, start, rows)
 
     @torch.no_grad()
     def seen(self, z, i):
@@ -42,7 +45,8 @@ class SampleMemory(Technique):
             if rows is None: continue
             if i == len(self._memory):
                 n = len(self.learn.dls.train_ds)
-                new = dict(rows=rows.new_zeros(n, *rows.shape[1:]), score=score.new_full((n,), float('nan')))
+                new = dict(rows=rows.new_zeros(n, *rows.shape[1:]),
+                           score=score.new_full((n,), float('nan')))
                 self._memory = [*self._memory, new]
             for k,v in dict(rows=rows, score=score).items():
                 m = self._memory[i][k]
@@ -57,7 +61,8 @@ class SampleMemory(Technique):
             raise ValueError(f"expected {type(self).__name__} to have a memory of a training, got "
                              "none. Fit first; a loaded export has no memory: save `state_dict()` "
                              "beside it.")
-        s = np.mean([m['score'].cpu().numpy() for m in self._memory], axis=0)
+        scores = [m['score'].cpu().numpy() for m in self._memory]
+        s = np.mean(scores, axis=0)
         return s if i is None else s[i]
 
     def forget(self):
@@ -66,7 +71,8 @@ class SampleMemory(Technique):
 
     def state_dict(self):
         "The memory on the CPU, for `torch.save`: `learn.save` keeps model and optimizer only"
-        return dict(memory=[{k: v.cpu().clone() for k,v in m.items()} for m in self._memory])
+        memory = [{k: v.cpu().clone() for k,v in m.items()} for m in self._memory]
+        return dict(memory=memory)
 
     def load_state_dict(self,
         state   # What `state_dict` gave, for the same training items in the same order

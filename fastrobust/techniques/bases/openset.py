@@ -9,20 +9,22 @@ import torch
 from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastrobust.basics import check_weight, n_classes, need_whole, plain_dl, robust_warn
-from fastrobust.pixels import pixel_space
+from fastrobust.data.apart import (OPEN_SET_FACTS, names_shown, parts_of, share_items,
+                                   trained_open_sets, what_it_shows)
 from fastrobust.data.auxrows import AuxRows, through_pipeline
-from fastrobust.data.openset import (OPEN_SET_FACTS, names_shown, parts_of, share_items, trained_open_sets,
-                                     what_it_shows)
-from fastrobust.training.technique import Technique
+from fastrobust.pixels import pixel_space
 from fastrobust.training.recording import fit_starts
 from fastrobust.training.stages import main_logits
+from fastrobust.training.technique import Technique
 
 __all__ = []
 
 def _numbers(name, v):
     "`v` as a float64 tensor (c,) of numbers >= 0"
-    v = torch.as_tensor(np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float64))
-    if v.ndim != 1 or len(v) < 2 or not (torch.isfinite(v) & (v >= 0)).all() or not v.sum() > 0:
+    if isinstance(v, torch.Tensor): v = v.detach().cpu()
+    v = torch.as_tensor(np.asarray(v, dtype=np.float64))
+    is_row = v.ndim == 1 and len(v) > 1
+    if not is_row or not (torch.isfinite(v) & (v >= 0)).all() or not v.sum() > 0:
         raise ValueError(f"expected `{name}` as one number >= 0 for each class, got {v.tolist()}. "
                          "Leave it out for the same everywhere.")
     return v
@@ -34,7 +36,10 @@ class TrainedOpenSets(Callback):
         classes=(), # Names of what they show, as far as known
         files=(),   # Paths of images in files
         images=()   # Digests of images in memory
-    ): self.classes,self.files,self.images = list(classes),list(files),list(images)
+    ):
+        self.classes = list(classes)
+        self.files = list(files)
+        self.images = list(images)
 
     @classmethod
     def of(cls, learn):
@@ -50,13 +55,16 @@ class TrainedOpenSets(Callback):
         aux # `AuxRows`
     ):
         "Note what of `aux` can be known later"
-        for k,v in what_it_shows(aux).items(): setattr(self, k, sorted({*getattr(self, k), *v}))
+        for k,v in what_it_shows(aux).items():
+            known = {*getattr(self, k), *v}
+            setattr(self, k, sorted(known))
 
 class OpenSetRows(Technique):
     "Add lam CE(f(x_aux), u), u drawn anew at every step from any prior (arXiv 2106.10891, 2206.08802)"
     def __init__(self,
-        aux,                # Open-set images: array (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; fastai
-                            # DataLoader(s), labels ignored; an `OpenSet`. Of no class of the training set
+        # Open-set images: array (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; fastai
+        # DataLoader(s), labels ignored; an `OpenSet`. Of no class of the training set
+        aux,
         lam:float=1.,       # Weight > 0, or a schedule of pct_train
         *,
         labels=None,        # Probabilities of the labels (c,); None: uniform
@@ -71,7 +79,8 @@ class OpenSetRows(Technique):
             if abs(labels.sum()-1) > 1e-5:
                 raise ValueError("expected probabilities that sum to 1 in `labels`, got "
                                  f"{labels.sum():.6g}. Divide them by their sum.")
-        self.labels,self.class_weight = labels,None if class_weight is None else _numbers('class_weight', class_weight)
+        if class_weight is not None: class_weight = _numbers('class_weight', class_weight)
+        self.labels,self.class_weight = labels,class_weight
         self.take(aux, bs, dynamic, joint_bn)
 
     labels,class_weight = None,None
@@ -79,7 +88,9 @@ class OpenSetRows(Technique):
         "Keep images and settings that all open-set techniques have"
         if bs is not None: need_whole('bs', bs, 1, fix='None takes as many as the batch has.')
         self.aux = copy.deepcopy(aux) if isinstance(aux, AuxRows) else AuxRows(aux)
-        self.bs,self.dynamic,self.joint_bn,self._fixed,self._checked = bs,dynamic,joint_bn,{},False
+        self.bs,self.dynamic,self.joint_bn = bs,dynamic,joint_bn
+        self._fixed = {}
+        self._checked = False
         if not dynamic and self.aux.imgs is None:
             raise ValueError("expected an array with dynamic=False, where an image keeps its label "
                              "by position, got loaders. Stack the images in one array.")
@@ -93,7 +104,8 @@ class OpenSetRows(Technique):
         if self.labels is None and self.class_weight is None:
             try: return math.log(n_classes(self.learn.dls))
             except ValueError: return None      # loaders that do not tell their classes
-        q = (1 if self.labels is None else self.labels)*(1 if self.class_weight is None else self.class_weight)
+        q = 1 if self.labels is None else self.labels
+        if self.class_weight is not None: q = q*self.class_weight
         return torch.special.entr(q/q.sum()).sum().item()
 
     def check(self, learn):
@@ -106,12 +118,15 @@ class OpenSetRows(Technique):
 
     def check_open(self, dls):
         "Images of the training set, or of its classes, are no open set: their labels would be drawn by chance"
-        who,parts,train = type(self).__name__,parts_of(self.aux),plain_dl(dls.train)
+        who = type(self).__name__
+        parts = parts_of(self.aux)
+        train = plain_dl(dls.train)
         if any(share_items(p, train) for p in parts):
             raise ValueError(f"{who} expected open-set images, got training images: their labels "
                              "would be drawn by chance. Give images of none of the classes, or "
                              "`aux_images`.")
-        vocab = {str(k).strip().casefold() for k in getattr(dls, 'vocab', None) or () if isinstance(k, str)}
+        names = [k for k in getattr(dls, 'vocab', None) or () if isinstance(k, str)]
+        vocab = {str(k).strip().casefold() for k in names}
         both = [v for k,v in names_shown(self.aux, parts).items() if k in vocab]
         if both:
             robust_warn(f"{who} got open-set images of classes of the training set "
@@ -128,7 +143,8 @@ class OpenSetRows(Technique):
         "The next open-set images, as the training loader would give them beside its batch `x`"
         who = type(self).__name__
         if x.ndim != 4:
-            raise ValueError(f"{who} adds images and expects batches (bs,c,h,w), got {tuple(x.shape)}.")
+            raise ValueError(f"{who} adds images and expects batches (bs,c,h,w), got "
+                             f"{tuple(x.shape)}.")
         # images normalised elsewhere would be of another range than the open-set ones
         if not self._checked:
             px = pixel_space(self.learn.dls)
@@ -146,14 +162,17 @@ class OpenSetRows(Technique):
                              "in their DataBlock, or F.interpolate).")
         return r.to(x)
 
-    def rows(self, x): return self.images(x) if self.joint_bn and self.weight_now else None
+    def rows(self, x):
+        if self.joint_bn and self.weight_now: return self.images(x)
 
     def alone(self, i):
         "The `i`-th network's logits of open-set images in a forward pass of their own, one for all networks"
         b = self.objective.batch
         if self not in b.extra:
-            with torch.no_grad(): r = self.images(self.learn.xb[0][:b.n]).as_subclass(torch.Tensor)
-            b.extra[self] = [main_logits(h) for h in self.objective.split(self.learn.model(r))]
+            x = self.learn.xb[0][:b.n]
+            with torch.no_grad(): r = self.images(x).as_subclass(torch.Tensor)
+            heads = self.objective.split(self.learn.model(r))
+            b.extra[self] = [main_logits(h) for h in heads]
         return b.extra[self][i]
 
     def draw(self, n, c):
@@ -166,7 +185,7 @@ class OpenSetRows(Technique):
         return self.penalty(head.z, part, head.i)
 
     def penalty(self, z, part, i=0):
-        c,w = z.shape[1],self.class_weight
+        c = z.shape[1]
         for k in ('labels', 'class_weight'):
             v = getattr(self, k)
             if v is not None and len(v) != c:
@@ -177,4 +196,6 @@ class OpenSetRows(Technique):
             if i not in self._fixed:
                 self._fixed[i] = self.draw(len(self.aux), c)   # those of this network
             u = self._fixed[i][self.aux.ids]
-        return F.cross_entropy(part, u.to(part.device), weight=None if w is None else w.to(part))
+        w = self.class_weight
+        if w is not None: w = w.to(part)
+        return F.cross_entropy(part, u.to(part.device), weight=w)

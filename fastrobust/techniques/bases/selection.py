@@ -1,13 +1,12 @@
 "What methods that choose their training items share: the forget rate, small losses, two networks, and who was chosen"
 # Co-teaching, https://arxiv.org/abs/1804.06872: every batch loses the share R(e) of its items,
-# those with the largest losses; R rises from 0 to tau, because
-# networks learn right labels before wrong ones.
+# those with the largest losses; R rises from 0 to tau, because networks learn right labels before
+# wrong ones.
 import math
 from numbers import Real
 import numpy as np
 import torch
 from fastrobust.basics import check_length, progress, robust_warn, warn_unfinished
-from fastrobust.training.surgery import SurgeonSplit, Twin, fresh_copy, looks_trained
 from fastrobust.training.technique import Technique
 
 __all__ = ['forget_rate', 'n_keep']
@@ -40,16 +39,18 @@ def small_loss(
     pool=None   # Positions among which to choose; None: all
 ):
     "Mask (n,) of the `k` smallest losses; ties go to the earlier item, so that runs repeat"
-    pool = torch.arange(len(l), device=l.device) if pool is None else pool
+    if pool is None: pool = torch.arange(len(l), device=l.device)
     mask = torch.zeros(len(l), dtype=torch.bool, device=l.device)
-    mask[pool[l[pool].argsort(stable=True)[:k]]] = True
+    easy = l[pool].argsort(stable=True)[:k]
+    mask[pool[easy]] = True
     return mask
 
 def check_tau(tau):
     "A rate in [0,1): a number, or what `estimate_tau` returned"
     if isinstance(tau, (tuple, list)) and tau: tau = tau[0]
     if isinstance(tau, bool) or not isinstance(tau, Real):
-        raise TypeError(f"`tau` must be a number in [0,1) or the result of estimate_tau, got {tau!r}. Pass e.g. .4.")
+        raise TypeError("`tau` must be a number in [0,1) or the result of estimate_tau, got "
+                        f"{tau!r}. Pass e.g. .4.")
     if not 0 <= tau < 1:
         raise ValueError(f"`tau` must lie in [0,1), got {tau}: it is the share of items to leave "
                          "out, about that of wrong labels. For 40 % pass .4; if unknown, "
@@ -66,9 +67,11 @@ class Selection(Technique):
     judges = True   # Whether being chosen is evidence that a label is right
 
     def __init__(self, *rate):
-        if rate: self.tau,self.gradual = check_tau(rate[0]),check_length('gradual', rate[1])
-        # a mask: chosen by one, by all; seen
-        self.history,self._masks,self._open,self._sums = [],[],None,None
+        if rate:
+            self.tau = check_tau(rate[0])
+            self.gradual = check_length('gradual', rate[1])
+        self.history = []
+        self._masks,self._open,self._sums = [],None,None    # a mask: chosen by one, by all; seen
 
     @property
     def rate(self):
@@ -77,7 +80,8 @@ class Selection(Technique):
     def through(self, length):
         "How far the warm-up named `length` is, in [0,1]"
         length = getattr(self, length)
-        return progress(length, self.epochs, self.learn.pct_train if isinstance(length, float) else None)
+        pct = self.learn.pct_train if isinstance(length, float) else None
+        return progress(length, self.epochs, pct)
 
     def check(self, learn):
         other = [t.name for t in learn.cbs if isinstance(t, Selection) and t is not self]
@@ -98,44 +102,55 @@ class Selection(Technique):
 
     def update(self, batch):
         if batch.w is None: return
-        ws = torch.stack([w > 0 for w in (batch.w if isinstance(batch.w, list) else [batch.w])]).detach()
+        ws = batch.w if isinstance(batch.w, list) else [batch.w]
+        chosen = torch.stack([w > 0 for w in ws]).detach()
+        device = chosen.device
         zs = [h.main if hasattr(h, 'main') else h for h in batch.heads]
-        differ = (zs[0].argmax(1) != zs[1].argmax(1)).sum() if len(zs) > 1 else 0
-        s = torch.stack([torch.as_tensor(o, dtype=torch.float, device=ws.device)
-                         for o in (ws.float().mean(0).sum(), differ, batch.n)])
+        differ = 0
+        if len(zs) > 1: differ = (zs[0].argmax(1) != zs[1].argmax(1)).sum()
+        counts = chosen.float().mean(0).sum(),differ,batch.n
+        s = torch.stack([torch.as_tensor(o, dtype=torch.float, device=device) for o in counts])
         self._sums = s if self._sums is None else self._sums + s
+
         if not batch.has_ids: return
         n = len(self.learn.dls.train_ds)
-        if self._open is None: self._open = torch.zeros(3, n, dtype=torch.uint8, device=ws.device)
-        self._open[:,batch.ids.to(ws.device)] = torch.stack([ws.any(0), ws.all(0), torch.ones_like(ws[0])]).byte()
+        if self._open is None: self._open = torch.zeros(3, n, dtype=torch.uint8, device=device)
+        marks = torch.stack([chosen.any(0), chosen.all(0), torch.ones_like(chosen[0])])
+        self._open[:,batch.ids.to(device)] = marks.byte()
 
     def _epoch(self):
         "Numbers of the epoch so far"
-        res = {} if self._sums is None else dict(zip(('kept', 'disagree'), (self._sums[:2]/self._sums[2]).tolist()))
-        res = {'kept': float('nan'), 'disagree': float('nan'), **res}
+        nan = float('nan')
+        res = dict(kept=nan, disagree=nan)
+        if self._sums is not None:
+            res['kept'],res['disagree'] = (self._sums[:2]/self._sums[2]).tolist()
         rec = getattr(self.learn.dls, 'noise', None)
-        if rec is not None and self._open is not None and len(rec) == self._open.shape[1]:
-            clean = torch.as_tensor(~(rec.is_noisy | rec.is_open), device=self._open.device)
-            s,clean = self._open[:2].bool(),clean & self._open[2].bool()
-            right,chosen = (s & clean).sum().item(),s.sum().item()
-            res['label_precision'] = right/chosen if chosen else float('nan')
-            res['label_recall'] = right/(2*clean.sum().item()) if clean.any() else float('nan')
+        if rec is None or self._open is None or len(rec) != self._open.shape[1]: return res
+
+        seen = self._open[2].bool()
+        clean = torch.as_tensor(~(rec.is_noisy | rec.is_open), device=seen.device) & seen
+        s = self._open[:2].bool()
+        right,chosen = (s & clean).sum().item(),s.sum().item()
+        res['label_precision'] = right/chosen if chosen else nan
+        res['label_recall'] = right/(2*clean.sum().item()) if clean.any() else nan
         return res
 
     def columns(self):
-        keep = ['kept'] + (['label_precision'] if getattr(self.learn.dls, 'noise', None) is not None else [])
+        keep = ['kept']
+        if getattr(self.learn.dls, 'noise', None) is not None: keep.append('label_precision')
         e = self._epoch()
         return {k: e.get(k, float('nan')) for k in keep}
 
     def after_epoch(self):
         if hasattr(self.learn, 'lr_finder'): return
         if self._sums is None:      # an epoch that fit(.., start_epoch=) skips was trained before
-            skipped = self.learn.epoch < getattr(getattr(self.learn, 'skip_to_epoch', None), '_skip_to', 0)
-            if skipped: self.epochs = max(self.epochs, self.learn.epoch+1)
+            skip_to = getattr(getattr(self.learn, 'skip_to_epoch', None), '_skip_to', 0)
+            if self.learn.epoch < skip_to: self.epochs = max(self.epochs, self.learn.epoch+1)
             return
         self.history.append(dict(epoch=self.epochs, **self._epoch()))
         if self._open is not None:
-            self._masks = [*self._masks[-self.window+1:], self._open.cpu().numpy().astype(bool)]
+            masks = self._open.cpu().numpy().astype(bool)
+            self._masks = [*self._masks[-self.window+1:], masks]
         self.epochs += 1
         self._open,self._sums = None,None
 
@@ -143,20 +158,23 @@ class Selection(Technique):
         return {**super().__getstate__(), '_masks': [], '_open': None, '_sums': None}
     def state_dict(self):
         "What a later training needs to go on from here; exports and copies leave the masks behind"
-        return dict(epochs=self.epochs, history=[dict(o) for o in self.history], masks=[m.copy() for m in self._masks])
+        return dict(epochs=self.epochs, history=[dict(o) for o in self.history],
+                    masks=[m.copy() for m in self._masks])
     def load_state_dict(self,
         state   # Of `state_dict`
     ):
         "Go on from there"
-        self.epochs,self.history,self._masks = state['epochs'],list(state['history']),list(state['masks'])
+        self.epochs = state['epochs']
+        self.history,self._masks = list(state['history']),list(state['masks'])
 
     @property
     def selected(self):
         "Mask (n,) over the training set: seen and chosen in the last epoch (by at least one network)"
         if self._masks: return self._masks[-1][0].copy()
-        why = ("the loader did not say which items a batch has, or this is a copy or a loaded "
-               "export, which leave the masks "
-               "behind") if self.history else "no epoch was finished yet"
+        why = "no epoch was finished yet"
+        if self.history:
+            why = ("the loader did not say which items a batch has, or this is a copy or a loaded "
+                   "export, which leave the masks behind")
         raise ValueError(f"expected a finished epoch with known items, got none: {why}. Fit, with "
                          "a shuffling loader that is not sorted on the fly.")
 
@@ -169,7 +187,8 @@ class Selection(Technique):
         self.selected       # raises before the first epoch
         # not all: drop_last, drawing by weight, other ranks
         n = np.sum([m[2] for m in self._masks], axis=0)
-        s = np.where(n > 0, np.sum([m[:2].mean(0) for m in self._masks], axis=0)/np.maximum(n, 1), np.nan)
+        chosen = np.sum([m[:2].mean(0) for m in self._masks], axis=0)
+        s = np.where(n > 0, chosen/np.maximum(n, 1), np.nan)
         return s if i is None else s[i]
 
     def noisy_ids(self,
@@ -178,48 +197,5 @@ class Selection(Technique):
         "Positions in the training set of the items chosen least often, most suspicious first"
         s = self.score()
         order = np.argsort(s, kind='stable')
-        return order[:int((s < .5).sum()) if k is None else k]
-
-class TwoNetworks(Selection):
-    "Base of techniques that train two networks; `Twin` holds them, evaluation uses the mean of their logits"
-    surgery = Twin
-
-    def __init__(self, *rate, second=None):
-        super().__init__(*rate)
-        if second is not None and (not callable(second) or isinstance(second, torch.nn.Module)):
-            raise TypeError("`second` must be a function that gives the second network, got "
-                            f"{second!r}. Write second=lambda: net; None makes a copy with other "
-                            "initial weights.")
-        self.second = second
-
-    def __getstate__(self):
-        return {**super().__getstate__(), 'second': None}    # a lambda cannot be pickled
-
-    def prepare(self, learn):
-        a = learn.model
-        b = self.second() if self.second is not None else self._other(learn)
-        p = next(a.parameters(), None)
-        if p is not None: b.to(p.device)
-        pa,pb = list(a.parameters()),list(b.parameters())
-        if a is b or any(x is y for x,y in zip(pa, pb)):
-            raise ValueError(f"{self.name} expected a second network with parameters of its own, "
-                             "got the first one's. Let `second` build a new network.")
-        if len(pa) == len(pb) and all(x.shape == y.shape and torch.equal(x, y) for x,y in zip(pa, pb)):
-            raise ValueError(f"{self.name} expected two different networks, got two equal ones, "
-                             "which would never disagree. Let `second` build one from another "
-                             "seed.")
-        learn.model = Twin(a, b)
-
-    def _other(self, learn):
-        "A second network: all weights drawn anew, or those of the head where the first one has learned something"
-        a,frozen = learn.model,getattr(learn.opt, 'frozen_idx', 0)
-        if not frozen and not looks_trained(a): return fresh_copy(a)
-        groups = SurgeonSplit(learn.splitter)(a)
-        own = [list(m.parameters(recurse=False)) for m in a.modules()]
-        head = groups[-1] if len(groups) > 1 else [g for g in own if g][-1]
-        robust_warn(f"{self.name}: the network is trained already, so the second one shares its "
-                    f"start except for the head ({sum(p.numel() for p in head):,} parameters drawn "
-                    "anew). `second=` takes a function that gives another one.", 8)
-        return fresh_copy(a, head)
-
-    def heads(self, pred): return list(pred)
+        if k is None: k = int((s < .5).sum())
+        return order[:k]
