@@ -1,5 +1,5 @@
 "What every part of fastrobust leans on: warnings, checks, warm-ups, sample ids, classes"
-import difflib, warnings
+import difflib, sys, warnings
 from numbers import Integral, Real
 import torch
 
@@ -8,7 +8,14 @@ __all__ = ['RobustWarning']
 class RobustWarning(UserWarning):
     "Something legal but odd: it runs, and the message says why you may not want it"
 
-def robust_warn(msg, stacklevel=3): warnings.warn(msg, RobustWarning, stacklevel=stacklevel)
+_LIBRARIES = {'fastrobust', 'fastai', 'fastcore', 'torch', 'contextlib'}
+
+def robust_warn(msg):
+    "Warn at the user's own line: the first above that is none of fastrobust's or fastai's"
+    frame,level = sys._getframe(),1
+    def inside(frame): return frame.f_globals.get('__name__', '').split('.')[0] in _LIBRARIES
+    while inside(frame) and frame.f_back is not None: frame,level = frame.f_back,level+1
+    warnings.warn(msg, RobustWarning, stacklevel=level)
 
 def nearest(name, names):
     "`names` for an error message, the nearest to `name` first"
@@ -88,7 +95,7 @@ def warn_unfinished(t, name, learn):
     if end > length: return
     robust_warn(f"this fit ends after epoch {end}, inside the {length} epochs of `{name}` "
                 f"of {t.name}, so the technique never acts in full. Give a share of the fit "
-                f"instead, e.g. {name}=.3.", 6)
+                f"instead, e.g. {name}=.3.")
 
 def as_f32(x):
     "Half and bfloat16 to float32, everything else as it is"

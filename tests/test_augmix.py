@@ -276,7 +276,7 @@ def test_same_on_the_gpu(shape):
 @pytest.mark.parametrize('kw,match', [
     (dict(severity=11), r'severity.*\[0.1,10\], got 11'), (dict(severity=0), 'severity'), (dict(width=0), 'width'),
     (dict(width=1.5), 'width'), (dict(depth=0), 'depth'), (dict(depth=-2), 'depth'), (dict(alpha=0), 'alpha'),
-    (dict(alpha=math.nan), 'alpha')])
+    (dict(alpha=math.nan), 'alpha'), (dict(width=math.inf), 'width'), (dict(depth=math.inf), 'depth')])
 def test_refuses_settings(kw, match):
     for f in (lambda: augmix(noise(), **kw), lambda: AugMix(**kw), lambda: AugMixTransform(**kw)):
         with pytest.raises(ValueError, match=match): f()

@@ -1,9 +1,13 @@
 "The checks that every door shares say what was expected, what came, what to do; and take what they should"
+import inspect, warnings
 import numpy as np, pandas as pd
 import pytest
 import torch
-from fastrobust.basics import is_whole, need_whole
+from conftest import tiny_learner
+from fastrobust.basics import RobustWarning, is_whole, need_whole
+from fastrobust.calibration.fitting import fit_temperature
 from fastrobust.predictions import LABELS_FIRST, as_array, need_distributions, need_logits, need_probs, need_rows
+from fastrobust.training.technique import Technique
 
 # --- whole numbers ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('v', [3, np.int64(3), np.uint8(3)])
@@ -61,3 +65,13 @@ def test_one_distribution_that_is_none_is_found_among_many():
     need_distributions(p)
     p[707] = .2
     with pytest.raises(ValueError, match='got 0.8 in row 707'): need_distributions(p)
+
+def test_a_warning_names_the_users_line():
+    class Idle(Technique): pass
+    learn = tiny_learner(Idle())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        learn.fit(1); here = inspect.currentframe().f_lineno
+        fit_temperature(torch.zeros(12, 3), torch.arange(12)%3); there = inspect.currentframe().f_lineno
+    ours = [o for o in said if issubclass(o.category, RobustWarning)]
+    assert [(o.filename, o.lineno) for o in ours] == [(__file__, here), (__file__, there)], [str(o.message) for o in ours]

@@ -466,6 +466,11 @@ def test_open_export_is_clean(folder, tmp_path):
     f = files(folder)[0]
     with learn.no_bar(), again.no_bar(): assert torch.allclose(learn.predict(f)[2], again.predict(f)[2])
 
+def test_images_of_some_items_of_arrays():
+    ds = tiny_dls().train_ds
+    some = images(ds, [], [5, 0])
+    assert torch.equal(some, images(ds, [])[[5, 0]]) and some.dtype == torch.uint8
+
 def test_open_records_need_their_images(folder, tmp_path):
     dls = get_dls(folder)
     nd = add_label_noise(dls, OPEN)

@@ -315,6 +315,7 @@ def test_two_networks():
     (dict(unknown={}), ValueError, 'at least one unknown set, got an empty dict'),
     (dict(unknown='images'), TypeError, 'as a dict of sets, got a str'),
     (dict(unknown={'id': images()}), ValueError, "got 'id'. Give a string other"),
+    (dict(unknown={'mean far': images()}), ValueError, "got 'mean far'. Give a string other"),
     (dict(unknown={3: images()}), ValueError, 'names of unknown sets, got 3'),
     (dict(unknown={'a': images()[:0]}), ValueError, r"set 'a'\) expected images, got shape \(0, 8, 8\)"),
     (dict(unknown={'a': DataLoader([], bs=4)}), ValueError, r"set 'a'\) expected images, got an empty loader"),

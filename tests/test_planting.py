@@ -192,4 +192,5 @@ def test_honest_plants_pass_and_memorised_ones_do_not():
     leak = p.copy()
     leak[mask] = .5*p[mask] + .5*np.eye(10)[new[mask]]          # the network has seen these labels
     assert plant_check(g, leak, new, mask).p < 1e-6
+    with pytest.raises(ValueError, match="'symmetric' or 'confusion', got 'pair'"): plant_check(g, p, new, mask, 'pair')
     with pytest.raises(ValueError, match='at least one planted'): plant_check(g, p, g, np.zeros(4000, bool))

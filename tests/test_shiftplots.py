@@ -234,6 +234,11 @@ def test_bars_show_each_learner_by_corruption_and_its_mean():
     assert len(at) == 40 and all(a[1] <= b[0]+1e-9 for a,b in zip(at, at[1:]))      # no bar on another
     fig.draw_without_rendering()
 
+def test_bars_of_many_learners_look_different():
+    fig = plot_corruption_bars({str(k): report(['fog'], se=False) for k in range(8)})
+    first = [c.patches[0] for c in fig.axes[0].containers[::2]]
+    assert len({(p.get_facecolor(), p.get_hatch()) for p in first}) == len(first) == 8
+
 def test_bars_of_one_report_without_errors_and_of_reports_that_differ():
     fig = plot_corruption_bars(report(['fog', 'snow'], severities=(2, 5), se=False))
     (ax,) = fig.axes

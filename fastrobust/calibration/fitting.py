@@ -43,7 +43,7 @@ def _all_right(d, hi):
     robust_warn(f"all {len(d)} labels have the largest logit: the likelihood grows for ever as T "
                 f"falls. T = {1/b:.4g}, no smaller than what brings the mean confidence to "
                 "(n+1)/(n+2): so many right answers show no more. Fit on more items, and not on "
-                "those trained on.", 4)
+                "those trained on.")
     return b
 
 def fit_temperature(

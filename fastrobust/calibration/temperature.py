@@ -46,7 +46,7 @@ def stale_note(learn):
     if mark is None or abs(mark-now) <= 1e-6*max(1., abs(mark)): return []
     note = (f"The network has changed since its T = {act.T:.4g} was fitted, so this T is out of "
             "date. Call temperature_scale again after training.")
-    robust_warn(note, 4)
+    robust_warn(note)
     return [note]
 
 def _argmax(p): return p.argmax(-1)
@@ -169,5 +169,5 @@ def warn_fit_items(learn, fit_dl):
     if fit_dl is not None and share_items(plain_dl(fit_dl), plain_dl(learn.dls.train)):
         notes.append("T is fitted on the training set, where the network is surer and more often "
                      "right than elsewhere: T will be too small. Give a `fit_dl` of other images.")
-    for o in notes: robust_warn(o, 4)
+    for o in notes: robust_warn(o)
     return notes

@@ -17,7 +17,7 @@ def _grey_levels(a, what):
     np.rint(px, out=res, casting='unsafe')
     if np.abs(px-res).max() > .05:
         robust_warn(f"`{what}` has values between the 256 levels of an image file: rounded to "
-                    "uint8.", stacklevel=5)
+                    "uint8.")
     return res
 
 def as_pixels(X, what):

@@ -86,7 +86,9 @@ def images(
     side=32         # Pixels; larger images of files are averaged down to it: the law is a random projection in any case
 ):
     "uint8 tensor (n,c,h,w): arrays as they are, files one by one through the item transforms of validation"
-    if isinstance(ds.items, ArrayItems): return ds.items.x
+    if isinstance(ds.items, ArrayItems):
+        x = ds.items.x
+        return x if idxs is None else x[torch.as_tensor(idxs)]
     if isinstance(ds, Tabular):
         raise TypeError("expected images for noise that depends on them, got a table. Draw a "
                         "record, `noise.apply(y, X=features)`, and hand that to add_label_noise.")

@@ -48,7 +48,7 @@ def item_weights(
 def warn_equal(w, who):
     "Say that equal weights change nothing; returns whether they are equal"
     same = bool((w == w[0]).all())
-    if same: robust_warn(f"{who}: all {len(w)} weights are equal, so they change nothing.", 4)
+    if same: robust_warn(f"{who}: all {len(w)} weights are equal, so they change nothing.")
     return same
 
 # --- drawing by them ------------------------------------------------------------------------------

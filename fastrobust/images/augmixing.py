@@ -26,9 +26,9 @@ def check_augmix(severity, width, depth, alpha):
         raise ValueError(f"`{name}` must be {what}, got {given[name]}. The paper uses {usual}.")
 
     need(.1 <= severity <= 10, 'severity', 'in [0.1,10]', '3 for CIFAR, 1 for ImageNet')
-    whole = width >= 1 and width == int(width)
+    whole = 1 <= width < float('inf') and width == int(width)
     need(whole, 'width', 'a whole number of chains, at least 1', 3)
-    whole = depth == -1 or depth >= 1 and depth == int(depth)
+    whole = depth == -1 or 1 <= depth < float('inf') and depth == int(depth)
     need(whole, 'depth', 'a whole number from 1 on, or -1',
          '-1: 1 to 3 operations, drawn for each chain')
     need(0 < alpha < float('inf'), 'alpha', 'positive and finite', 1)

@@ -206,4 +206,4 @@ def check_norms(learn, dl, who):
     robust_warn(f"{who} got a loader that normalises otherwise than the learner (means and stds): "
                 f"{show(b)} against {show(a)}. The network cannot tell that difference from one "
                 "between images. Make the loader with `learn.dls.test_dl(files)`, or give the "
-                "images in an array.", 5)
+                "images in an array.")

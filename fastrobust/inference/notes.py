@@ -17,7 +17,7 @@ def warn_callbacks(learn, who):
         if used:
             robust_warn(f"{who} runs the model without callbacks, but {type(cb).__name__} has "
                         f"{used[0]}. If it changes images or predictions in validation, the "
-                        "numbers here are not those of `learn.validate()`.", 5)
+                        "numbers here are not those of `learn.validate()`.")
 
 def noisy_labels_note(learn, dl, who):
     "A warning, and a note for the report, if the validation labels are known to be noisy"
@@ -25,7 +25,7 @@ def noisy_labels_note(learn, dl, who):
     if valid is None or dl is not None and dl is not learn.dls.valid: return []
     note = (f"{valid.realised_rate:.1%} of these validation labels are wrong on purpose "
             "(noisy_valid): right answers count as errors. Give a `dl` with clean labels.")
-    robust_warn(f"{who}: {note}", 4)
+    robust_warn(f"{who}: {note}")
     return [note]
 
 def trained_note(learn, dl, who):
@@ -35,7 +35,7 @@ def trained_note(learn, dl, who):
     note = ("These are images of the training set, of which the network knows the answers: "
             "elsewhere it is less often right and less sure with reason. Give a `dl` of other "
             "images.")
-    robust_warn(f"{who}: {note}", 4)
+    robust_warn(f"{who}: {note}")
     return [note]
 
 class Bar:

@@ -39,7 +39,7 @@ def _warn_rare(y, vocab, n_folds):
         robust_warn(f"classes with fewer items than the {n_folds} folds: {', '.join(rare[:10])}. "
                     "Every item is still predicted by a network that did not see it, but where a "
                     "class has a single item that network never saw the class, and the item looks "
-                    "wrong whatever it is. Look at these yourself.", 4)
+                    "wrong whatever it is. Look at these yourself.")
 
 # --- one fold -------------------------------------------------------------------------------------
 def _train(learn, epochs, lr):
@@ -86,7 +86,7 @@ def _probs(learn, y, classes):
         if off > 1e-4: z = z/z.sum(1, keepdim=True)     # half: rounded
         return z.numpy()
     robust_warn("the learner's loss has no activation, so it predicts logits: their softmax is "
-                "taken.", stacklevel=5)
+                "taken.")
     return z.softmax(1).numpy()
 
 def _fold(make_learner, dls, y, valid, classes, seed, fit, seen):

@@ -84,7 +84,7 @@ def _review(act, said, chosen, asked):
         if k := int((chosen & ~given).sum()):
             robust_warn(f"the reviewer decided {given.sum()} rows; {k} flagged ones without a "
                         "decision stay as they are. To treat these by `how` as well, give `top` or "
-                        "`threshold`.", 4)
+                        "`threshold`.")
         act[~given] = ''
     act[given] = said[given]
     act[given & (said == 'keep')] = ''

@@ -65,7 +65,7 @@ class SampleHistory(Recorded, QuickEvents, Callback):
         if self.from_train:
             robust_warn(f"{why}: SampleHistory looks at the items in one more pass over the "
                         "training set instead. `SampleHistory('eval')` asks for that itself, "
-                        "without this warning.", 5)
+                        "without this warning.")
         self.from_train = False
 
     def before_train(self):

@@ -108,7 +108,7 @@ class Memorisation(ColumnsCallback):
             robust_warn(f"{mixed[0].name} trains on mixed images, whose predictions say nothing "
                         "about one label: memorisation is measured by one more pass over the "
                         "training set each epoch instead. `Memorisation('eval')` asks for that "
-                        "itself, without this warning.", 4)
+                        "itself, without this warning.")
 
     def before_train(self): self.counts,self.idxs = None,None
 

@@ -132,7 +132,7 @@ def _warn_one_group(res):
                "groups) or the density does not dip between them")
     robust_warn(f"no separation: {why}. The chances of being clean mean little here: few labels "
                 "are wrong, or the network has not learned enough yet, or has memorised the wrong "
-                "labels already.", stacklevel=4)
+                "labels already.")
 
 def small_loss_split(
     losses,         # Loss of each item (n,); NaN: not measured

@@ -122,7 +122,7 @@ def stored_folds(path, marks, n_folds):
                 old = json.loads(str(f['marks']))
                 fold = f['probs'],float(f['acc']),float(f['seconds'])
         except (zipfile.BadZipFile, KeyError, ValueError, OSError) as e:
-            robust_warn(f"{file} cannot be read ({e}): fold {k+1} is trained again.", stacklevel=4)
+            robust_warn(f"{file} cannot be read ({e}): fold {k+1} is trained again.")
             continue
         if other := [o for o in marks if old.get(o) != marks[o]]:
             raise OtherRun(f"expected folds of this very run in {str(path)!r}, got one of other "

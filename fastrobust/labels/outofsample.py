@@ -16,5 +16,5 @@ def warn_in_sample(
     robust_warn(f"{share:.1%} of the labels are predicted as they are given. Either the labels are "
                 "clean and the task is easy, or the network was trained on these items: then its "
                 "probabilities are no evidence. Take them from `cross_val_preds(make_learner, "
-                "dls)`.", stacklevel=4)
+                "dls)`.")
     return True

@@ -166,6 +166,7 @@ def plant_check(
     kind:str='symmetric' # Their kind
 )->PlantCheck:
     "Compare margins of planted labels with those of all possible plants: copies across folds, or peeking, differ"
+    _kind(kind)
     y,p = need_probs(y, probs)
     mask = np.asarray(mask)
     if not mask.any():

@@ -167,7 +167,7 @@ def _by_file(t, files):
                          "made of.")
     if (pos < 0).any():
         robust_warn(f"{(pos < 0).sum()} of {len(pos)} rows of the report are of files that are "
-                    "not in the training set (of the validation set, deleted): left out.", 5)
+                    "not in the training set (of the validation set, deleted): left out.")
     own = t['item'].to_numpy()
     # listed twice: this one
     same = [p >= 0 and i < len(files) and files[i] == files[p] for i,p in zip(own, pos)]

@@ -49,7 +49,7 @@ def _anchor_T(p, q):
     if alien := np.flatnonzero(T.argmax(1) != np.arange(len(T))).tolist():
         robust_warn(f"no anchor for classes {alien[:10]}: even the item most probably given that "
                     "label looks more like another class, so these rows of T are guesses. Train "
-                    "better, or use how='joint'.", stacklevel=4)
+                    "better, or use how='joint'.")
     return _rows(np.maximum(T, 0))
 
 def estimate_T(

@@ -56,7 +56,7 @@ def _class_map(mapping, n, vocab=None):
         mapping = 'cifar10'
         if vocab is not None and n == 10 and [str(v) for v in vocab] != _CIFAR10:
             robust_warn(f"asymmetric noise uses the papers' CIFAR-10 map on {list(vocab)}. Pass "
-                        "your own `mapping`.", 6)
+                        "your own `mapping`.")
     if isinstance(mapping, str):
         if mapping not in CLASS_MAPS:
             raise ValueError(f"unknown mapping {mapping!r}. {nearest(mapping, CLASS_MAPS)} Or pass "
@@ -84,7 +84,7 @@ def _super_map(mapping, n, vocab=None):
         known = vocab is not None and n == 100
         if known and (str(vocab[0]), str(vocab[-1])) != ('apple', 'worm'):
             robust_warn("superclass noise uses CIFAR-100's grouping on other classes. Pass your "
-                        "own `mapping`.", 6)
+                        "own `mapping`.")
     if mapping == 'next_class': groups = dict.fromkeys(range(n), 0)
     elif isinstance(mapping, str):
         _need_super_map(mapping, n)

@@ -72,7 +72,7 @@ def _read(path):
 @lru_cache(None)
 def _notice():
     robust_warn("CIFAR-N labels are CC BY-NC 4.0: not for commercial use, credit Wei et al. (ICLR "
-                "2022). Said once.", 4)
+                "2022). Said once.")
 
 def _get(d, key, path):
     # a prefix, as in collections of files

@@ -66,7 +66,7 @@ def _open(noise, y, c, X, rng, vocab):
     m = len(noise.images)
     if len(i) > m:
         robust_warn(f"open noise: {m} foreign images for {len(i)} samples: each stands in for "
-                    "several.", 4)
+                    "several.")
     order = rng.permutation(m)
     open_from = np.full(len(y), -1)
     open_from[i] = order[np.arange(len(i)) % m]

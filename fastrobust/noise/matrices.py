@@ -49,12 +49,12 @@ def _warn_T(T, kind):
         names = ', '.join(map(str, bad[:5])) + (' ..' if len(bad) > 5 else '')
         robust_warn(f"{kind} noise: for class {names} the true label is no longer the most "
                     "frequent given one (T is not diagonally dominant), so the labels alone cannot "
-                    "tell which class is meant.", 4)
+                    "tell which class is meant.")
     elif len(T) > 1 and not learnable(T):
         robust_warn(f"{kind} noise: some label is given no more often to its own class than to all "
-                    "(T is not learnable, as cleanlab puts it).", 4)
+                    "(T is not learnable, as cleanlab puts it).")
     elif (cond := np.linalg.cond(T)) > 50:
-        robust_warn(f"{kind} noise: T is nearly singular (condition {cond:.3g}).", 4)
+        robust_warn(f"{kind} noise: T is nearly singular (condition {cond:.3g}).")
 
 # --- matrices -------------------------------------------------------------------------------------
 def noise_matrix(

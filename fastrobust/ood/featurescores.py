@@ -195,7 +195,7 @@ class ReAct(_FeatureScore):
         if self._clip <= f.min():
             robust_warn(f"{self.percentile} % of the training activations are {self._clip:.3g}, "
                         "their lowest value: ReAct clips all there is, and its scores are all the "
-                        "same. Give it a higher percentile.", 4)
+                        "same. Give it a higher percentile.")
 
     def _clipped(self, f):
         "Logits of clipped features"

@@ -27,6 +27,8 @@ def scorers_of(scores):
         out[o.name] = o
     return out
 
+_TAKEN = ('id', 'mean', 'known', 'fit', 'mean near', 'mean far', 'mean all')
+
 def sets_of(unknown, positive, near):
     if not isinstance(unknown, dict):
         raise TypeError(f"expected `unknown` as a dict of sets, got a {type(unknown).__name__}. "
@@ -35,9 +37,9 @@ def sets_of(unknown, positive, near):
         raise ValueError("expected at least one unknown set, got an empty dict. Known images alone "
                          "tell nothing: pass {'name': loader, images or OpenSet}.")
     for k in unknown:
-        if not isinstance(k, str) or k in ('id', 'mean', 'known', 'fit', ''):
+        if not isinstance(k, str) or k in _TAKEN or k == '':
             raise ValueError(f"expected names of unknown sets, got {k!r}. Give a string other than "
-                             "'id', 'mean', 'known' and 'fit', which mean something else in the "
+                             f"{', '.join(map(repr, _TAKEN))}, which mean something else in the "
                              "report.")
     if positive not in ('id', 'ood'):
         raise ValueError("`positive` must be 'id', the known side, or 'ood', the unknown one, got "

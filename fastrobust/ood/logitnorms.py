@@ -70,7 +70,7 @@ class LogitNorms(ColumnsCallback):
         if gone:
             robust_warn(f"LogitNorms has lost its unknown images ({', '.join(gone)}): they are not "
                         "part of an exported learner. Only the validation set is recorded; for "
-                        "both, give it `LogitNorms(unknown)`.", 4)
+                        "both, give it `LogitNorms(unknown)`.")
 
     def _norms(self, data):
         return logit_norm_quantiles(collect(self.learn, data, 'LogitNorms').z)

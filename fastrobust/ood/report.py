@@ -22,7 +22,7 @@ def _drop(scorers, names, why, notes):
     for k in names: scorers.pop(k)
     if names:
         notes.append(f"Left out: {', '.join(names)}; {why}")
-        robust_warn(f"{ME} leaves out {', '.join(names)}: {why}", 4)
+        robust_warn(f"{ME} leaves out {', '.join(names)}: {why}")
 
 def _tap(learn, known, scorers, default, notes):
     "The `FeatureTap` that the scores of features need, if any is asked for"
@@ -117,7 +117,7 @@ def _notes(learn, scorers, fit, known):
     if both:
         note = (f"{both} known images are among those the scores of features were fitted on, which "
                 "flatters these scores. Give known images of their own as `dl`.")
-        robust_warn(f'{ME}: {note}', 5)
+        robust_warn(f'{ME}: {note}')
         yield note
 
 def _all_scores(s, i, looked):

@@ -154,7 +154,7 @@ def draw_bars(fig, reports, title=None):
     ax = fig.add_subplot()
     for j,(label,(t,_,_)) in enumerate(tables.items()):
         off = (j-(k-1)/2)*width
-        look = dict(color=LEARNERS[j%6], hatch=HATCHES[j%6], edgecolor='white', linewidth=0)
+        look = dict(color=LEARNERS[j%6], hatch=HATCHES[(j+j//6)%6], edgecolor='white', linewidth=0)
         at,mean_at = [v+off for v in x.values()],middle+off*wide
         height = t.loc[list(x), 'mean'].astype(float)
         mean = t.loc[core, 'mean'].astype(float).mean()

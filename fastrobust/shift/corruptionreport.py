@@ -91,7 +91,7 @@ def _overlap(learn, names):
     msg = (f"training used operations that overlap with {', '.join(sorted(found))} ({by}): the "
            "errors there are no measure of shifts the learner has not seen. Train without them, or "
            "leave these names out.")
-    robust_warn(msg, 4)
+    robust_warn(msg)
     return sorted(found),[msg[0].upper()+msg[1:]]
 
 # --- the passes -----------------------------------------------------------------------------------

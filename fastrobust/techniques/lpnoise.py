@@ -84,7 +84,7 @@ class LpNoise(DisplayedTransform):
         there = getattr(getattr(dl, 'after_batch', None), 'fs', [])
         if any(isinstance(f, LpNoise) for f in there):
             robust_warn("two LpNoise act one after the other on every image. To draw one kind of "
-                        "noise for each image, give a single LpNoise all the sets.", 6)
+                        "noise for each image, give a single LpNoise all the sets.")
 
     def sets_for(self, size):
         "The sets of noise for images of `size` (c,h,w)"

@@ -7,7 +7,7 @@ from torch import nn
 __all__ = []
 
 class AuxOut(NamedTuple):
-    "What a network with auxiliary heads returns in training: main logits (bs,c) and the list of auxiliary ones"
+    "What a network with auxiliary heads returns in training: main logits (bs,c) and the tuple of auxiliary ones"
     main: object
     aux: tuple
 

@@ -48,7 +48,7 @@ class TwoNetworks(Selection):
         n = sum(p.numel() for p in head)
         robust_warn(f"{self.name}: the network is trained already, so the second one shares its "
                     f"start except for the head ({n:,} parameters drawn anew). `second=` takes a "
-                    "function that gives another one.", 8)
+                    "function that gives another one.")
         return fresh_copy(a, head)
 
     def heads(self, pred): return list(pred)
