@@ -74,4 +74,4 @@ def test_a_warning_names_the_users_line():
         learn.fit(1); here = inspect.currentframe().f_lineno
         fit_temperature(torch.zeros(12, 3), torch.arange(12)%3); there = inspect.currentframe().f_lineno
     ours = [o for o in said if issubclass(o.category, RobustWarning)]
-    assert [(o.filename, o.lineno) for o in ours] == [(__file__, here), (__file__, there)], [str(o.message) for o in ours]
+    assert [(o.filename, o.lineno) for o in ours] == [(__file__, here), (__file__, there)]
