@@ -4,7 +4,7 @@ from fastai.interpret import ClassificationInterpretation
 from matplotlib.figure import Figure
 from fastrobust.calibration.charts import plot_reliability
 from fastrobust.calibration.report import calibration_report
-from fastrobust.inference.keys import activation_key, model_key
+from fastrobust.inference.keys import activation_key, model_key, pixels_key
 from fastrobust.labels.history import SampleHistory
 from fastrobust.labels.memorisation import Memorisation, plot_memorisation
 from fastrobust.labels.pictures import plot_loss_split, plot_noise_matrices
@@ -21,7 +21,7 @@ from fastrobust.tails.report import tail_report
 __all__ = ['RobustInterpretation']
 
 def _same(a, b):
-    "The same object, or equal values; images are never compared pixel by pixel"
+    "The same object, or equal values; of images changed in place `pixels_key` tells"
     if a is b: return True
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
@@ -105,7 +105,8 @@ class RobustInterpretation(ClassificationInterpretation):
             raise TypeError("expected `report`, or settings of a new one, got both "
                             f"({', '.join(settings)}). Leave one out.")
         if report is not None: return report
-        now = [make, settings, self.learn.dls, model_key(self.learn), activation_key(self.learn)]
+        now = [make, settings, pixels_key(settings), self.learn.dls, model_key(self.learn),
+               activation_key(self.learn)]
         for then,made in self._made:
             if _same(then, now): return made
         made = make(self.learn, dl=self.dl, **settings)

@@ -43,4 +43,5 @@ def wilson_interval(
         mid = p + z*z/(2*n)
         half = z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))
         scale = 1 + z*z/n
-        return (mid-half)/scale,(mid+half)/scale
+        lo,hi = (mid-half)/scale,(mid+half)/scale
+        return lo.clip(0, 1),hi.clip(0, 1)      # at 0 and n of n rounding leaves them by 1e-17

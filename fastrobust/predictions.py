@@ -42,14 +42,15 @@ def need_rows(
 ): # Labels, int64 (n,)
     "Refuse all but one label in 0..c-1 for each row"
     if _swapped(a, y):
-        raise ValueError(f"expected {what} (n,c) and labels (n,), got the other way round: "
-                         f"{y.shape} for the {what}' labels, {a.shape} for the {what}. This "
-                         f"function takes {order}.")
+        raise ValueError(f"expected {what} (n,c) and labels (n,), got the other way round: labels "
+                         f"of shape {y.shape} and {what} of shape {a.shape}. This function takes "
+                         f"{order}.")
     both = f"expected {what} (n,c), c >= 2, with labels (n,), n >= 1, got {a.shape} and {y.shape}"
     if a.ndim != 2 or not len(a) or a.shape[1] < 2 or a.dtype.kind not in 'fiub':
+        fix = ''
+        if what == 'probabilities': fix = '; of a single output p take the columns 1-p and p'
         raise ValueError(f"{both} of {a.dtype}. Give at least one item and two classes, one row "
-                         "per item and one column per class; of a single output p take the columns "
-                         "1-p and p.")
+                         f"per item and one column per class{fix}.")
     if y.ndim == 2: raise ValueError(f"{both}. Of one-hot labels take `.argmax(1)`.")
     if y.shape != a.shape[:1]:
         raise ValueError(f"{both}: not as many labels as rows. Select both alike, in one order.")

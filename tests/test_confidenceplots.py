@@ -186,6 +186,11 @@ def test_a_report_is_made_once_until_something_changes(monkeypatch):
     assert news()[0] == ['ood_report', 'calibration_report', 'tail_report']
     i.plot_ood(other), i.plot_ood(BLOBS, 'energy'), i.plot_ood(BLOBS, near=['unknown']), i.plot_reliability(n_bins=9)
     assert news()[0] == ['ood_report']*3 + ['calibration_report']
+    changed = BLOBS.clone() if isinstance(BLOBS, torch.Tensor) else BLOBS.copy()
+    i.plot_ood(changed)
+    changed[:] = 255
+    i.plot_ood(changed), i.plot_ood(changed)
+    assert news()[0] == ['ood_report']*2
     for again in ((1, 5), [1, 5]): i.plot_corruptions(names='fog', severities=again)
     i.plot_corruptions(names='fog', severities=[1]), i.plot_reliability()
     assert news()[0] == ['corruption_report']*2

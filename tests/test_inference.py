@@ -8,9 +8,13 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.tabular.core import Categorify, TabularPandas
 from fastai.tabular.learner import tabular_learner
 from fastai.data.block import CategoryBlock
+from fastai.data.core import DataLoaders
 from fastai.torch_core import set_seed
+from fastcore.basics import fastuple
+from fastrobust.basics import RobustWarning
 from fastrobust.calibration.report import calibration_report
 from fastrobust.inference.passes import AtRest, by_position, shifted_preds, training_probs
+from fastrobust.labels.crossval import cross_val_preds
 from fastrobust.labels.history import SampleHistory
 from fastrobust.labels.memorisation import measure_memorisation
 from fastrobust.labels.report import noise_report
@@ -149,6 +153,46 @@ def test_tables_go_the_same_way():
     p = training_probs(learn, 'test')
     want = learn.get_preds(dl=dls.train.new(shuffle=False, drop_last=False))[0]
     assert p == pytest.approx(want.numpy(), abs=1e-6) and len(p) == 45
+
+class Pair(fastuple): pass
+def two_of_them(xs): return Pair(xs, 1-xs)
+def by_name(xs): return dict(a=xs, b=1-xs)
+
+@pytest.mark.parametrize('bundle', [two_of_them, by_name])
+def test_inputs_of_several_tensors(bundle):
+    class Both(nn.Module):
+        def __init__(self): super().__init__(); self.net = nn.Linear(4, 3)
+        def forward(self, x):
+            a,b = x.values() if isinstance(x, dict) else x
+            return self.net(a) + 2*self.net(b)
+    set_seed(1)
+    X,y = torch.rand(30, 4),torch.arange(30)%3
+    dls = DataLoaders.from_dsets(*[[(bundle(a), b) for a,b in zip(X, y)]]*2, bs=8)
+    dls.vocab,dls.c = list('abc'),3
+    learn = Learner(dls, Both(), loss_func=CrossEntropyLossFlat())
+    z,targs = by_position(learn, dls.train, 'test')
+    with torch.no_grad(): want = learn.model(bundle(X))
+    torch.testing.assert_close(z, want)
+    assert torch.equal(targs, y)
+    half = Learner(dls, Both().bfloat16(), loss_func=CrossEntropyLossFlat())
+    assert by_position(half, dls.valid, 'test')[0].dtype == torch.float32
+    with AtRest(learn, 'test') as rest, pytest.raises(ValueError, match=r'per image, \(30,c\)'):
+        learn.model.net = nn.Linear(4, 1)
+        rest.logits(bundle(X))
+
+def test_without_a_validation_set():
+    dls = tiny_dls()
+    learn = make(plain, DataLoaders(dls.train))
+    for f in (calibration_report, tail_report, shifted_preds):
+        with pytest.raises(ValueError, match='with a validation loader, got 1 loaders. Give `dl`'): f(learn)
+
+def test_callbacks_of_the_users_own_are_named():
+    class Flip(Callback):
+        def before_batch(self):
+            if not self.training: self.learn.xb = (1-self.x,)
+    with pytest.warns(RobustWarning, match='cross_val_preds runs the model without callbacks, but Flip') as said:
+        cross_val_preds(lambda dls: make(plain, dls, [Flip()]), tiny_dls(), n_folds=3, epochs=1, verbose=False)
+    assert sum('Flip' in str(o.message) for o in said) == 1
 
 def test_by_position_undoes_a_loader_that_sorts():
     dls = tiny_dls(n=40, bs=8)

@@ -70,6 +70,8 @@ def test_wilson_interval():
     lo,hi = wilson_interval([1, 0, .5, np.nan], [10, 10, 10, 0], 1.959964)
     assert np.allclose(lo, [.722467, 0, .236593, np.nan], atol=1e-6, equal_nan=True)
     assert np.allclose(hi, [1, .277533, .763407, np.nan], atol=1e-6, equal_nan=True)
+    n = np.arange(1, 400)
+    assert wilson_interval(0*n, n)[0].min() == 0 and wilson_interval(n/n, n)[1].max() == 1      # not by 1e-17
 
 @pytest.mark.parametrize('pred,y,match', [
     ([1, 2], [1], r'labels \(n,\), n >= 1'), ([], [], 'n >= 1'), ([.5, 1.], [0, 1], 'ints, positions'),

@@ -3,7 +3,7 @@ import inspect, sys
 from functools import partial
 from fastcore.imports import IN_NOTEBOOK
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_cycle)
-from fastrobust.basics import nearest, need_whole, robust_warn
+from fastrobust.basics import is_whole, nearest, need_whole, robust_warn
 from fastrobust.compare.result import Comparison
 from fastrobust.compare.run import EXAMPLE, one_run, tell_run, what_row
 from fastrobust.resting import keep_random
@@ -52,7 +52,7 @@ def compare(
 ) -> Comparison:
     "Train every row with every seed and put the numbers side by side; Ctrl-C or a failing row keeps all finished runs"
     named = _check(make_learner, rows, epochs)
-    seeds = list(range(seeds) if isinstance(seeds, int) else seeds)
+    seeds = list(range(seeds) if is_whole(seeds) else seeds)
     if baseline is None: baseline = next(iter(rows))
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"expected at least one seed and none twice, got {seeds}. Say seeds=3.")

@@ -1,6 +1,7 @@
 "Digests by which results are known to be of the same network, images and settings; nothing is kept but the digests"
 import hashlib, re
 from pathlib import Path
+import numpy as np
 import torch
 from torch import Tensor
 from fastai.callback.fp16 import MixedPrecision
@@ -58,6 +59,14 @@ def net_mark(model):
     return sum(p.detach().double().sum().item() for p in model.parameters())
 
 # --- the images -----------------------------------------------------------------------------------
+def pixels_key(o):
+    "Digests of the arrays and tensors in `o`, at any depth: one that was changed in place has another"
+    if isinstance(o, dict): return [pixels_key(v) for v in o.values()]
+    if isinstance(o, (list, tuple)): return [pixels_key(v) for v in o]
+    if isinstance(o, np.ndarray): return _hash(12, np.ascontiguousarray(o).tobytes()).hexdigest()
+    if isinstance(o, Tensor): return _hash(12, _bytes(o)).hexdigest()
+    return ''
+
 class Peek:
     "A `change` that changes nothing and remembers the size of the images and a digest of their pixels"
     def __init__(self):

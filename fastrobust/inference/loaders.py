@@ -57,6 +57,15 @@ def need_loader(dl, who):
                     "where that normalises. Make one: `learn.dls.test_dl(items, "
                     "with_labels=True)`, or array_dls.")
 
+def asked_loader(learn, dl, who):
+    "`dl`, or the validation loader where it is None"
+    if dl is not None: return need_loader(dl, who)
+    if len(learn.dls.loaders) < 2:
+        raise ValueError(f"{who} expected a learner with a validation loader, got "
+                         f"{len(learn.dls.loaders)} loaders. Give `dl`, a loader with labels, such "
+                         "as `learn.dls.test_dl(items, with_labels=True)`.")
+    return need_loader(learn.dls.valid, who)
+
 class Reader:
     "Within `with`: a loader in validation mode, every item once, in order; batches of inputs and targets"
     def __init__(self,

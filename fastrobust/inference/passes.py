@@ -6,8 +6,9 @@ from contextlib import ExitStack, nullcontext
 import torch
 from torch import Tensor
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.torch_core import apply, find_bs
 from fastrobust.basics import batch_idxs, epoch_idxs, plain_dl
-from fastrobust.inference.loaders import Reader, need_image, need_loader, need_target
+from fastrobust.inference.loaders import Reader, asked_loader, need_image, need_target
 from fastrobust.inference.notes import warn_callbacks
 from fastrobust.pixels import PixelSpace
 from fastrobust.resting import at_rest
@@ -41,16 +42,18 @@ class AtRest:
         dl,         # A fastai loader; it stays as it is
         cut=False   # Stop at the pixels before Normalize? `Reader.finish` does the rest
     )->Reader:
-        "`dl` as in validation: every item once, in order, not augmented"
+        "`dl` as in validation, until the `with` ends: every item once, in order, not augmented"
         return self._open.enter_context(Reader(dl, cut, self.who))
 
     def place(self, x):
-        "`x` where the network is, floats in its precision"
+        "The tensors of an input, however they are bundled, where the network is, floats in its precision"
         p = next(self.model.parameters(), None)
         if p is None: return x
-        if x.is_floating_point() and p.is_floating_point():
-            return x.to(p.device, p.dtype)
-        return x.to(p.device)
+        def one(o):
+            if not isinstance(o, Tensor): return o
+            same_kind = o.is_floating_point() and p.is_floating_point()
+            return o.to(p.device, p.dtype) if same_kind else o.to(p.device)
+        return apply(one, x)
 
     def logits(self,
         *xb     # The inputs of a batch
@@ -59,11 +62,12 @@ class AtRest:
         xb = [self.place(x) for x in xb]
         with autocast(self.learn): z = self.model(*xb)
         if isinstance(z, (tuple, list)): z = z[0]
-        if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(xb[0]) or z.shape[1] < 2:
+        n = find_bs(xb)
+        if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != n or z.shape[1] < 2:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"expected a row of at least two logits per image, ({len(xb[0])},c), "
-                             f"from the model, got {got}. What is measured here is defined for "
-                             "single-label classification.")
+            raise ValueError(f"expected a row of at least two logits per image, ({n},c), from the "
+                             f"model, got {got}. What is measured here is defined for single-label "
+                             "classification.")
         return z.as_subclass(Tensor).float()
 
 # --- images, changed ------------------------------------------------------------------------------
@@ -116,7 +120,7 @@ def _rows(rest, reader, changes, tick=None, keep=None):
 def passes(learn, dl, changes, who, tick=None, keep=None):
     """`shifted_preds` for several changes of each batch, which is loaded and decoded once: ([logits], y). `tick()` is
     called after each forward pass, `keep(z, y)` gives what to keep of a batch of logits"""
-    dl = need_loader(learn.dls.valid if dl is None else dl, who)
+    dl = asked_loader(learn, dl, who)
     with AtRest(learn, who) as rest:
         if getattr(dl, 'n', None) == 0: return _rows(rest, [], changes)
         warn_callbacks(learn, who)

@@ -4,7 +4,7 @@ from itertools import product
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from fastrobust.inference.loaders import need_image, need_loader
+from fastrobust.inference.loaders import asked_loader, need_image
 from fastrobust.inference.passes import AtRest, autocast
 from fastrobust.training.surgery import Surgery
 
@@ -119,7 +119,7 @@ def feature_tap(
     dl=None # fastai loader whose first images show the way; None: `learn.dls.valid`
 ):
     "`FeatureTap` of the last nn.Linear if its output, or the mean of two networks', is the logits; None if none is"
-    dl = need_loader(learn.dls.valid if dl is None else dl, 'feature_tap')
+    dl = asked_loader(learn, dl, 'feature_tap')
     linear = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
     with AtRest(learn, 'feature_tap') as rest:
         x = first_images(learn, dl, 'feature_tap')

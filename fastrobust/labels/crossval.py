@@ -9,6 +9,7 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastrobust.basics import need_whole, robust_warn, target_vocab
 from fastrobust.data.editing import given_labels, split_items, stratified_folds
+from fastrobust.inference.notes import warn_callbacks
 from fastrobust.inference.passes import by_position
 from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
 from fastrobust.resting import keep_random
@@ -96,10 +97,12 @@ def _fold(make_learner, dls, y, valid, classes, seed, fit, seen):
     part = split_items(dls, ~valid, valid)
     learn = make_learner(part)
     _need_own(learn, part, seen)
+    first = not seen
     seen.update((id(p), weakref.ref(p)) for p in learn.model.parameters())
     with learn.no_bar(), learn.no_logging():
         fit(learn)
         _need_own(learn, part, {})
+        if first: warn_callbacks(learn, 'cross_val_preds')
         probs = _probs(learn, y[valid], classes)
     acc = float((probs.argmax(1) == y[valid]).mean())
     return probs,acc,time.perf_counter()-t

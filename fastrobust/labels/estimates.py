@@ -12,38 +12,38 @@ WEAK = .45      # Agreement with the given labels below which a network says lit
 ERRS = .2       # Share of labels contradicted beyond the estimated rate: the network's own errors
 LIKELY = .05    # Share of errors to try the ranking on where none were planted
 
-def ranking_of(own, rival, planted):
+def ranking_of(own, rivals, planted):
     "Share of planted errors among as many labels that rank first, its interval, and how many that are"
-    # suspicion and margin of the given labels, and of all others
-    (s,m),(rs,rm) = own,rival
-    if planted is None: return _expected_ranking(s, m, rs, rm)
+    # suspicion and margin, of the given labels and of all others
+    suspicion,margin = own
+    rival_suspicion,rival_margin = rivals
+    if planted is None: return _expected_ranking(own, rivals)
     new,mask = planted
-    at = np.arange(len(s))
-    s = np.where(mask, rs[at, new], s)
-    m = np.where(mask, rm[at, new], m)
+    at = np.arange(len(suspicion))
+    suspicion = np.where(mask, rival_suspicion[at, new], suspicion)
+    margin = np.where(mask, rival_margin[at, new], margin)
     k = int(mask.sum())
-    first = np.lexsort((m, -s))[:k]
+    first = np.lexsort((margin, -suspicion))[:k]
     found = int(mask[first].sum())
     rate = found/k
     lo,hi = wilson_interval(rate, k)
     return rate,float(lo),float(hi),k
 
-def _expected_ranking(s, m, rs, rm):
+def _expected_ranking(own, rivals):
     "`ranking_of` where none were planted: what to expect of errors in k labels at random"
-    n = len(s)
+    n = len(own[0])
     k = max(round(LIKELY*n), 1)
-    others = ~np.isnan(rm)
-    s = np.append(s, rs[others])
-    m = np.append(m, rm[others])
-    plants = np.arange(len(s)) >= n
+    others = ~np.isnan(rivals[1])
+    suspicion,margin = [np.append(o, r[others]) for o,r in zip(own, rivals)]
+    is_plant = np.arange(len(suspicion)) >= n
 
-    chance = np.random.default_rng(0).random(len(s))    # a sure network makes ties
-    o = np.lexsort((chance, m, -s))
+    chance = np.random.default_rng(0).random(len(suspicion))    # a sure network makes ties
+    order = np.lexsort((chance, margin, -suspicion))
     share = k/n
-    w = np.where(plants, share/others.sum(), (1-share)/n)
-    w,plants = w[o],plants[o]
+    w = np.where(is_plant, share/others.sum(), (1-share)/n)
+    w,is_plant = w[order],is_plant[order]
     first = w.cumsum() <= share
-    found = (w*plants)[first].sum()
+    found = (w*is_plant)[first].sum()
     return float(found*n/k),np.nan,np.nan,k
 
 class _OutOfSample(np.ndarray): out_of_sample = True

@@ -167,6 +167,9 @@ def plot_noise_matrices(
     title=None      # Above all of them
 )->Figure:
     "Noise matrices side by side on one scale: given, estimated, true"
+    if not isinstance(matrices, dict):
+        raise TypeError("expected `matrices` as a dict from name to T, got a "
+                        f"{type(matrices).__name__}. Pass {{'true': T}}.")
     ms = {k: np.asarray(v, dtype=float) for k,v in matrices.items()}
     c = len(next(iter(ms.values()))) if ms else 0
     if not c or any(m.shape != (c, c) for m in ms.values()):
