@@ -61,13 +61,17 @@ def pixel_space(dls):
     return PixelSpace(mean, std, loose)
 
 # --- a look at the data ---------------------------------------------------------------------------
-def peek(dls, valid=True):
-    "One batch of `dls`, of validation if there is any; looking leaves loaders and random streams as they were"
+def some_batch(dls):
+    "One batch of `dls`, of validation if there is any; the loader stays as it was, torch's random stream goes on"
     dl = dls.train
-    if valid and len(dls.loaders) > 1 and len(dls.valid_ds): dl = dls.valid
-    with keep_random(), _keep_rng(dl):
+    if len(dls.loaders) > 1 and len(dls.valid): dl = dls.valid
+    with _keep_rng(dl):
         if hasattr(dl, 'one_batch'): return dl.one_batch()
         return next(iter(dl))
+
+def peek(dls):
+    "`some_batch`, and random streams stay where they were too"
+    with keep_random(): return some_batch(dls)
 
 @contextmanager
 def _keep_rng(dl):

@@ -128,7 +128,7 @@ def stratified_folds(
 )->np.ndarray: # Fold of each item, (n,)
     "Deal the items to folds class by class: sizes differ by at most 1, over all items and within each class"
     y = np.asarray(y)
-    need_whole('n_folds', n_folds, 2, len(y), fix='There cannot be more folds than items. Try 5.')
+    need_whole('n_folds', n_folds, 2, len(y), what='at most one an item', fix='Try 5.')
     rng = np.random.default_rng(seed)
     order = np.lexsort((rng.random(len(y)), y))
     folds = np.empty(len(y), np.int64)

@@ -14,7 +14,7 @@ AUX_KINDS = ('gaussian', 'rademacher', 'blob', 'textures')
 
 def blurred(x, sigma):
     "Gaussian blur of (n,c,h,w), borders reflected; four standard deviations to each side, as far as the image reaches"
-    side = [2*min(int(4*sigma+.5), n-1)+1 for n in x.shape[-1:-3:-1]]
+    side = [2*min(int(4*sigma+.5), n-1)+1 for n in x.shape[-2:]]
     return gaussian_blur(x, [min(side)]*2, [sigma]*2)
 
 def _textures(n, c, h, w, g):

@@ -26,10 +26,9 @@ def check_augmix(severity, width, depth, alpha):
         raise ValueError(f"`{name}` must be {what}, got {given[name]}. The paper uses {usual}.")
 
     need(.1 <= severity <= 10, 'severity', 'in [0.1,10]', '3 for CIFAR, 1 for ImageNet')
-    whole = 1 <= width < float('inf') and width == int(width)
-    need(whole, 'width', 'a whole number of chains, at least 1', 3)
-    whole = depth == -1 or 1 <= depth < float('inf') and depth == int(depth)
-    need(whole, 'depth', 'a whole number from 1 on, or -1',
+    def whole(v): return 1 <= v < float('inf') and v == int(v)
+    need(whole(width), 'width', 'a whole number of chains, at least 1', 3)
+    need(depth == -1 or whole(depth), 'depth', 'a whole number from 1 on, or -1',
          '-1: 1 to 3 operations, drawn for each chain')
     need(0 < alpha < float('inf'), 'alpha', 'positive and finite', 1)
 
@@ -97,8 +96,8 @@ def draw_augmix(
     m = gm[:, 0]/gm.sum(1)
     return AugMixDraw(op, arg, w, m)
 
-# values of the images whose chains are held at a time; a 32nd of them is mixed at once, in the
-# cache
+# values of the images whose chains are held at a time;
+# a 32nd of them is mixed at once, in the cache
 _chains = 2**22
 
 @torch.no_grad()

@@ -24,8 +24,8 @@ def as_lp_set(o):
     if not isinstance(o, (tuple, list)) or len(o) not in (2, 3):
         raise TypeError("expected a set of noise as (p, eps), (p, (lo, hi)) or (p, eps, kind), got "
                         f"{o!r}. For example [(2, 2.5), (float('inf'), (0, .1))].")
-    p,eps,kind = (*o, 'ball')[:3]
-    p = check_p(p)
+    kind = o[2] if len(o) == 3 else 'ball'
+    p,eps = check_p(o[0]),o[1]
     check_kind(kind)
     return LpSet(p, _checked_sizes(p, eps), kind)
 

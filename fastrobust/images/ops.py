@@ -6,7 +6,7 @@
 # alone: Pillow blends them with their own grey version.
 import torch
 from torch import Tensor
-from fastrobust.images import kernels as pixelkernels
+from fastrobust.images import kernels
 
 __all__ = []
 
@@ -41,8 +41,8 @@ def _at_once(x):
 def _shares(op):
     "Each operation's kernel and its part of the ordered `op`: (kernel, start, end)"
     starts = torch.searchsorted(op, torch.arange(len(AUGMIX_OPS)+1)).tolist()
-    kernels = [getattr(pixelkernels, name) for name in AUGMIX_OPS]
-    return zip(kernels, starts, starts[1:])
+    ops = [getattr(kernels, name) for name in AUGMIX_OPS]
+    return zip(ops, starts, starts[1:])
 
 def run_ops(x, op, arg):
     "`apply_ops` without its checks; may write into `x`"

@@ -4,7 +4,7 @@ from functools import partial
 from typing import NamedTuple
 import torch
 from torch import nn
-from fastrobust.pixels import peek
+from fastrobust.pixels import some_batch
 from fastrobust.resting import at_rest, keep_random
 from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
 
@@ -74,11 +74,12 @@ def _steps(call):
     return found
 
 def _pooling(steps):
-    "Position of the first step to one pixel that pools over the whole image, or None"
+    "Position of the first step to one pixel that pools over the whole image; where none does, their number"
     for i in range(1, len(steps)):
         stage,conv = steps[i]
         before = steps[i-1][0].area
         if stage.area == 1 < before and (before > 4 or not conv): return i
+    return len(steps)
 
 def _stages(call):
     steps = _steps(call)
@@ -201,7 +202,7 @@ _REMEDY = (" Use a ResNet or another image network (nn.Conv2d), or a technique w
 
 def _two_rows(dls):
     "The first two items of a batch"
-    b = peek(dls)
+    b = some_batch(dls)
     n_inp = getattr(dls, 'n_inp', max(1, len(b)-1))
     return [x[:2].as_subclass(torch.Tensor) for x in b[:n_inp]]
 
@@ -222,6 +223,6 @@ def add_aux_heads(
         got = f"{type(model).__name__} without convolution over images."
         raise ValueError(_NO_GRID + got + _REMEDY)
     p = next(model.parameters())
-    xb = [_like(x, p) for x in _two_rows(dls)]
     with keep_random():
+        xb = [_like(x, p) for x in _two_rows(dls)]
         return wrap_each(model, lambda net: AuxHeads(net, *xb, predict=predict, n_heads=n_heads))

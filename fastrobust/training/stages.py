@@ -10,6 +10,15 @@ class Stages:
     "What a technique can do to a training batch; it overrides only what its paper needs"
     # The loss object behind `base`, if there is one: its class weights count in the mean
     base_loss = None
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        owner = lambda k: next(c for c in cls.__mro__ if k in vars(c))
+        a,b = owner('penalty'),owner('penalty_of')
+        if b is not Stages and a is not b and issubclass(a, b):
+            raise TypeError(f"{cls.__name__}.penalty would never be asked: {b.__name__} has "
+                            "`penalty_of(head)`, which comes first. Override that one; `head.z` "
+                            "and `head.part` are what `penalty` is given.")
+
     def rows(self, x):
         "Extra inputs (k,C,H,W) for the forward pass of the normalised batch `x`, or None"
     def heads(self, pred):

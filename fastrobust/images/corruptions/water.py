@@ -40,10 +40,12 @@ def _sobel(x):
     s = F.pad(x, (1, 1, 1, 1), mode='replicate')
     left,_,right = _three(s, -1)
     above,_,below = _three(s, -2)
-    dx,dy = right-left,below-above
-    above,dx,below = _three(dx, -2)
-    left,dy,right = _three(dy, -1)
-    return above + 2*dx + below,left + 2*dy + right
+    # each difference is summed over its three rows or columns, the middle one twice
+    top,middle,bottom = _three(right-left, -2)
+    dx = top + 2*middle + bottom
+    first,middle,last = _three(below-above, -1)
+    dy = first + 2*middle + last
+    return dx,dy
 
 def _ridges(m, dx, dy):
     "Where the norm `m` of the gradient is larger than at both neighbours in its direction"

@@ -61,6 +61,7 @@ class TrainedOpenSets(Callback):
 
 class OpenSetRows(Technique):
     "Add lam CE(f(x_aux), u), u drawn anew at every step from any prior (arXiv 2106.10891, 2206.08802)"
+    labels,class_weight = None,None
     def __init__(self,
         # Open-set images: array (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; fastai
         # DataLoader(s), labels ignored; an `OpenSet`. Of no class of the training set
@@ -83,7 +84,6 @@ class OpenSetRows(Technique):
         self.labels,self.class_weight = labels,class_weight
         self.take(aux, bs, dynamic, joint_bn)
 
-    labels,class_weight = None,None
     def take(self, aux, bs, dynamic, joint_bn):
         "Keep images and settings that all open-set techniques have"
         if bs is not None: need_whole('bs', bs, 1, fix='None takes as many as the batch has.')
