@@ -2,6 +2,7 @@
 import difflib, sys, warnings
 from numbers import Integral, Real
 import torch
+from fastai.learner import Learner
 
 __all__ = ['RobustWarning']
 
@@ -29,6 +30,12 @@ def need_number(name, v):
     "Refuse what is no number, before a comparison fails obscurely"
     if isinstance(v, bool) or not isinstance(v, Real):
         raise TypeError(f"`{name}` must be a number, got {v!r}. Give one such as 1.")
+
+def need_learner(learn):
+    "Refuse anything but a Learner"
+    if isinstance(learn, Learner): return
+    raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Give the learner; a "
+                    "model alone: Learner(dls, model).")
 
 def is_whole(v):
     "A whole number of any kind, Python's or numpy's? True and False are none"

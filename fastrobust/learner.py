@@ -8,7 +8,7 @@ from fastai.learner import Learner
 from fastai.vision.learner import model_meta, vision_learner, _default_meta
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.pixels import peek_images
-from fastrobust.recipes import get_recipe
+from fastrobust.recipes import RECIPES, get_recipe
 from fastrobust.training.callback import ensure_objective
 from fastrobust.training.checks import check
 from fastrobust.training.technique import Technique
@@ -16,9 +16,23 @@ from fastrobust.training.technique import Technique
 __all__ = ['robust_learner']
 
 def _known(cls=Technique):
+    "Names of the techniques, without the bases they are built on"
     names = set()
-    for c in cls.__subclasses__(): names |= {c.__name__, *_known(c)}
+    for c in cls.__subclasses__():
+        names |= set(_known(c))
+        if '.bases.' not in c.__module__: names.add(c.__name__)
     return sorted(names)
+
+def _hint(name):
+    "What was meant by a technique that is a string"
+    if name in RECIPES: return f"That is a recipe: write recipe={name!r}."
+    if name in _known(): return f"Write {name}(...)."
+    return nearest(name, _known())
+
+def _need_dls(dls):
+    if hasattr(dls, 'loaders'): return
+    raise TypeError(f"expected DataLoaders, got a {type(dls).__name__}. The data come first: "
+                    "robust_learner(dls, resnet18).")
 
 def _as_list(techniques):
     if techniques is None: return []
@@ -28,7 +42,7 @@ def _as_list(techniques):
         if isinstance(t, type) and issubclass(t, Callback):
             raise TypeError(f"expected techniques with their settings, got the class {t.__name__}. "
                             f"Write {t.__name__}(...).")
-        hint = nearest(t, _known()) if isinstance(t, str) else ''
+        hint = _hint(t) if isinstance(t, str) else ''
         raise TypeError(f"expected techniques such as AugMix() or LogitClip(1.), got {t!r}. {hint}")
     return ts
 
@@ -116,6 +130,7 @@ def robust_learner(
     if isinstance(loss, type):
         raise TypeError(f"expected a loss, got the class {loss.__name__}. Write "
                         f"{loss.__name__}(...).")
+    _need_dls(dls)
     _check_arch(arch, learner_func, dls)
 
     if isinstance(arch, nn.Module):

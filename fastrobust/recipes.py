@@ -1,5 +1,5 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
-import inspect
+import functools, inspect
 from fastrobust.basics import n_classes, nearest
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import aux_images
@@ -24,19 +24,16 @@ class Recipe:
         epochs:int, # From scratch, as measured in nbs/benchmarks/RESULTS.md
         cost:str    # Of a step, beside plain training
     ):
+        # help, signature and docments are those of the function
+        functools.update_wrapper(self, make)
         self.make,self.name,self.use = make,name,use
         self.epochs,self.cost = epochs,cost
+        self.__name__ = name
 
-    @property
-    def __name__(self): return self.name
-    @property
-    def __doc__(self): return self.make.__doc__
-    @property
-    def __signature__(self): return inspect.signature(self.make)
     def __call__(self, dls, **kwargs): return self.make(dls, **kwargs)
 
     def __repr__(self):
-        dls,*takes = self.__signature__.parameters.values()
+        dls,*takes = inspect.signature(self).parameters.values()
         settings = ', '.join(f'{p.name}={p.default}' for p in takes)
         facts = dict(use=self.use, what=self.__doc__, settings=settings,
                      epochs=f'{self.epochs}, from scratch', cost=self.cost)

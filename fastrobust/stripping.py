@@ -7,7 +7,7 @@ from fastai.callback.rnn import ModelResetter, RNNCallback
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
-from fastrobust.basics import robust_warn
+from fastrobust.basics import need_learner, robust_warn
 from fastrobust.calibration.temperature import bare_loss, temperature_of
 from fastrobust.data.apart import OPEN_SET_FACTS, trained_open_sets
 from fastrobust.pixels import peek_images
@@ -143,8 +143,7 @@ def strip(
     """A new plain Learner with the trained network, fastai and torch classes only; its export loads without fastrobust.
     A temperature goes into the last linear layer: the same probabilities, logits divided by it. What it was trained on
     as open set stays known, in the field `trained_open_sets`: `ood_report` must not take that for unknown"""
-    if not isinstance(learn, Learner):
-        raise TypeError(f"expected a Learner, got {type(learn).__name__}. Pass the learner.")
+    need_learner(learn)
     if which not in ('a', 'b'):
         raise ValueError(f"expected `which` to be 'a' or 'b', one network, got {which!r}. What "
                          "predicts with several (an ensemble, main and auxiliary heads) is saved "

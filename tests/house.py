@@ -13,10 +13,18 @@ def modules(root=PACKAGE):
     name = lambda p: '.'.join(p.relative_to(root).with_suffix('').parts).removesuffix('.__init__')
     return {name(p): p for p in paths}
 
+def _at_once(tree):
+    "Nodes that run when the module is imported: all that are in no function"
+    todo = list(ast.iter_child_nodes(tree))
+    while todo:
+        n = todo.pop()
+        yield n
+        if not isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)): todo += ast.iter_child_nodes(n)
+
 def imports(tree, top_only=False):
-    "(module, names, node) of every import; of one inside a function too, unless `top_only`"
-    for n in tree.body if top_only else ast.walk(tree):
-        if isinstance(n, ast.ImportFrom): yield n.module or '',[a.name for a in n.names],n
+    "(module, names, node) of every import, a relative one with its dots; inside functions too, unless `top_only`"
+    for n in _at_once(tree) if top_only else ast.walk(tree):
+        if isinstance(n, ast.ImportFrom): yield '.'*n.level + (n.module or ''),[a.name for a in n.names],n
         if isinstance(n, ast.Import):
             for a in n.names: yield a.name,[],n
 
@@ -53,7 +61,19 @@ def circles(pairs):
 def private_imports(root=PACKAGE):
     "Names with an underscore that one module takes from another"
     hidden = lambda k: k.startswith('_') and not k.startswith('__')
-    return [(a, b, k) for a,b,ks in arrows(root) for k in ks if hidden(k)]
+    found = [(a, b, k) for a,b,ks in arrows(root) for k in ks if hidden(k)]
+    for me,p in modules(root).items():      # and as attributes of a module
+        tree,known = ast.parse(p.read_text()),{}
+        for mod,names,n in imports(tree):
+            if mod.split('.')[0] != root.name: continue
+            for a in n.names:
+                full = f'{mod}.{a.name}' if names else mod
+                dep = full[len(root.name)+1:]
+                if dep in modules(root) and (names or a.asname): known[a.asname or a.name] = dep
+        for n in ast.walk(tree):
+            if not isinstance(n, ast.Attribute) or not isinstance(n.value, ast.Name): continue
+            if n.value.id in known and hidden(n.attr): found.append((me, known[n.value.id], n.attr))
+    return found
 
 # --- public names ----------------------------------------------------------------------------------------------------
 def listed(path):
@@ -70,7 +90,7 @@ def lost_docments(root=PACKAGE):
     for me,p in modules(root).items():
         text = p.read_text().splitlines()
         for f in ast.walk(ast.parse(p.read_text())):
-            if not isinstance(f, ast.FunctionDef): continue
+            if not isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
             a = f.args
             args = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
             lines = {o.lineno for o in args}

@@ -174,7 +174,7 @@ def test_refused(learn, dl):
         with pytest.raises(ValueError, match='`n_bins` must be a whole number from 2 on'):
             calibration_report(learn, dl, bad)
     with pytest.raises(ValueError, match='`n_folds` must be'): calibration_report(learn, dl, n_folds=1)
-    with pytest.raises(TypeError, match='expected a Learner, got a Sequential'): calibration_report(learn.model)
+    with pytest.raises(TypeError, match='expected a fastai Learner, got a Sequential'): calibration_report(learn.model)
     with pytest.raises(ValueError, match='got one of images alone'):
         calibration_report(learn, learn.dls.test_dl(tiny_arrays()[0]))
     with pytest.raises(TypeError, match='calibration_report expected a fastai loader'): calibration_report(learn, [1])

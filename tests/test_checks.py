@@ -3,10 +3,20 @@ import inspect, warnings
 import numpy as np, pandas as pd
 import pytest
 import torch
-from conftest import tiny_learner
+from conftest import tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, is_whole, need_whole
 from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.compare.tuning import find_tau
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.labels.memorisation import plot_memorisation
+from fastrobust.labels.pictures import plot_loss_split, plot_noise_matrices
+from fastrobust.learner import robust_learner
+from fastrobust.nets import small_cnn
+from fastrobust.ood.metrics import auroc, fpr_at_tpr
 from fastrobust.predictions import LABELS_FIRST, as_array, need_distributions, need_logits, need_probs, need_rows
+from fastrobust.shift.corruptionreport import corruption_report
+from fastrobust.shift.lpreport import lp_report
+from fastrobust.techniques.elr import ELR
 from fastrobust.training.technique import Technique
 
 # --- whole numbers ---------------------------------------------------------------------------------------------------
@@ -75,3 +85,44 @@ def test_a_warning_names_the_users_line():
         fit_temperature(torch.zeros(12, 3), torch.arange(12)%3); there = inspect.currentframe().f_lineno
     ours = [o for o in said if issubclass(o.category, RobustWarning)]
     assert [(o.filename, o.lineno) for o in ours] == [(__file__, here), (__file__, there)]
+
+# --- the first argument is another -----------------------------------------------------------------------------------
+X,Z = torch.zeros(2, 1, 8, 8, dtype=torch.uint8),torch.rand(6)
+@pytest.mark.parametrize('call,err,msg', [
+    (lambda dls: corruption_report(dls), TypeError, 'a fastai Learner, got a DataLoaders'),
+    (lambda dls: lp_report(dls), TypeError, 'a fastai Learner, got a DataLoaders'),
+    (lambda dls: find_tau(dls), TypeError, 'a fastai Learner, got a DataLoaders'),
+    (lambda dls: robust_learner(small_cnn(3, 1), dls), TypeError, 'expected DataLoaders, got a .*The data come first'),
+    (lambda dls: robust_learner(dls, small_cnn(3, 1), 'noisy_labels'), TypeError, "write recipe='noisy_labels'"),
+    (lambda dls: robust_learner(dls, small_cnn(3, 1), ['LogitClip']), TypeError, r'Write LogitClip\(\.\.\.\)'),
+    (lambda dls: robust_learner(dls, small_cnn(3, 1), 'Logitclop'), TypeError, "Did you mean 'LogitClip'"),
+    (lambda dls: corrupt('fog', X), TypeError, "got a Tensor. The images come first"),
+    (lambda dls: plot_noise_matrices(np.eye(3)), TypeError, 'a dict from name to T, got a ndarray'),
+    (lambda dls: plot_memorisation(3), TypeError, 'a table of epochs, got a int'),
+    (lambda dls: plot_loss_split(Z > .5, Z), TypeError, 'The losses come first'),
+    (lambda dls: auroc(torch.arange(6)%2, Z), ValueError, 'as scikit-learn takes them.*y==1'),
+    (lambda dls: fpr_at_tpr(torch.arange(6)%2 > 0, Z), ValueError, 'as scikit-learn takes them')])
+def test_a_first_argument_that_is_another(call, err, msg):
+    with pytest.raises(err, match=msg): call(tiny_dls())
+
+def test_techniques_that_are_suggested_are_no_bases():
+    with pytest.raises(TypeError) as e: robust_learner(tiny_dls(), small_cnn(3, 1), 'xyz')
+    assert 'LogitClip' in str(e.value) and 'TwoNetworks' not in str(e.value) and 'Selection' not in str(e.value)
+
+def test_whole_scores_are_no_labels():
+    assert auroc(torch.tensor([3, 4, 1]), torch.tensor([0., 1., 0.])) > .8 and auroc([1, 0], [0, 1]) == .5
+
+def test_a_penalty_that_would_never_be_asked():
+    class Own(Technique):
+        def penalty(self, z, part): return z.sum()
+    class Later(Own):
+        def penalty_of(self, head): return head.z.sum()
+    with pytest.raises(TypeError, match=r'Mine.penalty would never be asked: Later has `penalty_of'):
+        class Mine(Later):
+            def penalty(self, z, part): return z.mean()
+    with pytest.raises(TypeError, match='ELR has `penalty_of'):
+        class MyELR(ELR):
+            def penalty(self, z, part): return z.mean()
+    class Both(Later):
+        def penalty(self, z, part): return z.mean()
+        def penalty_of(self, head): return self.penalty(head.z, head.part)

@@ -32,7 +32,10 @@ BUDGET = 160    # names of `fastrobust.all`; a commit that needs more raises it 
 def test_a_module(me):
     src,mine = MODULES[me].read_text(),room(me)
     tree = ast.parse(src)
-    for mod,names,_ in imports(tree): assert '*' not in names or me == 'all', f'{me} star-imports {mod}'
+    for mod,names,_ in imports(tree):
+        assert '*' not in names or me == 'all', f'{me} star-imports {mod}'
+        assert not mod.startswith('.'), f'{me} imports {mod}: write the whole name'
+    assert 'import_module' not in src, f'{me} hides an import'
     tops = {mod.split('.')[0] for mod,_,_ in imports(tree, top_only=True)}
     assert not tops & HEAVY, f'{me} imports {tops & HEAVY} at the top'
     assert 'fastai.distributed' not in src                                                             # T19
@@ -42,6 +45,9 @@ def test_a_module(me):
     if mine != 'basics': assert '_DataLoader__idxs' not in src or me == 'data.copying'      # only drops it
     if me in ('all', '__main__', '__init__'): return
     assert listed(MODULES[me]) is not None, f'{me}: no __all__'
+
+def test_every_room_has_its_floor():
+    assert {room(me) for me in MODULES} <= set(FLOOR), {room(me) for me in MODULES}-set(FLOOR)
 
 def test_imports_go_down():
     for me,dep,_ in arrows():
@@ -76,6 +82,13 @@ def test_the_measure_itself(tmp_path):
     (pkg/'high'/'b.py').write_text("def f():\n    from pkg.low import a\n    from pkg.low.a import _x, y\n")
     assert circles({(room(a), room(b)) for a,b,_ in arrows(pkg) if room(a) != room(b)}) == [['high', 'low']]
     assert private_imports(pkg) == [('high.b', 'low.a', '_x')]
+    (pkg/'high'/'b.py').write_text("from pkg.low import a\nimport pkg.low.a as it\n"
+                                   "a._one, it._two, a.three, a.__doc__\n")
+    assert private_imports(pkg) == [('high.b', 'low.a', '_one'), ('high.b', 'low.a', '_two')]
+    (pkg/'high'/'b.py').write_text("try: import sklearn\nexcept ImportError: pass\n"
+                                   "def f(): import timm\nfrom ..low import a\n")
+    tree = ast.parse((pkg/'high'/'b.py').read_text())
+    assert {o for o,_,_ in imports(tree, top_only=True)} == {'sklearn', '..low'}
     (pkg/'low'/'a.py').write_text("def f(\n    x,    # Kept\n    # Above, and kept\n    y=1,\n    z=2,    # Kept\n"
                                   "          # and lost\n):\n    'Doc'\n    return x if y else z; 1\n")
     (pkg/'high'/'b.py').unlink()

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
 from fastcore.basics import noop
+from fastcore.docments import docments
 from fastai.callback.core import Callback
 from fastai.callback.schedule import fine_tune, fit_one_cycle  # noqa: F401 (patch Learner)
 from fastai.data.block import CategoryBlock, DataBlock
@@ -189,6 +190,7 @@ def test_a_recipe_says_what_it_is(name):
     assert list(params) == list(inspect.signature(r.make).parameters) and next(iter(params)) == 'dls'
     assert all(f'{k}=' in lines[3] for k in list(params)[1:]) and f'{r.epochs},' in lines[4] and r.cost in lines[5]
     assert pickle.loads(pickle.dumps(r)).make is r.make
+    assert all(docments(r)[k] for k in params) and type(r).__doc__.startswith('What to do about a problem')
 
 def test_noisy_labels_is_a_function_you_could_have_written():
     loss,ts = noisy_labels(tiny_dls())

@@ -53,7 +53,7 @@ def test_loaders_of_torch_are_kept():
     assert strip(learn).dls.train is dl
 
 def test_wrong_arguments():
-    with pytest.raises(TypeError, match='expected a Learner, got Sequential'): strip(net())
+    with pytest.raises(TypeError, match='expected a fastai Learner, got a Sequential'): strip(net())
     with pytest.raises(ValueError, match="'a' or 'b'"): strip(tiny_learner(), 'c')
 
 def test_hold_out_keeps_the_weights_of_a_sampler(tmp_path):

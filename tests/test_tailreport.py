@@ -158,6 +158,11 @@ def test_a_class_nobody_validates():
     assert any(n.startswith('No images of 1 classes (b)') for n in rep.notes)
     rep.plot()
 
+def test_classes_of_one_size_have_no_tail():
+    with pytest.warns(RobustWarning, match='of one size'): rep = tail_report(tiny_learner(), counts=[9, 9, 9])
+    assert 'All classes have as many training items, so head, mid and tail mean nothing.' in rep.notes
+    assert not any('mean nothing' in o for o in tail_report(tiny_learner(), counts=[9, 8, 7]).notes)
+
 def test_the_learner_stays_as_it_was():
     learn = tiny_learner(dls=tail_dls(), cbs=None)
     learn.fit(1)

@@ -361,7 +361,7 @@ class Own(BaseLoss):
 
 def test_refused():
     learn = tiny_learner()
-    with pytest.raises(TypeError, match='expected a Learner, got a Sequential'): temperature_scale(learn.model)
+    with pytest.raises(TypeError, match='expected a fastai Learner, got a Sequential'): temperature_scale(learn.model)
     with pytest.raises(TypeError, match='`T` must be a number, got None'): temper(learn, None)
     for bad in (0, -1., float('inf'), float('nan')):
         with pytest.raises(ValueError, match='`T` must be positive and finite'): temper(learn, bad)

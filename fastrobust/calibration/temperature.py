@@ -7,8 +7,7 @@ import copy
 from numbers import Real
 import torch
 from fastai.callback.mixup import MixHandler
-from fastai.learner import Learner
-from fastrobust.basics import plain_dl, robust_warn
+from fastrobust.basics import need_learner, plain_dl, robust_warn
 from fastrobust.calibration.fitting import fit_temperature
 from fastrobust.data.apart import share_items
 from fastrobust.inference.keys import net_mark
@@ -53,8 +52,7 @@ def _argmax(p): return p.argmax(-1)
 
 def _loss(learn):
     "The learner's loss without techniques and without what a Ctrl-C under MixUp leaves around it"
-    if not isinstance(learn, Learner):
-        raise TypeError(f"expected a Learner, got a {type(learn).__name__}. Pass the learner.")
+    need_learner(learn)
     loss = learn.loss_func
     owner = getattr(loss, '__self__', None)
     if isinstance(owner, MixHandler): loss = owner.old_lf

@@ -8,7 +8,7 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
-from fastrobust.basics import robust_warn
+from fastrobust.basics import need_learner, robust_warn
 from fastrobust.data.holdout import hold_out
 from fastrobust.reporting.style import BLUE, VERMILION, axes_on
 from fastrobust.resting import keep_random
@@ -85,6 +85,7 @@ def find_tau(
     plot:bool=True  # Draw the curve
 )->FoundTau:
     "LogitClip's tau by accuracy on held-out *noisy* labels (arXiv 2212.04055), and the `curve` it was chosen by"
+    need_learner(learn)
     if isinstance(grid, Real):
         raise TypeError(f"expected `grid` as a list of values of tau, got {grid}. Write [{grid}].")
     grid = sorted(GRID if grid is None else grid)

@@ -109,8 +109,8 @@ def apply_augmix(
     x = check_images(x_u8, 'x_u8')
     b = len(draw.op)
     if len(x) != b:
-        raise ValueError(f"`draw` is for {b} images, got {len(x)}. Use `draw_augmix({len(x)}, "
-                         "...)`.")
+        raise ValueError(f"`draw` is for {b} images, got {len(x)}. Make one for these: "
+                         f"`fastrobust.images.augmixing.draw_augmix({len(x)}, ...)`.")
     op = draw.op.cpu()
     arg = draw.arg.cpu().double()
     w = draw.w.float().to(x.device)

@@ -23,7 +23,7 @@ def check_images(x, name='x'):
             got = f'{got} in [{x.min().item():.3g}, {x.max().item():.3g}]'
         raise TypeError(f"`{name}` must be a uint8 tensor with pixels 0-255, got {got}. Pixels in "
                         "[0,1]: pass `(x*255).round().byte()`; normalised images: "
-                        "`pixel_space(dls).to_uint8(x)`.")
+                        "`fastrobust.pixels.pixel_space(dls).to_uint8(x)`.")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"`{name}` must have the shape (b,c,h,w) with c=1 or 3, got "
                          f"{tuple(x.shape)}. One image: `x[None]`; channels last: "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.torch_core import apply, find_bs
-from fastrobust.basics import batch_idxs, epoch_idxs, plain_dl
+from fastrobust.basics import batch_idxs, epoch_idxs, need_learner, plain_dl
 from fastrobust.inference.loaders import Reader, asked_loader, need_image, need_target
 from fastrobust.inference.notes import warn_callbacks
 from fastrobust.pixels import PixelSpace
@@ -120,6 +120,7 @@ def _rows(rest, reader, changes, tick=None, keep=None):
 def passes(learn, dl, changes, who, tick=None, keep=None):
     """`shifted_preds` for several changes of each batch, which is loaded and decoded once: ([logits], y). `tick()` is
     called after each forward pass, `keep(z, y)` gives what to keep of a batch of logits"""
+    need_learner(learn)
     dl = asked_loader(learn, dl, who)
     with AtRest(learn, who) as rest:
         if getattr(dl, 'n', None) == 0: return _rows(rest, [], changes)

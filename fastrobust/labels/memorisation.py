@@ -203,6 +203,9 @@ def plot_memorisation(
     legend=True          # Draw one
 )->Figure:
     "Memorisation curves beside validation accuracy, the best epoch and the last one marked"
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"expected a table of epochs, got a {type(table).__name__}. Give that of "
+                        "`Memorisation` or `SampleHistory`: `learn.memorisation.table`.")
     ax = axes_on(ax, figsize)
     n = len(table)
     dot = dict(marker='.') if n == 1 else {}

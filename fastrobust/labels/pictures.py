@@ -31,6 +31,9 @@ def plot_loss_split(
 )->Figure:
     "Histogram of the losses, of right and wrong labels apart where known, under the two fitted groups"
     if hasattr(losses, 'mean_loss'): losses = losses.mean_loss()
+    if np.asarray(losses).dtype.kind == 'b':
+        raise TypeError("expected the loss of each item (n,), got true and false. The losses come "
+                        "first: plot_loss_split(losses, is_noisy).")
     l = np.asarray(losses, dtype=float)
     s = small_loss_split(l) if split is None else split
     if not isinstance(s, SmallLossSplit) or len(s.posterior) != len(l):

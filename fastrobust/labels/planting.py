@@ -170,7 +170,8 @@ def plant_check(
     y,p = need_probs(y, probs)
     mask = np.asarray(mask)
     if not mask.any():
-        raise ValueError("expected at least one planted label, got none. Use `plant_labels`.")
+        raise ValueError("expected at least one planted label, got none. `plant_labels` of "
+                         "this module makes them.")
     _,rivals = rival_margins(y, p)
     v = rivals[mask]
     new = np.asarray(planted)[mask]

@@ -1,11 +1,9 @@
 "How the rate of wrong labels was found, in one picture"
 import numpy as np
 from fastrobust.labels.planting import rival_margins
-from fastrobust.reporting.style import BLUE, VERMILION, new_figure
+from fastrobust.reporting.style import BLUE, DARK, VERMILION, new_figure, tidy
 
 __all__ = []
-
-_GREY = '#6b7580'
 
 def _tails(rep, ax):
     "How the two distributions part"
@@ -19,11 +17,12 @@ def _tails(rep, ax):
         ax.plot(v[i], (i+1)/len(v), style, color=color, lw=2, label=label)
 
     t = rep.tail
-    ax.axvline(t.threshold, color=_GREY, lw=1,
+    ax.axvline(t.threshold, color=DARK, lw=1,
                label=f"tail: {t.given:.1%} of the given, {t.planted:.0%} of the planted")
-    ax.plot([t.threshold]*2, [t.given, t.planted], 'o', color=_GREY, ms=5)
+    ax.plot([t.threshold]*2, [t.given, t.planted], 'o', color=DARK, ms=5)
     ax.set(xlabel='normalised margin of the label (low = doubtful)', ylabel='share of labels below',
            xlim=(0, 1), ylim=(0, 1.02), title='How doubtful labels look')
+    tidy(ax, 'both')
     ax.legend(frameon=False, loc='upper center', bbox_to_anchor=(.5, -.17), fontsize=9, ncols=2)
 
 def _rates(rep, ax):
@@ -33,11 +32,12 @@ def _rates(rep, ax):
                label=f'interval {rep.lo:.1%} to {rep.hi:.1%}')
     ax.axvline(rep.rate, color=BLUE, lw=2, label=f'reported {rep.rate:.1%}')
     colors = {'planted tail': BLUE, 'label channel': BLUE}     # the two that count
-    ax.scatter(e, range(len(e)), c=[colors.get(k, _GREY) for k in e.index], s=36, zorder=3)
+    ax.scatter(e, range(len(e)), c=[colors.get(k, DARK) for k in e.index], s=36, zorder=3)
     for i,v in enumerate(e):
         if not np.isfinite(v): continue
         ax.annotate(f'{v:.1%}', (v, i), xytext=(7, 5), textcoords='offset points', fontsize=9)
-    top = max(.1, 1.15*float(np.nanmax([rep.hi, *e])))
+    top = max(.1, 1.25*float(np.nanmax([rep.hi, *e])))      # with room for the last number
+    tidy(ax, 'x')
     ax.set(yticks=range(len(e)), yticklabels=list(e.index), xlim=(0, top), ylim=(-.6, len(e)-.3),
            xlabel='share of wrong labels', title='Estimates beside each other')
     ax.legend(frameon=False, loc='upper center', bbox_to_anchor=(.5, -.17), fontsize=9, ncols=2)

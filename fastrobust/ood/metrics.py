@@ -5,6 +5,7 @@
 import numpy as np
 from torch import Tensor
 from fastrobust.basics import nearest, need_number
+from fastrobust.predictions import as_array
 
 __all__ = ['fpr_at_tpr', 'auroc', 'aupr']
 
@@ -30,8 +31,18 @@ def _scores(v, name, whose, nan='refuse'):
                          f"{len(a)}. Look at the logits and features of these images.")
     return a
 
+def _are_labels(a, b):
+    "Would `a` be labels of the scores `b`?"
+    a,b = as_array(a),as_array(b)
+    whole = a.dtype.kind in 'iub' and b.dtype.kind == 'f'
+    return whole and len(a) > 1 and a.shape == b.shape and set(a.ravel().tolist()) == {0, 1}
+
 def _sides(id_scores, ood_scores, positive, nan='refuse'):
     "Scores of positives and negatives, high for the positive side"
+    if _are_labels(id_scores, ood_scores):
+        raise ValueError("expected scores of known images, then of unknown ones, got labels 0 and "
+                         "1 and a score for each, as scikit-learn takes them. Part the scores by "
+                         "the labels: (scores[y==1], scores[y==0]).")
     known = _scores(id_scores, 'id_scores', 'known', nan)
     unknown = _scores(ood_scores, 'ood_scores', 'unknown', nan)
     if positive not in ('id', 'ood'):

@@ -1,8 +1,7 @@
 "Does a learner know what it does not know? `ood_report`: known against unknown images by many scores, from one pass"
 import numpy as np
 from torch import Tensor
-from fastai.learner import Learner
-from fastrobust.basics import robust_warn
+from fastrobust.basics import need_learner, robust_warn
 from fastrobust.data.apart import names_shown, parts_of, trained_open_sets
 from fastrobust.inference.collect import training_seen, walk
 from fastrobust.inference.keys import Seen
@@ -155,9 +154,7 @@ def ood_report(
     near=()             # Names of the sets near to the known classes, whose means stand apart
 )->OODReport:
     "FPR95, AUROC and AUPR of many scores on many unknown sets; each image passes the network once"
-    if not isinstance(learn, Learner):
-        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: "
-                        "Learner(dls, model).")
+    need_learner(learn)
     if unknown is not None and not isinstance(unknown, (dict, str, bytes)):
         unknown = {'unknown': unknown}
     near = sets_of(unknown, positive, near)

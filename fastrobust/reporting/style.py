@@ -10,7 +10,8 @@ __all__ = []
 
 # --- colours --------------------------------------------------------------------------------------
 BLUE,VERMILION,GREEN,ORANGE,PURPLE,SKY = '#0072B2','#D55E00','#009E73','#E69F00','#CC79A7','#56B4E9'
-INK,GREY,PALE,OLIVE = '#000000','#999999','#bbbbbb','#8C8C00'
+INK,DARK,GREY,PALE = '#000000','#666666','#999999','#bbbbbb'
+WINE,BROWN,OLIVE = '#AA4499','#8B6B00','#8C8C00'    # where six are not enough
 RIGHT,WRONG = BLUE,VERMILION                        # labels; in all pictures of noise
 LEARNERS = BLUE,ORANGE,GREEN,PURPLE,SKY,VERMILION   # beside each other in one chart
 DASHES  = ('-', '--', '-.', ':')

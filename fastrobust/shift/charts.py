@@ -3,12 +3,13 @@ import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from fastrobust.images.corruptions.tables import CORRUPTIONS, GROUPS
-from fastrobust.reporting.style import HATCHES, INK, LEARNERS, PALE, figure_legend, new_figure, tidy
+from fastrobust.reporting.style import (BLUE, BROWN, DARK, GREEN, HATCHES, INK, LEARNERS, PALE,
+                                        VERMILION, WINE, figure_legend, new_figure, tidy)
 
 __all__ = ['plot_corruption_fan', 'plot_corruption_bars']
 
-GROUP_COLORS = dict(noise='#0072B2', blur='#D55E00', weather='#009E73', digital='#AA4499',
-                    extra='#666666', other='#8B6B00')
+GROUP_COLORS = dict(noise=BLUE, blur=VERMILION, weather=GREEN, digital=WINE, extra=DARK,
+                    other=BROWN)
 GROUP_OF = {name: group for group,names in GROUPS.items() for name in names}
 
 def spoken(name): return str(name).replace('_', ' ')

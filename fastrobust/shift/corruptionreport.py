@@ -5,7 +5,7 @@
 import inspect
 from typing import NamedTuple
 import numpy as np
-from fastrobust.basics import nearest, need_whole, plain_dl, robust_warn
+from fastrobust.basics import nearest, need_learner, need_whole, plain_dl, robust_warn
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
 from fastrobust.inference.keys import Peek, activation_key, digest, files_key, model_key
@@ -174,6 +174,7 @@ def corruption_report(
     source=None         # Published files instead, `CorruptedArrays(folder)`: then dl is their clean test set
 )->CorruptionReport:
     "Errors under common corruptions, applied just before Normalize: by severity, by group, and how well calibrated"
+    need_learner(learn)
     names = _names(names, source)
     severities = _severities(severities)
     table = _table(table)

@@ -1,7 +1,6 @@
 "How does a learner treat rare classes? `tail_report`: accuracy by class and by head, mid and tail; learners compared"
 import numpy as np, pandas as pd
-from fastai.learner import Learner
-from fastrobust.basics import n_classes, nearest, target_vocab
+from fastrobust.basics import n_classes, nearest, need_learner, target_vocab
 from fastrobust.data.longtail import class_counts, head_mid_tail
 from fastrobust.inference.keys import Peek
 from fastrobust.inference.notes import noisy_labels_note, trained_note
@@ -129,11 +128,11 @@ def tail_report(
     counts=None     # Training items per class (c,); None: of `learn.dls`, by given labels
 )->TailReport:
     "Accuracy of each class beside how often training has it, and of head, mid and tail, with standard errors"
-    if not isinstance(learn, Learner):
-        raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Wrap a model: "
-                        "Learner(dls, model).")
+    need_learner(learn)
     c = n_classes(learn.dls)
     counts,notes = _counts(learn, counts, c)
+    if counts.min() == counts.max():
+        notes.append("All classes have as many training items, so head, mid and tail mean nothing.")
     groups = head_mid_tail(counts, groups)
     peek = Peek()
     def keep(z, y):

@@ -24,6 +24,9 @@ _KERNELS = {**NOISES, **BLURS, **WEATHER, **COLOURS, **DIGITAL}
 def check_corruption(name, severity, table):
     "Refuse unknown names and tables, and severities other than 1, 2, 3, 4, 5"
     names = CORRUPTIONS + EXTRA_CORRUPTIONS
+    if not isinstance(name, str):
+        raise TypeError(f"expected the name of a corruption, got a {type(name).__name__}. The "
+                        "images come first: corrupt(x, 'fog').")
     if name not in names:
         raise ValueError(f"expected the name of a corruption, got {name!r}. {nearest(name, names)}")
     need_whole('severity', severity, 1, 5, fix='Clean images: leave `corrupt` out.')
