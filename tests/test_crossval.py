@@ -60,7 +60,8 @@ def test_folds_follow_the_seed_and_leave_the_streams_alone():
     assert (a != b).any() and (np.random.get_state()[1] == state).all()
     assert len(set(map(tuple, np.stack([y, a], 1)))) == 20
     for bad in (1, 201, 2.5, True, '3'):
-        with pytest.raises(ValueError, match='whole number from 2 to 200 .at most one an item., got'): stratified_folds(y, bad)
+        match = "whole number from 2 to 200 .at most one an item., got"
+        with pytest.raises(ValueError, match=match): stratified_folds(y, bad)
 
 # --- what comes out --------------------------------------------------------------------------------------------------
 def test_order_and_columns():
