@@ -5,7 +5,7 @@ import pytest
 import torch
 from fastcore.docments import docments
 from fastai.callback.core import Callback
-from fastai.callback.fp16 import to_bf16  # noqa: F401  (patches Learner)
+from fastai.callback.fp16 import MixedPrecision, to_bf16  # noqa: F401  (patches Learner)
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import fine_tune, fit_one_cycle, lr_find  # noqa: F401
@@ -16,7 +16,7 @@ from fastai.data.transforms import ToTensor
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastai.optimizer import SGD
-from fastai.torch_core import set_seed
+from fastai.torch_core import set_seed, to_float
 import fastrobust.all as fr
 from conftest import CANCELS, MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.techniques.bases.memory import SampleMemory
@@ -140,16 +140,28 @@ def test_C5_gradient_accumulation(T):
         tiny_learner(make(T)).fit(1, cbs=[GradientAccumulation(32), GradientClip(.5), Spy()])
         assert np.allclose(got, .5, atol=1e-5)
 
+class CpuBf16(Callback):
+    "fastai's MixedPrecision, whose autocast is CUDA's alone, on the CPU"
+    order = MixedPrecision.order
+    def before_batch(self):
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+        self.autocast.__enter__()
+    def after_pred(self): self.learn.pred = to_float(self.pred)
+    def after_loss(self): self.autocast.__exit__(None, None, None)
+
 @each
 def test_C6_bf16_is_finite_and_leaves_no_autocast(T):
     learn = tiny_learner(make(T)).to_bf16()
-    seen = []
+    seen,low = [],[]
     class Spy(Callback):
         order = 5.5
         def after_loss(self):
-            if self.training: seen.append(torch.is_autocast_enabled('cpu') or torch.is_autocast_enabled('cuda'))
-    learn.fit(1, cbs=Spy())
-    assert torch.isfinite(params(learn)).all() and np.isfinite(learn.recorder.values[0]).all() and seen
+            if self.training: seen.append((torch.is_autocast_enabled('cpu'), self.loss_grad.dtype))
+    conv = next(m for m in learn.model.modules() if isinstance(m, torch.nn.Conv2d))
+    conv.register_forward_hook(lambda m, i, o: low.append(o.dtype))
+    learn.fit(1, cbs=[CpuBf16(), Spy()])
+    assert torch.isfinite(params(learn)).all() and np.isfinite(learn.recorder.values[0]).all()
+    assert set(seen) == {(True, torch.float32)} and torch.bfloat16 in low
     assert not torch.is_autocast_enabled('cpu') and not torch.is_autocast_enabled('cuda')
 
 def state_of(t):

@@ -130,6 +130,13 @@ def test_it_learns_and_finds_wrong_labels():
     assert (oof.y == dls.noise.y_noisy).all()
     assert mask[wrong].mean() > .8 and wrong[mask].mean() > .8
 
+def test_other_labels_than_the_folds_are_refused():
+    def spoil(learn):
+        items = learn.dls.valid_ds.tls[1].items
+        items.y = items.y.flip(0)
+    with pytest.raises(ValueError, match="the fold's items in their order, got predictions of other labels"):
+        cross_val_preds(lambda d: tiny_learner(dls=d), tiny_dls(), 2, fit=spoil, verbose=False)
+
 def test_quiet_but_for_a_line_per_fold(capsys):
     dls = tiny_dls()
     loud = lambda d: Learner(d, Look(), loss_func=CrossEntropyLossFlat())

@@ -202,3 +202,11 @@ def test_unknown_scores_count_as_lowest_and_errors():
     for k in (0, 4):
         with pytest.raises(ValueError, match='must lie in 1..3'): precision_at(s, pos, k)
     with pytest.raises(ValueError, match='Select both alike'): label_precision_recall(s, pos[:2])
+
+def test_a_spike_in_a_broad_group_is_no_second_group():
+    "Two humps, but less than two pooled deviations apart: wrong labels do not look like that"
+    g = np.random.default_rng(0)
+    losses = np.r_[g.normal(0, .06, 1800), g.normal(1.1, .8, 4200)]
+    s = small_loss_split(losses, warn=False)
+    x = s.density(np.linspace(*s.means, 200)).sum(1)
+    assert x.min() < .9*min(x[0], x[-1]) and 1.5 < s.separation < 2 and not s.separated

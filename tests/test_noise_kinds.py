@@ -466,6 +466,14 @@ def test_open_export_is_clean(folder, tmp_path):
     f = files(folder)[0]
     with learn.no_bar(), again.no_bar(): assert torch.allclose(learn.predict(f)[2], again.predict(f)[2])
 
+@pytest.mark.parametrize('k,rest', [(15, 22), (13, 23), (31, 39), (23, 43)])
+def test_a_closed_count_does_not_lose_an_item_to_rounding(k, rest):
+    n = rest+5
+    assert int(k/rest*rest) == k-1      # what floats make of the plain share
+    noise = NoisyLabels('open', (5.5)/n, images=FOREIGN, closed=NoisyLabels('symmetric', (k+.5)/n))
+    rec = noise.apply(np.arange(n)%3, 3)
+    assert rec.is_open.sum() == 5 and rec.is_noisy.sum() == k
+
 def test_images_of_some_items_of_arrays():
     ds = tiny_dls().train_ds
     some = images(ds, [], [5, 0])

@@ -100,6 +100,40 @@ def test_weights_multiply_and_are_normalised_once():
     l = F.cross_entropy(z, y, reduction='none')
     assert torch.isclose(obj(z, y), (l*torch.tensor([3., 2, 0, 0])).sum()/5)
 
+def test_lists_of_weights_multiply_head_by_head():
+    ws = [[torch.tensor([1., 2, 0, 1]), torch.tensor([0., 1, 1, 4])],
+          [torch.tensor([3., 1, 1, 0]), torch.tensor([2., 2, 0, 1])]]
+    one = torch.tensor([1., 0, 2, 3])
+    class A(Technique):
+        def weights(self, ls, zs, *yb): return ws[0]
+    class B(Technique):
+        def weights(self, ls, zs, *yb): return ws[1]
+    class C(Technique):
+        def weights(self, ls, zs, *yb): return one
+    z,y = torch.randn(2, 4, 3),torch.tensor([0, 1, 2, 0])
+    def alone(i, w): return (F.cross_entropy(z[i], y, reduction='none')*w).sum()/w.sum()
+    for ts,want in (([A(), B()], [ws[0][i]*ws[1][i] for i in (0, 1)]), ([A(), C()], [ws[0][i]*one for i in (0, 1)]),
+                    ([C(), B()], [one*ws[1][i] for i in (0, 1)])):
+        learn = tiny_learner(ts)
+        obj = live(learn.loss_func, *learn.objective.techniques())
+        obj.batch.heads = list(z)
+        assert torch.isclose(obj(z.mean(0), y), alone(0, want[0])+alone(1, want[1]))
+
+def test_outside_training_stages_are_silent_whatever_the_batch_says():
+    z,y = torch.randn(4, 3),torch.tensor([0, 1, 2, 0])
+    learn = tiny_learner(Half())
+    obj = live(learn.loss_func, learn.half)
+    seen = obj(z, y)
+    assert obj.batch.live and torch.equal(obj.eval()(z, y), F.cross_entropy(z, y)) and seen != F.cross_entropy(z, y)
+
+def test_the_column_of_a_penalty_is_the_mean_over_both_networks():
+    class Const(Technique):
+        def penalty_of(self, head): return head.z.sum()*0 + 1+2*head.i
+    learn = tiny_learner([MiniTwin(), Const()])
+    learn.fit(1)
+    at = list(learn.recorder.metric_names).index('const')-1
+    assert learn.recorder.values[0][at] == pytest.approx(2)      # of 1 and 3, not their sum
+
 def test_own_normaliser():
     class Floor(Half):
         def norm(self, w): return torch.clamp(w.sum(), min=100.)

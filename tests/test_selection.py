@@ -304,3 +304,17 @@ def test_sgd_trains_each_network_at_the_full_rate():
         one = tiny_learner(opt_func=SGD, wd=0.); one.model = net
         set_seed(9); one.fit(1, .1)
         assert torch.allclose(params(one), torch.cat([p.flatten() for p in twin.parameters()]), atol=1e-6)
+
+# --- at the edges ----------------------------------------------------------------------------------------------------
+def test_half_of_the_epochs_is_not_less_than_half():
+    t = tiny_learner(SmallLoss(.3, .5)).smallloss
+    seen = np.ones(4, bool)
+    chosen = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], bool)
+    t._masks = [np.stack([o, o, seen]) for o in chosen]
+    assert t.score().tolist() == [1., .5, .5, 0.]
+    assert t.noisy_ids().tolist() == [3] and t.noisy_ids(3).tolist() == [3, 1, 2]
+
+def test_the_window_is_ten_epochs():
+    learn = tiny_learner(SmallLoss(.3, 1))
+    learn.fit(12)
+    assert len(learn.smallloss._masks) == 10 == SmallLoss.window and learn.smallloss.epochs == 12
