@@ -2,6 +2,7 @@
 import ast, importlib, subprocess, sys
 import pytest
 from house import PACKAGE, arrows, circles, density, imports, listed, lost_docments, modules, private_imports, room
+from mutants import MUTANTS, text_of
 
 # one floor a line, the lowest first; rooms of one floor do not import each other
 FLOORS = ['__init__',
@@ -121,3 +122,9 @@ def test_import_changes_nothing_and_is_light():
             "assert not new & {'timm', 'cleanlab', 'sklearn', 'accelerate'}, new")
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert r.returncode == 0, r.stderr[-2000:]
+
+def test_every_mutant_fits_its_line():
+    "`python tests/mutants.py` puts the fault in; here only that it still can"
+    for module,old,new,tests in MUTANTS:
+        assert text_of(PACKAGE.parent, module).count(old) == 1 and old != new, (module, old)
+        for o in tests.split(): assert (PACKAGE.parent/'tests'/f'test_{o}.py').exists(), o

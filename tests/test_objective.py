@@ -16,7 +16,8 @@ from fastai.torch_core import set_seed
 from conftest import CANCELS, AuxNet, MiniAux, MiniTwin, Raise, TwinNet, live, params, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.losses import CrossEntropy, FuncLoss, GCELoss
-from fastrobust.training.surgery import Surgery, SurgeonSplit
+from fastrobust.training.stages import head_of, main_logits
+from fastrobust.training.surgery import AuxOut, Surgery, SurgeonSplit
 from fastrobust.training.callback import ObjectiveCallback, ensure_objective
 from fastrobust.training.objective import TechniqueColumns
 from fastrobust.training.technique import Technique
@@ -133,6 +134,14 @@ def test_the_column_of_a_penalty_is_the_mean_over_both_networks():
     learn.fit(1)
     at = list(learn.recorder.metric_names).index('const')-1
     assert learn.recorder.values[0][at] == pytest.approx(2)      # of 1 and 3, not their sum
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
+def test_penalties_see_single_precision_whatever_the_weights(dtype):
+    z = torch.randn(2, 3).to(dtype)
+    for out in (z, AuxOut(z, (z,))):
+        head = head_of(0, out, None)
+        assert head.z.dtype == torch.float32 and all(a.dtype == torch.float32 for a in head.aux)
+        assert torch.equal(head.z, z.float()) and main_logits(out).dtype == torch.float32
 
 def test_own_normaliser():
     class Floor(Half):

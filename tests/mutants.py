@@ -1,0 +1,77 @@
+"Small faults put into the package on purpose, and the tests that must notice each: a survivor is a hole in the tests"
+# python tests/mutants.py [NUMBER..] runs them (all: some minutes); no part of plain pytest, which only
+# sees that each still fits its line (test_house.py). A change of a line in the table changes the table.
+import os, shutil, subprocess, sys, tempfile, time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# module, what stands there (once), the fault, test files that own the line
+MUTANTS = [
+    # found by hand in a review: each passed the tests of its time
+    ('training/objective', 'w = [a*b for a,b in', 'w = [b for a,b in', 'objective'),
+    ('training/callback', 's + p.detach()/len(ps)', 's + p.detach()', 'objective'),
+    ('techniques/bases/selection', '(s < .5).sum()', '(s <= .5).sum()', 'selection'),
+    ('techniques/bases/selection', 'window = 10 ', 'window = 11 ', 'selection'),
+    ('labels/mixtures', 'weights) >= 2 and', 'weights) >= 1 and', 'mixtures'),
+    ('labels/crossval', 'if (targs.numpy().ravel() != y).any():', 'if False:', 'crossval'),
+    ('noise/kinds', '(k+.5)/n_rest', 'k/n_rest', 'noise_kinds'),
+    ('training/objective', 'if not self.training or not self.stages:', 'if not self.stages:', 'objective'),
+    ('training/stages', 'def main_logits(head): return as_f32(head.main if isinstance(head, AuxOut) else head)',
+     'def main_logits(head): return head.main if isinstance(head, AuxOut) else head', 'objective'),
+    # the heart
+    ('training/objective', 'l = torch.where(w > 0, l, torch.zeros_like(l))', 'pass', 'objective'),
+    ('training/objective', 'if own(t, \'norm\'): norm = t.norm', 'pass', 'objective'),
+    ('training/objective', 'if v is not None: ls = [l*v for l in ls]', 'pass', 'objective'),
+    ('training/callback', 'self.learn.loss = self.learn.loss + w*p.detach()', 'pass', 'objective'),
+    ('training/callback', 'if not has_penalty(t) or not w: continue',
+     'if not has_penalty(t): continue', 'objective contract'),
+    ('training/technique', 'if not has_surgery(learn.model): learn.splitter = learn.splitter.base',
+     'pass', 'objective'),
+    ('resting', 'for m,training in modes: m.training = training', 'pass', 'inference'),
+    ('resting', 'with keep_random(), torch.no_grad():', 'with torch.no_grad():', 'inference shifted'),
+    ('inference/passes', 'back = ids.argsort()', 'back = torch.arange(len(ids))', 'inference'),
+    ('inference/loaders', 'shuffle=False, drop_last=False, **before', 'shuffle=False, **before', 'inference shifted'),
+    # techniques
+    ('techniques/logitclip', 'outside = n > tau', 'outside = n > 0', 'logitclip'),
+    ('techniques/alasca', 'self.w*self.recall(z, i) + (1-self.w)*z',
+     '(1-self.w)*self.recall(z, i) + self.w*z', 'alasca'),
+    ('techniques/bases/memory', 'return torch.where(new, start, rows)', 'return rows', 'elr alasca'),
+    ('techniques/bases/openset', "if self.class_weight is not None: q = q*self.class_weight", 'pass', 'opensampling'),
+    # labels, calibration, unknowns
+    ('labels/planting', 'new = (y[i] + rng.integers(1, c, k))%c', 'new = (y[i] + rng.integers(0, c, k))%c', 'planting'),
+    ('metrics', '4*n*n)', '2*n*n)', 'tailreport'),
+    ('calibration/fitting', 'z[fold != k], y[fold != k]) for k',
+     'z[fold == k], y[fold == k]) for k', 'calibration temperature'),
+    ('ood/metrics', 'cuts = cuts[cuts >= pos.min()]', 'pass', 'oodmetrics'),
+    ('predictions', 'off.max() > slack', 'off.max() > 10*slack', 'checks confident'),
+    ('data/editing', 'if len(both):', 'if False:', 'editing'),
+    ('basics', 'if len(ids) != n:', 'if False:', 'objective'),
+]
+
+def text_of(root, module): return (root/'fastrobust'/f'{module}.py').read_text()
+
+def kill(n, root=ROOT):
+    "Put mutant `n` into a copy of the package and run its tests: (noticed?, seconds)"
+    module,old,new,tests = MUTANTS[n]
+    t0 = time.time()
+    with tempfile.TemporaryDirectory() as d:
+        d = Path(d)
+        for o in ('fastrobust', 'tests'):
+            shutil.copytree(root/o, d/o, ignore=shutil.ignore_patterns('__pycache__'))
+        for o in ('setup.cfg', 'setup.py', 'README.md', 'nbs'): os.symlink(root/o, d/o)
+        (d/'fastrobust'/f'{module}.py').write_text(text_of(root, module).replace(old, new))
+        files = [f'tests/test_{o}.py' for o in tests.split()]
+        env = {**os.environ, 'PYTHONPATH': str(d), 'OMP_NUM_THREADS': '1'}
+        run = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *files]
+        r = subprocess.run(run, cwd=d, env=env, capture_output=True, text=True)
+    return r.returncode == 1,time.time()-t0
+
+if __name__ == '__main__':
+    survived = []
+    for n in [int(o) for o in sys.argv[1:]] or range(len(MUTANTS)):
+        noticed,secs = kill(n)
+        module,old,new,_ = MUTANTS[n]
+        if not noticed: survived.append(n)
+        print(f"{n:3} {'noticed ' if noticed else 'SURVIVED'} {secs:4.0f} s  {module}: {old} -> {new}", flush=True)
+    print(f'{len(survived)} survived: {survived}')
+    sys.exit(bool(survived))
