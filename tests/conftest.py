@@ -21,6 +21,14 @@ from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.training.technique import Technique  # noqa: E402
 from fastrobust.training.stages import Batch  # noqa: E402
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    "The whole suite runs on all cores; what is named or picked with -k runs in one process, which starts sooner"
+    o = config.option
+    whole = config.args == config.getini('testpaths') and not o.keyword and not o.collectonly
+    if not whole or not hasattr(o, 'numprocesses') or hasattr(config, 'workerinput'): return
+    if o.numprocesses is None and not o.usepdb: o.numprocesses,o.dist = 'auto','worksteal'
+
 def tiny_arrays(n=48, c=3, size=8, channels=1, seed=0):
     g = np.random.default_rng(seed)
     shape = (n, size, size) if channels == 1 else (n, size, size, channels)

@@ -24,7 +24,7 @@ MUTANTS = [
     ('training/objective', 'if v is not None: ls = [l*v for l in ls]', 'pass', 'objective'),
     ('training/callback', 'self.learn.loss = self.learn.loss + w*p.detach()', 'pass', 'objective'),
     ('training/callback', 'if not has_penalty(t) or not w: continue',
-     'if not has_penalty(t): continue', 'objective contract'),
+     'if not has_penalty(t): continue', 'objective'),
     ('training/technique', 'if not has_surgery(learn.model): learn.splitter = learn.splitter.base',
      'pass', 'objective'),
     ('resting', 'for m,training in modes: m.training = training', 'pass', 'inference'),
@@ -62,7 +62,7 @@ def kill(n, root=ROOT):
         (d/'fastrobust'/f'{module}.py').write_text(text_of(root, module).replace(old, new))
         files = [f'tests/test_{o}.py' for o in tests.split()]
         env = {**os.environ, 'PYTHONPATH': str(d), 'OMP_NUM_THREADS': '1'}
-        run = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *files]
+        run = [sys.executable, '-m', 'pytest', '-x', '-q', '-n0', '-p', 'no:cacheprovider', *files]
         r = subprocess.run(run, cwd=d, env=env, capture_output=True, text=True)
     return r.returncode == 1,time.time()-t0
 

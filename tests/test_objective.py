@@ -143,6 +143,14 @@ def test_penalties_see_single_precision_whatever_the_weights(dtype):
         assert head.z.dtype == torch.float32 and all(a.dtype == torch.float32 for a in head.aux)
         assert torch.equal(head.z, z.float()) and main_logits(out).dtype == torch.float32
 
+def test_a_penalty_of_weight_zero_is_not_asked():
+    class Broken(Technique):
+        lam = staticmethod(lambda pct: 0.)
+        def penalty(self, z, part): return z.sum()*float('nan')
+    learn = tiny_learner(Broken())
+    learn.fit(1)
+    assert torch.isfinite(params(learn)).all() and np.isfinite(learn.recorder.values[0][0])
+
 def test_own_normaliser():
     class Floor(Half):
         def norm(self, w): return torch.clamp(w.sum(), min=100.)
