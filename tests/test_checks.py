@@ -48,6 +48,14 @@ def test_precisions_round_as_they_may(dtype, kept):
     assert p.dtype == kept and y.dtype == np.int64 and np.allclose(p, many.float().numpy())
     with pytest.raises(ValueError, match=r'that sum to 1, got 0\.[89]'): need_probs(y, many.float()*.9)
 
+@pytest.mark.parametrize('dtype,slack', [(torch.float16, .01), (torch.bfloat16, .05), (torch.float32, .002),
+                                         (torch.float64, .002)])
+def test_sums_may_be_off_by_rounding_and_no_more(dtype, slack):
+    p = torch.tensor([[.5, .5]]*2, dtype=torch.float64)
+    near,far = (p*(1+.6*slack)).to(dtype),(p*(1+2*slack)).to(dtype)
+    need_probs([0, 1], near)
+    with pytest.raises(ValueError, match=r'that sum to 1, got 1\.'): need_probs([0, 1], far)
+
 def test_kinds_of_containers():
     for y,p in ((Y.tolist(), P.tolist()), (pd.Series(Y), pd.DataFrame(P)), (torch.tensor(Y), torch.tensor(P))):
         got = need_probs(y, p)
