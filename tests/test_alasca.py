@@ -32,6 +32,10 @@ from fastrobust.training.stages import head_of
 from fastrobust.techniques.alasca import ALASCA, label_trust, smooth_targets
 from fastrobust.techniques.logitclip import LogitClip
 
+# what test_contract.py runs every technique through
+CONTRACT = {ALASCA: dict(make=lambda **kw: ALASCA(**{'warmup': .5, **kw}), weight='lam',
+                         plain=lambda: ALASCA(predict='main'))}
+
 # --- equations -------------------------------------------------------------------------------------------------------
 def stub(t, n, zs, y, ids, pct=0.):
     "Technique `t` in the middle of a batch with logits `zs`, one a network"

@@ -23,6 +23,10 @@ from fastrobust.techniques import augmix as M
 from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix, AugMixTransform
 
+# what test_contract.py runs every technique through
+CONTRACT = {AugMix: dict(make=lambda **kw: AugMix(**kw), weight='lam'),
+            AugLoss: dict(make=lambda **kw: AugLoss(GCELoss(), **kw), weight='lam')}
+
 def gen(seed=0): return torch.Generator().manual_seed(seed)
 def noise(b=6, c=3, h=32, w=32, seed=0):
     return torch.randint(0, 256, (b, c, h, w), generator=gen(seed), dtype=torch.uint8)

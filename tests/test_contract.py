@@ -1,5 +1,6 @@
 "Every technique through the same gauntlet (design C1-C14); one without an entry here fails"
-import copy, inspect, itertools, subprocess, sys
+import copy, importlib, inspect, itertools, subprocess, sys
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -22,40 +23,21 @@ from conftest import CANCELS, MiniTwin, Raise, params, tiny_arrays, tiny_dls, ti
 from fastrobust.techniques.bases.memory import SampleMemory
 from fastrobust.techniques.bases.selection import Selection
 from fastrobust.techniques.bases.twonetworks import TwoNetworks
-from fastrobust.techniques.bases.openset import OpenSetRows
-from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
 from fastrobust.training.callback import ObjectiveCallback
 from fastrobust.training.technique import Technique
 from fastrobust.training.objective import Objective
-from fastrobust.training.stages import own
+from fastrobust.training.stages import has_penalty, own
 from fastrobust.stripping import strip
 
-AUX = aux_images('blob', 40, 8, 1)
-# make: a fresh one; plain: one that strip can write; weight: its weight's name; deterministic: nothing random, samples
-# alone (C5); colour: 3 channels
-SETTINGS = {
-    fr.LogitClip: dict(make=lambda: fr.LogitClip(.5), deterministic=True),
-    fr.LogitNorm: dict(make=lambda: fr.LogitNorm(.04), deterministic=True),
-    fr.ODNL:      dict(make=lambda **kw: fr.ODNL(AUX, **kw), weight='eta',
-                       colour=lambda: fr.ODNL(aux_images('blob', 40, 8, 3))),
-    fr.OpenSampling: dict(make=lambda **kw: fr.OpenSampling(AUX, **kw), weight='lam',
-                          colour=lambda: fr.OpenSampling(aux_images('blob', 40, 8, 3))),
-    OpenSetRows: dict(make=lambda **kw: OpenSetRows(AUX, **kw), weight='lam',
-                      colour=lambda: OpenSetRows(aux_images('blob', 40, 8, 3))),
-    fr.LogitAdjust:  dict(make=lambda: fr.LogitAdjust(1.), deterministic=True),
-    fr.AugMix:    dict(make=lambda **kw: fr.AugMix(**kw), weight='lam'),
-    fr.AugLoss:   dict(make=lambda **kw: fr.AugLoss(GCELoss(), **kw), weight='lam'),
-    fr.SmallLoss:      dict(make=lambda: fr.SmallLoss(.3, .5)),
-    fr.JoCoR:          dict(make=lambda: fr.JoCoR(.3, gradual=.5)),
-    fr.CoTeaching:     dict(make=lambda: fr.CoTeaching(.3, .5)),
-    fr.CoTeachingPlus: dict(make=lambda: fr.CoTeachingPlus(.3, .5, warmup=.5)),
-    fr.Decoupling:     dict(make=lambda: fr.Decoupling(.5)),
-    fr.ALASCA: dict(make=lambda **kw: fr.ALASCA(**{'warmup': .5, **kw}), weight='lam',
-                    plain=lambda: fr.ALASCA(predict='main')),
-    fr.SampleWeights: dict(make=lambda: fr.SampleWeights('balanced')),
-    fr.ELR:    dict(make=lambda **kw: fr.ELR(**kw), weight='lam', deterministic=True),
-}
+# Each technique's own test file has its CONTRACT, class -> settings. make: a fresh one; plain: one that strip can
+# write; weight: its weight's name; deterministic: nothing random, samples alone (C5); colour: one for 3 channels
+def collected():
+    found = {}
+    for p in sorted(Path(__file__).parent.glob('test_*.py')):
+        if '\nCONTRACT = ' in p.read_text(): found.update(importlib.import_module(p.stem).CONTRACT)
+    return found
+SETTINGS = collected()
 
 BASES = {Selection, TwoNetworks, SampleMemory}      # nothing to use by themselves
 def subclasses(c): return {s for d in c.__subclasses__() for s in {d, *subclasses(d)}}
@@ -327,16 +309,17 @@ def test_on_fastais_own_loader(T):
 
 @pytest.mark.parametrize('A,B', list(itertools.combinations(ALL, 2)), ids=lambda t: t.__name__)
 def test_pairs_train_or_say_why(A, B, recwarn):
-    warned = {frozenset((fr.LogitClip, fr.LogitNorm))}
-    refused = {frozenset((fr.AugMix, fr.AugLoss)): 'both add the term `jsd`'}
-    if A.surgery is B.surgery is not None: refused[frozenset((A, B))] = 'both wrap the network in Twin'
-    elif issubclass(A, Selection) and issubclass(B, Selection): refused[frozenset((A, B))] = 'both choose'
-    if issubclass(A, OpenSetRows) and issubclass(B, OpenSetRows):
-        refused[frozenset((A, B))] = 'both label open-set images'
-    if frozenset((A, B)) in refused:
-        with pytest.raises(ValueError, match=refused[frozenset((A, B))]): tiny_learner([make(A), make(B)]).fit(1)
+    "They combine, or one says why not; what only one can do, its class declares"
+    a,b = make(A),make(B)
+    why = None
+    if A.surgery is B.surgery is not None: why = f'both wrap the network in {A.surgery.__name__}'
+    elif A.exclusive and A.exclusive == B.exclusive: why = f'both {A.exclusive}'
+    elif has_penalty(a) and has_penalty(b) and a.column == b.column: why = f'both add the term `{a.column}`'
+    if why:
+        with pytest.raises(ValueError, match=why): tiny_learner([a, b]).fit(1)
         return
-    learn = tiny_learner([make(A), make(B)])
+    learn = tiny_learner([a, b])
     learn.fit(1)
     said = [w for w in recwarn if issubclass(w.category, fr.RobustWarning) and 'both change' in str(w.message)]
-    assert bool(said) == (frozenset((A, B)) in warned) and torch.isfinite(params(learn)).all()
+    sizes = all(own(t, 'logits') and t.scales for t in (a, b))
+    assert bool(said) == sizes and torch.isfinite(params(learn)).all()

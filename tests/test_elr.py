@@ -14,6 +14,9 @@ from fastrobust.training.stages import head_of
 from fastrobust.techniques.elr import ELR, elr_loss, elr_targets
 from fastrobust.techniques.logitclip import LogitClip
 
+# what test_contract.py runs every technique through
+CONTRACT = {ELR: dict(make=lambda **kw: ELR(**kw), weight='lam', deterministic=True)}
+
 # --- functions -------------------------------------------------------------------------------------------------------
 def test_by_hand():
     z = torch.tensor([[math.log(3.), 0.]])                          # p = (3/4, 1/4)

@@ -13,6 +13,9 @@ from fastrobust.techniques.decoupling import Decoupling
 from fastrobust.techniques.jocor import JoCoR, symmetric_kl
 from fastrobust.techniques.smallloss import SmallLoss
 
+# what test_contract.py runs every technique through
+CONTRACT = {JoCoR: dict(make=lambda: JoCoR(.3, gradual=.5))}
+
 Z1 = torch.tensor([[2, 0, -1], [0, 1, 0], [-1, .5, 2], [.3, .2, .1]])
 Z2 = torch.tensor([[1.5, .5, -1], [1, 0, 0], [-2, 0, 3], [0, 0, 0]])
 Y = torch.tensor([0, 1, 0, 2])

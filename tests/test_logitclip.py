@@ -18,6 +18,9 @@ from fastrobust.losses import CrossEntropy, GCELoss
 from fastrobust.techniques.logitclip import LogitClip, clip_bounds, clip_logits
 from fastrobust.techniques.logitnorm import normalize_logits
 
+# what test_contract.py runs every technique through
+CONTRACT = {LogitClip: dict(make=lambda: LogitClip(.5), deterministic=True)}
+
 INF = float('inf')
 Z = tensor([[2, -1, .5, 0], [.1, .2, -.1, .05], [8, 0, -8, 4], [0, 0, 0, 0]], dtype=torch.float64)
 Y = tensor([0, 3, 2, 1])

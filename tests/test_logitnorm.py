@@ -9,6 +9,9 @@ from fastrobust.basics import RobustWarning
 from fastrobust.techniques.logitclip import clip_logits
 from fastrobust.techniques.logitnorm import LogitNorm, norm_floor, normalize_logits
 
+# what test_contract.py runs every technique through
+CONTRACT = {LogitNorm: dict(make=lambda: LogitNorm(.04), deterministic=True)}
+
 V = tensor([[2., -1., .5]], dtype=torch.float64)
 Z = tensor([[2, -1, .5, 0], [.1, .2, -.1, .05], [8, 0, -8, 4]], dtype=torch.float64)
 ce = lambda z, y: F.cross_entropy(z, tensor([y])).item()

@@ -25,6 +25,10 @@ from fastrobust.training.stages import HeadLogits
 from fastrobust.techniques.odnl import ODNL
 
 AUX = aux_images('blob', 40, 8, 1)
+
+# what test_contract.py runs every technique through
+CONTRACT = {ODNL: dict(make=lambda **kw: ODNL(AUX, **kw), weight='eta',
+                       colour=lambda: ODNL(aux_images('blob', 40, 8, 3)))}
 def names(learn): return list(learn.recorder.metric_names)
 def column(learn, name): return [v[names(learn).index(name)-1] for v in learn.recorder.values]
 

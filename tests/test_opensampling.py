@@ -22,6 +22,10 @@ from fastrobust.techniques.odnl import ODNL
 from fastrobust.techniques.opensampling import OpenSampling
 
 AUX = aux_images('blob', 40, 8, 1)
+
+# what test_contract.py runs every technique through
+CONTRACT = {T: dict(make=lambda T=T, **kw: T(AUX, **kw), weight='lam',
+                    colour=lambda T=T: T(aux_images('blob', 40, 8, 3))) for T in (OpenSampling, OpenSetRows)}
 IR100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 GAMMA = [.001313, .053893, .085420, .104295, .115635, .122408, .126477, .128918, .130388, .131254]
 Q = [.000015, .024978, .062750, .093545, .114993, .128858, .137567, .142929, .146207, .148157]

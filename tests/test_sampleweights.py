@@ -21,6 +21,9 @@ from fastrobust.training.technique import Technique
 from fastrobust.stripping import strip
 from fastrobust.techniques.sampleweights import SampleWeights
 
+# what test_contract.py runs every technique through
+CONTRACT = {SampleWeights: dict(make=lambda: SampleWeights('balanced'))}
+
 W = np.linspace(0, 2, 48)
 
 # --- in the loss -----------------------------------------------------------------------------------------------------

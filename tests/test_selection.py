@@ -29,6 +29,12 @@ from fastrobust.techniques.decoupling import Decoupling
 from fastrobust.techniques.jocor import JoCoR
 from fastrobust.techniques.smallloss import SmallLoss
 
+# what test_contract.py runs every technique through
+CONTRACT = {SmallLoss: dict(make=lambda: SmallLoss(.3, .5)),
+            CoTeaching: dict(make=lambda: CoTeaching(.3, .5)),
+            CoTeachingPlus: dict(make=lambda: CoTeachingPlus(.3, .5, warmup=.5)),
+            Decoupling: dict(make=lambda: Decoupling(.5))}
+
 quick = settings(derandomize=True, deadline=None, max_examples=60)
 
 # --- schedule --------------------------------------------------------------------------------------------------------

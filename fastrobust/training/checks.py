@@ -18,11 +18,7 @@ def check(
     "Raise or warn about combinations of techniques that do not work or do nothing"
     ts = [t for t in learn.cbs if isinstance(t, Stages)]
     def names(stage): return [t.name for t in ts if own(t, stage)]
-    for stage,what in (('heads', 'train two networks'), ('base', 'bring their own base loss')):
-        if len(names(stage)) > 1:
-            raise ValueError(f"{' and '.join(names(stage))} both {what}: keep one, remove the "
-                             "other with `remove_cb`.")
-
+    _one_of_a_kind(ts)
     sizes = [t.name for t in ts if own(t, 'logits') and t.scales]
     if len(sizes) > 1:
         robust_warn(f"{' and '.join(sizes)} both change the logits; the later one undoes the "
@@ -49,6 +45,17 @@ def check(
             robust_warn(f"{t.name} overrides no stage and no event, so it does nothing. Stages: "
                         f"{', '.join(STAGES)}.")
         t.check(learn)
+
+def _one_of_a_kind(ts):
+    "Refuse two techniques that do what only one can"
+    does = {'train two networks': [t.name for t in ts if own(t, 'heads')],
+            'bring their own base loss': [t.name for t in ts if own(t, 'base')]}
+    for t in ts:
+        if t.exclusive: does.setdefault(t.exclusive, []).append(t.name)
+    for what,names in does.items():
+        if len(names) > 1:
+            raise ValueError(f"{' and '.join(names)} both {what}: keep one, remove the other with "
+                             "`remove_cb`.")
 
 def _check_terms(ts):
     "Penalties of the same name"

@@ -10,6 +10,8 @@ class Stages:
     "What a technique can do to a training batch; it overrides only what its paper needs"
     # The loss object behind `base`, if there is one: its class weights count in the mean
     base_loss = None
+    # What only one technique of a learner may do, in words that follow 'both'
+    exclusive = None
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         owner = lambda k: next(c for c in cls.__mro__ if k in vars(c))

@@ -62,6 +62,7 @@ class TrainedOpenSets(Callback):
 class OpenSetRows(Technique):
     "Add lam CE(f(x_aux), u), u drawn anew at every step from any prior (arXiv 2106.10891, 2206.08802)"
     labels,class_weight = None,None
+    exclusive = 'label open-set images, each in its own way, so that neither reaches its aim'
     def __init__(self,
         # Open-set images: array (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; fastai
         # DataLoader(s), labels ignored; an `OpenSet`. Of no class of the training set
@@ -109,11 +110,6 @@ class OpenSetRows(Technique):
         return torch.special.entr(q/q.sum()).sum().item()
 
     def check(self, learn):
-        others = [t.name for t in learn.cbs if isinstance(t, OpenSetRows) and t is not self]
-        if others:
-            raise ValueError(f"{others[0]} and {self.name} both label open-set images, each in its "
-                             "own way, so that neither reaches its aim: keep one, remove the other "
-                             "with `remove_cb`.")
         if self.aux.source is not None: self.check_open(learn.dls)
 
     def check_open(self, dls):

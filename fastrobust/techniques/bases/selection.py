@@ -65,6 +65,7 @@ class Selection(Technique):
     window = 10     # Epochs over which `score` and `noisy_ids` look back
     epochs = 0      # Epochs of the technique's life
     judges = True   # Whether being chosen is evidence that a label is right
+    exclusive = 'choose the items to train on'
 
     def __init__(self, *rate):
         if rate:
@@ -84,10 +85,6 @@ class Selection(Technique):
         return progress(length, self.epochs, pct)
 
     def check(self, learn):
-        other = [t.name for t in learn.cbs if isinstance(t, Selection) and t is not self]
-        if other:
-            raise ValueError(f"{other[0]} and {self.name} both choose the items to train on: keep "
-                             "one, remove the other with `remove_cb`.")
         bs = getattr(learn.dls.train, 'bs', None)
         if bs and hasattr(self, 'tau') and n_keep(bs, self.tau) < 4 <= bs:
             robust_warn(f"{self.name} keeps {n_keep(bs, self.tau)} of {bs} items: a choice among "
