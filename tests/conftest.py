@@ -1,7 +1,6 @@
 "Tiny data and learners every test file may use"
 import warnings
 import matplotlib
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,16 +9,12 @@ matplotlib.use('Agg')
 torch.set_num_threads(1)    # two threads only get in each other's way on tensors this small
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
-from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException  # noqa: E402
-from fastai.learner import Learner  # noqa: E402
-from fastai.losses import CrossEntropyLossFlat  # noqa: E402
-from fastai.metrics import accuracy  # noqa: E402
+from fastai.callback.core import CancelEpochException, CancelFitException, CancelTrainException  # noqa: E402
 from fastai.torch_core import set_seed  # noqa: E402
-from fastrobust.data.fromarrays import array_dls  # noqa: E402
 from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
-from fastrobust.nets import small_cnn  # noqa: E402
 from fastrobust.training.technique import Technique  # noqa: E402
-from fastrobust.training.stages import Batch  # noqa: E402
+from fastrobust.testing import tiny  # noqa: E402
+from fastrobust.testing.tiny import Raise, live, params, tiny_arrays, tiny_dls  # noqa: E402, F401
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
@@ -29,47 +24,11 @@ def pytest_cmdline_main(config):
     if not whole or not hasattr(o, 'numprocesses') or hasattr(config, 'workerinput'): return
     if o.numprocesses is None and not o.usepdb: o.numprocesses,o.dist = 'auto','worksteal'
 
-def tiny_arrays(n=48, c=3, size=8, channels=1, seed=0):
-    g = np.random.default_rng(seed)
-    shape = (n, size, size) if channels == 1 else (n, size, size, channels)
-    return g.integers(0, 256, shape, dtype=np.uint8),g.integers(0, c, n)
-
-def tiny_dls(n=48, c=3, size=8, channels=1, bs=16, **kw):
-    set_seed(7)     # a loader draws its own stream when it is made
-    X,y = tiny_arrays(n, c, size, channels)
-    Xv,yv = tiny_arrays(24, c, size, channels, seed=1)
-    y[:c],yv[:c] = np.arange(c),np.arange(c)
-    return array_dls(X, y, valid=(Xv, yv), bs=bs, device='cpu', **kw)
-
-def tiny_learner(cbs=None, dls=None, norm=None, seed=3, loss_func=None, path=None, **kw):
-    "A learner that prints nothing, its seed set last"
-    dls = tiny_dls() if dls is None else dls
-    set_seed(seed, reproducible=True)
-    net = small_cnn(len(dls.vocab), dls.train.one_batch_shape if hasattr(dls.train, 'one_batch_shape') else
-                    dls.train.dataset.items.x.shape[1], width=8, norm=norm, depth=2)
-    learn = Learner(dls, net, loss_func=loss_func or CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs, **kw)
-    if path: learn.path = path
-    learn.remove_cb(learn.progress)
+def tiny_learner(*args, **kwargs):
+    "`fastrobust.testing.tiny_learner` that says before a fit what it trains with, as learners do"
+    learn = tiny.tiny_learner(*args, **kwargs)
     learn.logger = lambda *a: None
     return learn
-
-def params(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
-
-def live(obj, *techniques):
-    "`obj` as it is between prediction and loss of a training batch with these techniques"
-    obj.stages,obj.batch = techniques,Batch(1)
-    obj.batch.live,obj.batch.heads = True,[None]
-    return obj.train()
-
-class Raise(Callback):
-    "Raises `ex` in training batch 1, at `event`"
-    order = 40
-    def __init__(self, ex, event='after_loss'):
-        super().__init__()
-        setattr(self, event, self.go)
-        self.ex = ex
-    def go(self):
-        if self.training and self.iter == 1: raise self.ex
 
 # two small surgeries: the later two-network and auxiliary-head techniques stand on what they prove
 class TwinNet(Surgery):

@@ -1,0 +1,42 @@
+"A technique under test, and the small tools of the clauses"
+from contextlib import contextmanager
+from fastrobust.testing.tiny import tiny_learner
+from fastrobust.training.technique import Technique
+
+__all__ = []
+
+class Case:
+    "A technique under test, and what its clauses need to know"
+    def __init__(self,
+        T,                  # The class
+        make=None,          # Function (**settings) -> a new one; None: the class with its defaults
+        *,
+        plain=None,         # Function -> one that `strip` can write; None: `make`
+        colour=None,        # Function -> one for images of 3 channels; None: `make`
+        weight=None,        # Name of the parameter that weighs its penalty, None: it has none
+        deterministic=False # Nothing random, and items judged alone: batches of 4 add up to one of 16
+    ):
+        if not (isinstance(T, type) and issubclass(T, Technique)):
+            raise TypeError(f"expected a subclass of Technique, got {T!r}. Pass the class, and how "
+                            "to make one as `make=lambda: MyTechnique(.5)`.")
+        self.T,self.make = T,make or T
+        self.plain,self.colour = plain or self.make,colour or self.make
+        self.weight,self.deterministic = weight,deterministic
+
+    def of(self, learn):
+        "The technique of a learner"
+        return next(c for c in learn.cbs if isinstance(c, self.T))
+
+@contextmanager
+def refused(kind, says):
+    "Within `with`: what raises `kind` with `says` in its message"
+    try: yield
+    except kind as e:
+        assert says in str(e), f"expected {says!r} in the message, got: {e}"
+    else: raise AssertionError(f"expected {kind.__name__} with {says!r}, nothing was raised")
+
+def train(case, dls=None, cbs=None, make=None, **kwargs):
+    "A tiny learner with the technique, fitted for an epoch"
+    learn = tiny_learner((make or case.make)(), dls=dls, **kwargs)
+    learn.fit(1, cbs=cbs)
+    return learn
