@@ -8,6 +8,7 @@ import fastrobust.all as fr
 from conftest import MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.losses import GCELoss
 from fastrobust.stripping import strip
+from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.techniques.bases.memory import SampleMemory
 from fastrobust.techniques.bases.selection import Selection
 from fastrobust.techniques.bases.twonetworks import TwoNetworks
@@ -110,3 +111,18 @@ def test_pairs_train_or_say_why(A, B, recwarn):
     said = [w for w in recwarn if issubclass(w.category, fr.RobustWarning) and 'both change' in str(w.message)]
     sizes = all(own(t, 'logits') and t.scales for t in (a, b))
     assert bool(said) == sizes and torch.isfinite(params(learn)).all()
+
+def test_who_refuses_whom():
+    "What the classes declare is what it was before they did: only these pairs are refused, one is warned of"
+    choose = [fr.SmallLoss, fr.JoCoR, fr.CoTeaching, fr.CoTeachingPlus, fr.Decoupling]
+    label = [fr.ODNL, fr.OpenSampling, OpenSetRows]
+    want = {frozenset(o) for ts in (choose, label) for o in itertools.combinations(ts, 2)}
+    pairs = list(itertools.combinations(ALL, 2))
+    assert {frozenset((a, b)) for a,b in pairs if a.exclusive and a.exclusive == b.exclusive} == want
+    wrap = {frozenset((a, b)) for a,b in pairs if a.surgery is b.surgery is not None}
+    assert wrap == {frozenset(o) for o in itertools.combinations([t for t in choose if t is not fr.SmallLoss], 2)}
+    penal = [t for t in ALL if has_penalty(make(t))]
+    same = {frozenset(o) for o in itertools.combinations(penal, 2) if make(o[0]).column == make(o[1]).column}
+    assert same == {frozenset((fr.AugMix, fr.AugLoss))}
+    size = [t for t in ALL if own(make(t), 'logits') and t.scales]
+    assert set(size) == {fr.LogitClip, fr.LogitNorm}

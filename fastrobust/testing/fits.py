@@ -7,7 +7,7 @@ from torch import nn
 from fastai.callback import schedule    # noqa: F401 (patches Learner)
 from fastai.callback.core import (Callback, CancelEpochException, CancelFitException,
                                   CancelTrainException)
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.fp16 import MixedPrecision, to_bf16  # noqa: F401 (patches Learner)
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed, to_float
@@ -24,6 +24,7 @@ def doors(case):
     "It enters by `cbs=`, `add_cb`, `fit(cbs=)`, fits twice, and after it is gone training is plain fastai's"
     learn = train(case)
     learn.fit(1)
+    assert case.of(learn) in learn.cbs
     learn.remove_cb(case.T)
     assert not [c for c in learn.cbs if isinstance(c, (case.T, ObjectiveCallback))]
     assert not isinstance(learn.loss_func, Objective)
@@ -114,8 +115,8 @@ class CpuBf16(Callback):
     def after_loss(self): self.autocast.__exit__(None, None, None)
 
 def half_precision(case):
-    "In bfloat16 losses are float32 and finite"
-    learn = tiny_learner(case.make())
+    "In bfloat16 losses are float32 and finite, and no autocast stays open"
+    learn = tiny_learner(case.make()).to_bf16()
     seen,low = set(),set()
     class Spy(Callback):
         order = 5.5
@@ -126,6 +127,7 @@ def half_precision(case):
     learn.fit(1, cbs=[CpuBf16(), Spy()])
     assert seen == {(True, torch.float32)} and torch.bfloat16 in low, (seen, low)
     assert torch.isfinite(params(learn)).all() and np.isfinite(learn.recorder.values[0]).all()
+    assert not torch.is_autocast_enabled('cpu') and not torch.is_autocast_enabled('cuda')
 
 def repeats(case):
     "The same seed gives the same weights"

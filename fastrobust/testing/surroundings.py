@@ -32,6 +32,7 @@ def evaluation(case):
     p,y,l = learn.get_preds(with_loss=True)
     z = torch.cat([learn.model.eval()(b[0]) for b in learn.dls.valid]).detach()
     assert torch.allclose(p, z.softmax(1), atol=1e-5)
+    assert torch.allclose(p.sum(1), torch.ones(len(p)), atol=1e-5)
     want = nn.functional.cross_entropy(z, y.long(), reduction='none')
     assert torch.allclose(l, want, atol=1e-4)
     assert abs(learn.validate()[0] - l.mean().item()) < 1e-4
