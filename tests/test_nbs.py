@@ -1,12 +1,15 @@
 "Every notebook runs on the embedded data, is kept small, and runs without Jupyter too"
-import ast, contextlib, importlib.util, io, json, os, re, warnings
+import ast, contextlib, importlib.util, io, json, re, sys, warnings
 from pathlib import Path
 import pytest
-import fastrobust
 
 NBS = sorted((Path(__file__).parents[1]/'nbs').glob('*.ipynb'))
 MAX_KB = 300    # outputs are kept, so that a reader on the web sees them
 JUPYTER = all(importlib.util.find_spec(o) for o in ('nbclient', 'nbformat', 'ipykernel'))
+if JUPYTER:
+    import nbformat
+    sys.path.insert(0, str(Path(__file__).parents[1]/'nbs'))
+    import refresh
 
 each_notebook = pytest.mark.parametrize('nb', NBS, ids=lambda o: o.stem)
 
@@ -28,28 +31,15 @@ def run_plain(nb, name='notebook'):
         plt.close('all')
     return env
 
-def run_jupyter(path):
-    "Execute the notebook in a kernel that sees the same fastrobust as this test"
-    import nbformat
-    from nbclient import NotebookClient
-    nb = nbformat.read(path, as_version=4)
-    nb.cells = [c for c in nb.cells if not (c.cell_type == 'code' and c.source.startswith('#| slow'))]
-    here = str(Path(fastrobust.__file__).parents[1])
-    path_env = os.pathsep.join(o for o in (here, os.environ.get('PYTHONPATH')) if o)
-    # on a busy machine, threads that wait for each other cost minutes
-    env = {**os.environ, 'PYTHONPATH': path_env, 'OMP_NUM_THREADS': '1'}
-    env.pop('MPLBACKEND', None)     # the kernel draws into its cells, as a student's does
-    where = {'metadata': {'path': str(path.parent)}}
-    NotebookClient(nb, timeout=600, kernel_name='python3', resources=where).execute(env=env)
-    return nb
-
 def test_there_are_notebooks(): assert [o.name[:2] for o in NBS][:3] == ['00', '01', '02']
 
 @pytest.mark.slow       # half a minute each on a quiet core
 @pytest.mark.timeout(900)
 @each_notebook
-def test_runs(nb, monkeypatch, tmp_path):
-    if JUPYTER: run_jupyter(nb)
+def test_runs_and_shows_what_is_stored(nb, monkeypatch, tmp_path):
+    if JUPYTER:
+        new = refresh.execute(nb)
+        assert not list(refresh.stale(nbformat.read(nb, as_version=4), new)), f'python nbs/refresh.py {nb.stem[:2]}'
     else:
         monkeypatch.chdir(nb.parent)
         with warnings.catch_warnings(): run_plain(read(nb), nb.name)
@@ -95,3 +85,28 @@ def test_runner_keeps_one_namespace_and_skips_slow_cells():
 def test_runner_names_the_failing_cell():
     nb = dict(cells=[cell('a = 0'), cell('1/a')])
     with pytest.raises(AssertionError, match='demo, cell 1: ZeroDivisionError'): run_plain(nb, 'demo')
+
+# --- what counts as stale --------------------------------------------------------------------------------------------
+@pytest.mark.skipif(not JUPYTER, reason='needs nbclient and ipykernel: pip install -e ".[dev]"')
+@pytest.mark.parametrize('was,now,why', [
+    ('accuracy 0.812', 'accuracy 0.824', None), ('accuracy 0.81', 'accuracy 0.61', '0.81, now 0.61'),
+    ('one recipe', 'six recipes', "'one recipe'"), ('  a   b\n1  2', 'a b\n1 2', None),
+    ('20 images', '40 images', '20, now 40'), ('at 0x7fd2', 'at 0x8a', None), ('00:03', '00:19', None),
+    ('took 3 s', 'took 21 s', None), ('4,000', '4,100', None), ('-0.5', '0.5', '-0.5, now 0.5')])
+def test_stale(was, now, why):
+    def nb(text, **kw):
+        out = nbformat.v4.new_output('stream', text=text)
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('f()', outputs=[out], **kw)])
+    found = list(refresh.stale(nb(was), nb(now)))
+    assert found == [] if why is None else why in found[0][1]
+    assert not list(refresh.stale(nb(was, metadata=dict(varies=True)), nb(now)))
+
+@pytest.mark.skipif(not JUPYTER, reason='needs nbclient and ipykernel: pip install -e ".[dev]"')
+def test_pictures_and_tables_are_compared():
+    def nb(**data):
+        out = nbformat.v4.new_output('display_data', data=data)
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('f()', outputs=[out])])
+    a,b = nb(**{'image/png': 'aa', 'text/plain': 'Figure 1'}),nb(**{'image/png': 'bb', 'text/plain': 'Figure 2'})
+    assert not list(refresh.stale(a, b)) and list(refresh.stale(a, nb(**{'text/plain': 'Figure 1'})))
+    old,new = nb(**{'text/html': '<table><td>plain</td></table>'}),nb(**{'text/html': '<table><td>GCE</td></table>'})
+    assert list(refresh.stale(old, new)) and not list(refresh.stale(old, old))

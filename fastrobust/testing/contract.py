@@ -1,5 +1,5 @@
 "What every technique keeps to, as checks that run on any class: `check_technique(MyTechnique)`"
-import warnings
+import traceback, warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from fastrobust.basics import nearest
@@ -37,5 +37,6 @@ def check_technique(
             warnings.simplefilter('ignore')
             try: known[k](case)
             except Exception as e:
-                raise AssertionError(f"{T.__name__} breaks {k!r} ({known[k].__doc__}): {e}") from e
+                why = str(e) or traceback.extract_tb(e.__traceback__)[-1].line
+                raise AssertionError(f"{T.__name__} breaks {k!r} ({known[k].__doc__}): {why}") from e
         if verbose: print(f'{k:15} {known[k].__doc__}')

@@ -144,7 +144,7 @@ def weights(case):
     w = case.weight
     if w is None: return
     for bad in (0, -1., float('nan')):
-        with refused(ValueError, f'`{w}` must be positive'): case.make(**{w: bad})
+        with refused(ValueError, w): case.make(**{w: bad})
     with refused(TypeError, w): case.make(**{w: '1'})
     def after(*cbs):
         learn = tiny_learner([*cbs], loss_func=GCELoss())

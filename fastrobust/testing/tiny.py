@@ -1,7 +1,7 @@
 "Data and learners small enough to train in a tenth of a second"
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.imports import noop
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -75,6 +75,20 @@ def live(
     obj.stages,obj.batch = techniques,Batch(1)
     obj.batch.live,obj.batch.heads = True,[None]
     return obj.train()
+
+class _Look(Callback):
+    "Takes a training batch's prediction and loss before the backward pass, and ends the fit"
+    def before_backward(self):
+        self.seen = self.pred.detach().clone(),self.y.clone(),self.loss_grad.detach().clone()
+        raise CancelFitException
+
+def first_batch(
+    learn   # A Learner; its weights stay as they are
+):          # (raw logits (bs,c), labels (bs,), the loss with all penalties)
+    "What a fit sees in its first training batch, to be compared with a formula worked out by hand"
+    look = _Look()
+    learn.fit(1, cbs=look)
+    return look.seen
 
 class Raise(Callback):
     "Raises an exception in the second training batch"
