@@ -40,6 +40,7 @@ def _one_of(name, v, known):
 
 class ALASCA(SampleMemory):
     "Add lam times the cross-entropy of auxiliary heads with adaptively smoothed labels (arXiv 2206.07277)"
+    against = 'wrong labels'
     surgery = AuxHeads
     _stateattrs = (*SampleMemory._stateattrs, 'epochs', '_g')
     epochs,_g = 0,0.    # of the technique's life; how far the warm-up was at the last batch

@@ -10,6 +10,7 @@ __all__ = ['AugLoss']
 @delegates(AugMix)
 class AugLoss(AugMix):
     "AugMix with the loss `base` in training; lam=12 is too much beside a bounded one: 3 beside GCE"
+    against = 'wrong labels on changed images'
     def __init__(self,
         base,    # Robust loss with a settable `reduction`, such as AlphaLoss(2.) or NCEandRCE() of fastrobust.losses
         **kwargs

@@ -15,6 +15,7 @@ __all__ = ['AugMixTransform', 'AugMix']
 
 class AugMixTransform(DisplayedTransform):
     "AugMix as a transform of batches or, in `item_tfms`, of items: one view in place of each image; training only"
+    against = 'changed images'
     # after ToTensor (5), IntToFloatTensor (10), the geometric transforms (30), before Normalize
     split_idx,order = 0,50
     def __init__(self,
@@ -41,6 +42,7 @@ class AugMixTransform(DisplayedTransform):
 
 class AugMix(Technique):
     "Loss of the clean images + `lam` x Jensen-Shannon divergence of the predictions for them and their views"
+    against = 'changed images'
     column = 'jsd'
     def __init__(self,
         lam=12.,           # Weight of the divergence: a number > 0 or a function of pct_train; 12 in the paper

@@ -17,6 +17,7 @@ def _listed(v): return [v] if isinstance(v, (str, int, float)) else list(v)
 class CorruptionTransform(DisplayedTransform):
     """Batch transform: every image gets one of `names` at one of the severities, drawn evenly; training only. Give it
     all names at once: of several CorruptionTransforms in one DataBlock fastai keeps only the last."""
+    against = 'known changes'
     # after IntToFloatTensor (10) and the geometric transforms (30), before Normalize (99)
     split_idx,order = 0,50
     def __init__(self,

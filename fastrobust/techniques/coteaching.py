@@ -11,6 +11,7 @@ __all__ = ['CoTeaching', 'CoTeachingPlus']
 
 class CoTeaching(TwoNetworks):
     "Each network trains on the other's items of small loss (https://arxiv.org/abs/1804.06872, Algorithm 1)"
+    against = 'wrong labels'
     def __init__(self,
         tau,         # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau
         gradual=10,  # Ramp from 0 to tau: int epochs of the technique's life (10 in the paper) | float share of a fit
@@ -30,6 +31,7 @@ class CoTeaching(TwoNetworks):
 
 class CoTeachingPlus(CoTeaching):
     "After a warm-up, Co-teaching among the items on which the two networks disagree (https://arxiv.org/abs/1901.04215)"
+    against = 'wrong labels'
     judges = False
     def __init__(self,
         tau,         # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau

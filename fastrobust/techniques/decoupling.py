@@ -11,6 +11,7 @@ __all__ = ['Decoupling']
 
 class Decoupling(TwoNetworks):
     "Update both networks on the items they disagree on (https://arxiv.org/abs/1706.02613); needs no noise rate"
+    against = 'wrong labels'
     judges = False
     def __init__(self,
         warmup=3,    # Training on everything first: int epochs of the technique's life | float share of a fit

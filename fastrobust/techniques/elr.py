@@ -29,6 +29,7 @@ def elr_loss(
 
 class ELR(SampleMemory):
     "Add lam mean ln(1 - <p_i,t_i>), t_i the moving average of p_i (https://arxiv.org/abs/2007.00151)"
+    against = 'wrong labels'
     def __init__(self,
         lam:float=3.,   # Weight > 0, or a schedule of pct_train; 3 for CIFAR-10
         beta:float=.7   # Share of the past in the targets, in [0,1); .7 for CIFAR-10

@@ -19,6 +19,7 @@ def symmetric_kl(
 
 class JoCoR(TwoNetworks):
     "Both networks train on the items of small joint loss (1-lam)(l1+l2) + lam KL (https://arxiv.org/abs/2003.02752)"
+    against = 'wrong labels'
     def __init__(self,
         tau,           # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau
         lam:float=.9,  # Weight of the agreement, in [0,1]; the paper's best on CIFAR-10 (20 and 50 %); search .5 to .9

@@ -29,6 +29,7 @@ def adjust_logits(
 
 class LogitAdjust(Technique):
     "Train on z + tau log(class frequency) (https://arxiv.org/abs/2007.07314); predictions and validation use raw z"
+    against = 'long tails'
     # last of those that change logits: the head start is in units of the logits that the loss sees
     order,scales = Technique.order+.5,False
 

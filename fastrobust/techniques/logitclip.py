@@ -49,6 +49,7 @@ def clip_bounds(
 
 class LogitClip(Technique):
     "Train on clipped logits (https://arxiv.org/abs/2212.04055); predictions and validation see the raw ones"
+    against = 'wrong labels'
     def __init__(self,
         tau:float,      # Norm bound; the paper tunes 1/tau in 0.1 .. 5 on held-out noisy labels: see `find_tau`
         p:float=2.      # Which norm; the paper's default

@@ -38,6 +38,7 @@ def norm_floor(n_classes, tau):
 
 class LogitNorm(Technique):
     "Train on normalised logits (https://arxiv.org/abs/2205.09310); predictions and scores use the raw ones"
+    against = 'unknown images'
     direction_only = True
     def __init__(self,
         tau:float=.04,      # Temperature; OpenOOD's default for CIFAR-10, smaller for more classes (.0085 for 100)

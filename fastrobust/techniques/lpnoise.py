@@ -49,6 +49,7 @@ def _draw_sets(sets, b):
 class LpNoise(DisplayedTransform):
     """Batch transform: one of `sets`, its size and the noise itself drawn for each image; training only. Give one
     LpNoise all the sets: of several in one DataBlock fastai keeps only the last."""
+    against = 'changed images'
     # after IntToFloatTensor (10), geometry (30) and AugMixTransform (50), before Normalize (99)
     split_idx,order = 0,60
     # corruptions of the benchmarks that it resembles: results on them say little about the rest

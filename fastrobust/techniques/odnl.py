@@ -10,6 +10,7 @@ __all__ = ['ODNL']
 
 class ODNL(OpenSetRows):
     "Add eta CE(f(x_aux), u), u uniform and fresh each step (https://arxiv.org/abs/2106.10891, Algorithm 1)"
+    against = 'wrong labels'
     def __init__(self,
         # Open-set images: DataLoader(s), an `OpenSet`, or array (n,h,w[,c]) / (n,c,h,w), uint8 or
         # float in [0,1]

@@ -13,6 +13,7 @@ __all__ = ['OpenSampling']
 
 class OpenSampling(OpenSetRows):
     "Add lam WCE(f(x_aux), u), u from the complement of the class frequencies (https://arxiv.org/abs/2206.08802)"
+    against = 'long tails'
     def __init__(self,
         # Open-set images: DataLoader(s), an `OpenSet`, or array (n,h,w[,c]) / (n,c,h,w), uint8 or
         # float in [0,1]

@@ -13,6 +13,7 @@ __all__ = ['SampleWeights']
 
 class SampleWeights(Technique):
     "Weighted mean loss of each batch, sum w_i l_i/sum w_i, w by position (https://arxiv.org/abs/1411.7718)"
+    against = 'doubtful items'
     def __init__(self,
         w   # Weights (n,) by position in `dls.train_ds`, finite, >= 0; or 'balanced': 1/size of the item's class
     ):

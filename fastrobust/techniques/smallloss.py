@@ -8,6 +8,7 @@ __all__ = ['SmallLoss']
 
 class SmallLoss(Selection):
     "Train on the (1-R(e)) share of each batch with the smallest losses (https://arxiv.org/abs/1804.06872, one network)"
+    against = 'wrong labels'
     def __init__(self,
         tau,        # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau
         gradual=10  # Ramp from 0 to tau: int epochs of the technique's life (10 in Co-teaching) | float share of a fit

@@ -12,6 +12,8 @@ class Stages:
     base_loss = None
     # What only one technique of a learner may do, in words that follow 'both'
     exclusive = None
+    # The problem it is a remedy for, in two or three words: a column of the README's table
+    against = None
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         owner = lambda k: next(c for c in cls.__mro__ if k in vars(c))
