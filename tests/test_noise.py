@@ -103,6 +103,18 @@ def test_bernoulli_is_the_published_generator():
     r = NoisyLabels('pair', .45, sampling='bernoulli').apply(y1000, 10)
     assert (r.is_noisy.sum(), r.y_noisy[:10].tolist(), r.y_noisy.sum()) == (441, [0,2,2,3,5,6,6,8,9,0], 4551)
 
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) >= '2.5.0', reason='numpy 2.5 draws otherwise from the same seed')
+def test_a_draw_is_that_of_numpy_before_2_5():
+    from fastrobust.noise.kinds import _categorical
+    g = np.random.default_rng(0)
+    rows = [g.dirichlet(np.full(c, a)) for c in (2, 3, 10) for a in (.05, .5, 5) for _ in range(20)]
+    rows += [noise_matrix(k, 10, r)[3] for k in ('symmetric', 'pair') for r in (.1, .45, .5)]
+    rows += [np.array(o) for o in ([1., 0, 0], [0, 1., 0], [0, 0, 1.], [.5, .5, 0], [0, .5, .5], [.1]*10)]
+    for p in rows:
+        a,b = np.random.RandomState(1),np.random.RandomState(1)
+        assert [_categorical(p.tolist(), a) for _ in range(50)] == [b.multinomial(1, p).argmax() for _ in range(50)]
+        assert a.random_sample() == b.random_sample()       # as many draws spent
+
 @quiet
 @prop
 @given(st.floats(0, 1), st.integers(2, 7), st.integers(1, 200), st.integers(0, 2**32-1))

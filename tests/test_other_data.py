@@ -256,7 +256,7 @@ def test_the_recipe_on_text(tmp_path):
 def test_selection_on_a_recurrent_network(make, tmp_path):
     learn = rnn(text_dls(.1, 240), t := make())
     start = params(learn).clone()
-    learn.fit(4, 2e-2)
+    learn.fit(7, 2e-2)     # after 4, one seed in ten is at chance still, on one torch or another
     end = params(learn)
     assert torch.isfinite(end).all() and learn.validate()[1] > .6 and same_after_reload(learn, 'a good film', tmp_path)
     if t.surgery:

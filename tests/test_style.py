@@ -59,7 +59,7 @@ def test_axes_without_ornament():
 @pytest.mark.skipif(not JUPYTER, reason='needs nbclient, nbformat, ipykernel')
 def test_a_notebook_shows_a_picture_once(tmp_path):
     from nbformat.v4 import new_code_cell, new_notebook
-    from test_nbs import run_jupyter
+    from test_nbs import refresh
     import nbformat
     draw = "from fastrobust.labels.pictures import plot_disagreement\n"
     cells = [draw+"plot_disagreement([.3, .2])",                     # the value of its cell
@@ -67,6 +67,6 @@ def test_a_notebook_shows_a_picture_once(tmp_path):
              "fig = plot_disagreement([.3, .2])\n1+1",               # at the cell's end
              "fig"]                                                  # shown when asked for again
     nbformat.write(new_notebook(cells=[new_code_cell(o) for o in cells]), tmp_path/'a.ipynb')
-    got = run_jupyter(tmp_path/'a.ipynb').cells
+    got = refresh.execute(tmp_path/'a.ipynb').cells
     shown = [sum('image/png' in o.get('data', {}) for o in c.outputs) for c in got]
     assert shown == [1, 1, 1, 1]

@@ -2,7 +2,7 @@
 # Symmetric and pair: Co-teaching, https://arxiv.org/abs/1804.06872
 # Asymmetric maps: F-correction, https://arxiv.org/abs/1609.03683
 # A kind: function (noise, y, c, X, rng, vocab) -> (given labels, T or None[, more of the record])
-import copy
+import copy, math
 import numpy as np
 from fastrobust.basics import robust_warn
 from fastrobust.noise import instance
@@ -12,9 +12,24 @@ from fastrobust.noise.matrices import noise_matrix
 
 __all__ = []
 
+def _happens(p, u):
+    "Whether what has probability `p` happens at the uniform draw `u`: the rarer side is where `u` is large"
+    if p > .5: return not u > math.exp(math.log(p))
+    return u > math.exp(math.log(1-p))
+
+def _categorical(p, rng):
+    "A draw from the probabilities `p`, class by class among what is left, as `rng.multinomial` before numpy 2.5"
+    left = 1.
+    for k,pk in enumerate(p[:-1]):
+        # numpy 2.5 spends a draw on the impossible, and so gives other labels from the same seed
+        if pk > 0 and _happens(pk/left, rng.random_sample()): return k
+        left -= pk
+    return len(p)-1
+
 def _bernoulli(y, T, rng):
     "One multinomial draw per sample, in order: with seed 0 bit for bit the labels of the Co-teaching and JoCoR code"
-    return np.array([rng.multinomial(1, T[k]).argmax() for k in y], dtype=np.int64)
+    rows = T.tolist()
+    return np.array([_categorical(rows[k], rng) for k in y], dtype=np.int64)
 
 def _apportion(n, p):
     "`n` split in whole parts as near to `n*p` as can be (largest remainders)"
