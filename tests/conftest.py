@@ -9,12 +9,12 @@ matplotlib.use('Agg')
 torch.set_num_threads(1)    # two threads only get in each other's way on tensors this small
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
-from fastai.callback.core import CancelEpochException, CancelFitException, CancelTrainException  # noqa: E402
-from fastai.torch_core import set_seed  # noqa: E402
+from fastai.callback.core import CancelEpochException, CancelFitException, CancelTrainException
+from fastai.torch_core import set_seed
 from fastrobust.training.surgery import AuxOut, Surgery, wrap_each
-from fastrobust.training.technique import Technique  # noqa: E402
-from fastrobust.testing import tiny  # noqa: E402
-from fastrobust.testing.tiny import Raise, live, params, tiny_arrays, tiny_dls  # noqa: E402, F401
+from fastrobust.training.technique import Technique
+from fastrobust.testing import tiny
+from fastrobust.testing.tiny import Raise, live, params, tiny_arrays, tiny_dls  # noqa: F401
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):

@@ -9,13 +9,13 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD, Adam
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.fromarrays import array_dls  # noqa: E402
-from fastrobust.noise.laws import NoisyLabels               # noqa: E402
-from fastrobust.noise.block import add_label_noise      # noqa: E402
-from fastrobust.samples import sample_data             # noqa: E402
-from fastrobust.losses import CrossEntropy                  # noqa: E402
-from fastrobust.nets import small_cnn  # noqa: E402
-from fastrobust.techniques.alasca import ALASCA             # noqa: E402
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.samples import sample_data
+from fastrobust.losses import CrossEntropy
+from fastrobust.nets import small_cnn
+from fastrobust.techniques.alasca import ALASCA
 
 def sgd(*args, **kw): return SGD(*args, mom=.9, decouple_wd=False, **kw)
 # optimiser, learning rate, weight decay, how to fit; the second as in the authors' code

@@ -10,8 +10,8 @@ from fastai.data.transforms import Normalize, RandomSplitter, get_image_files, p
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.fromarrays import array_dls  # noqa: E402
-from fastrobust.samples import sample_data # noqa: E402
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.samples import sample_data
 
 def rate(dl):
     "Images a second of one epoch, batch transforms included"

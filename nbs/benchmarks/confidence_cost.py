@@ -10,9 +10,9 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-import unknowns as un                                                                       # noqa: E402
-from fastrobust.all import array_dls, ood_report, small_cnn                                 # noqa: E402
-from fastrobust.inference.loaders import loaders_of  # noqa: E402
+import unknowns as un
+from fastrobust.all import array_dls, ood_report, small_cnn
+from fastrobust.inference.loaders import loaders_of
 
 def seconds(f):
     start = time.perf_counter()

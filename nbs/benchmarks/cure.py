@@ -5,7 +5,7 @@ import pandas as pd
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.all import GCELoss, NoisyLabels, fix_labels, noise_report, robust_learner, sample_dls, small_cnn   # noqa: E402
+from fastrobust.all import GCELoss, NoisyLabels, fix_labels, noise_report, robust_learner, sample_dls, small_cnn
 
 def train(dls, seed, epochs=8, **kw):
     set_seed(seed)

@@ -9,13 +9,13 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD, Adam
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.noise.laws import NoisyLabels           # noqa: E402
-from fastrobust.samples import sample_dls          # noqa: E402
-from fastrobust.compare.compare import compare         # noqa: E402
-from fastrobust.losses import CrossEntropy              # noqa: E402
-from fastrobust.nets import small_cnn  # noqa: E402
-from fastrobust.techniques.logitclip import LogitClip   # noqa: E402
-from fastrobust.compare.tuning import find_tau                  # noqa: E402
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.samples import sample_dls
+from fastrobust.compare.compare import compare
+from fastrobust.losses import CrossEntropy
+from fastrobust.nets import small_cnn
+from fastrobust.techniques.logitclip import LogitClip
+from fastrobust.compare.tuning import find_tau
 
 RATE = .4
 # (norm, optimiser, learning rate, how to fit): momentum is fixed, as in the paper

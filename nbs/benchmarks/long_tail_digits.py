@@ -13,13 +13,13 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.fromarrays import array_dls  # noqa: E402
-from fastrobust.data.longtail import class_counts, complementary                                       # noqa: E402
-from fastrobust.data.weighting import weighted_dls                                                     # noqa: E402
-from fastrobust.tails.report import tail_report                                                 # noqa: E402
-from fastrobust.techniques.logitadjust import LogitAdjust                                              # noqa: E402
-from fastrobust.techniques.odnl import ODNL                                                            # noqa: E402
-from fastrobust.techniques.opensampling import OpenSampling                                            # noqa: E402
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.data.longtail import class_counts, complementary
+from fastrobust.data.weighting import weighted_dls
+from fastrobust.tails.report import tail_report
+from fastrobust.techniques.logitadjust import LogitAdjust
+from fastrobust.techniques.odnl import ODNL
+from fastrobust.techniques.opensampling import OpenSampling
 
 COUNTS = [120, 77, 50, 32, 21, 13, 8, 5, 3, 2]
 

@@ -12,12 +12,12 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.fromarrays import array_dls  # noqa: E402
-from fastrobust.samples import sample_data                 # noqa: E402
-from fastrobust.shift.lpreport import lp_report              # noqa: E402
-from fastrobust.images.lpsets import lp_sets                           # noqa: E402
-from fastrobust.nets import small_cnn  # noqa: E402
-from fastrobust.techniques.lpnoise import LpNoise               # noqa: E402
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.samples import sample_data
+from fastrobust.shift.lpreport import lp_report
+from fastrobust.images.lpsets import lp_sets
+from fastrobust.nets import small_cnn
+from fastrobust.techniques.lpnoise import LpNoise
 
 inf = math.inf
 STRENGTH,EPOCHS = dict(fashion=4., cifar=1.),dict(fashion=12, cifar=15)

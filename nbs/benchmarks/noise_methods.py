@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from fastai.metrics import accuracy
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.all import (ALASCA, ELR, CoTeaching, CoTeachingPlus, Decoupling, GCELoss, JoCoR, LogitClip, NoiseRecord,    # noqa: E402
+from fastrobust.all import (ALASCA, ELR, CoTeaching, CoTeachingPlus, Decoupling, GCELoss, JoCoR, LogitClip, NoiseRecord,
                             NoisyLabels, SCELoss, SmallLoss, add_label_noise, array_dls, compare, robust_learner, sample_dls, small_cnn)
 
 def cifar(seed, n=5000):

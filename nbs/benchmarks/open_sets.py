@@ -23,9 +23,9 @@ from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Flip
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-import unknowns as un                                                                       # noqa: E402
-from shift_methods import PadCrop                                                           # noqa: E402
-from fastrobust.all import (GCELoss, LogitAdjust, LogitNorm, NoisyLabels, ODNL, OpenSampling, OpenSet,   # noqa: E402
+import unknowns as un
+from shift_methods import PadCrop
+from fastrobust.all import (GCELoss, LogitAdjust, LogitNorm, NoisyLabels, ODNL, OpenSampling, OpenSet,
                             add_label_noise, array_dls, aux_images, calibration_report, long_tail, ood_report,
                             small_cnn, tail_report, weighted_dls)
 

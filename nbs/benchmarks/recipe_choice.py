@@ -11,14 +11,14 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.holdout import hold_out                # noqa: E402
-from fastrobust.noise.laws import NoisyLabels               # noqa: E402
-from fastrobust.data.openset import aux_images              # noqa: E402
-from fastrobust.samples import sample_dls              # noqa: E402
-from fastrobust.losses import CrossEntropy, GCELoss, NCEandRCE, SCELoss, TruncatedGCELoss  # noqa: E402
-from fastrobust.labels.metrics import memorisation_counts, memorised_shares  # noqa: E402
-from fastrobust.nets import small_cnn  # noqa: E402
-from fastrobust.techniques.odnl import ODNL                 # noqa: E402
+from fastrobust.data.holdout import hold_out
+from fastrobust.noise.laws import NoisyLabels
+from fastrobust.data.openset import aux_images
+from fastrobust.samples import sample_dls
+from fastrobust.losses import CrossEntropy, GCELoss, NCEandRCE, SCELoss, TruncatedGCELoss
+from fastrobust.labels.metrics import memorisation_counts, memorised_shares
+from fastrobust.nets import small_cnn
+from fastrobust.techniques.odnl import ODNL
 
 KINDS = dict(sym='symmetric', pair='pair')
 

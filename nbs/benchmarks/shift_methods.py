@@ -16,11 +16,11 @@ from fastai.vision.augment import Flip
 from fastai.vision.core import TensorImage
 from fasttransform import Transform
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.all import (AugLoss, AugMix, AugMixTransform, GCELoss, NoiseRecord, NoisyLabels,   # noqa: E402
+from fastrobust.all import (AugLoss, AugMix, AugMixTransform, GCELoss, NoiseRecord, NoisyLabels,
                             add_label_noise, array_dls, robust_learner, sample_data, small_cnn)
-from fastrobust.pixels import pixel_space                                                                     # noqa: E402
-from fastrobust.images.corruptions.front import corrupt                                                    # noqa: E402
-from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS                    # noqa: E402
+from fastrobust.pixels import pixel_space
+from fastrobust.images.corruptions.front import corrupt
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS
 
 ROWS = dict(
     noisy={'plain': dict(), 'GCE': dict(loss=GCELoss), **{f'AugMix lam {k}': dict(aug=k) for k in (12, 1, 3, 6)},

@@ -12,20 +12,20 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.data.fromarrays import array_dls  # noqa: E402
-from fastrobust.data.openset import aux_images                          # noqa: E402
-from fastrobust.losses import GCELoss                                   # noqa: E402
-from fastrobust.nets import small_cnn  # noqa: E402
-from fastrobust.training.technique import Technique  # noqa: E402
-from fastrobust.labels.history import SampleHistory                            # noqa: E402
-from fastrobust.techniques.augmix import AugMix                         # noqa: E402
-from fastrobust.techniques.coteaching import CoTeaching                 # noqa: E402
-from fastrobust.techniques.jocor import JoCoR                           # noqa: E402
-from fastrobust.techniques.logitclip import LogitClip                   # noqa: E402
-from fastrobust.techniques.logitadjust import LogitAdjust               # noqa: E402
-from fastrobust.techniques.logitnorm import LogitNorm                   # noqa: E402
-from fastrobust.techniques.odnl import ODNL                             # noqa: E402
-from fastrobust.techniques.opensampling import OpenSampling             # noqa: E402
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.data.openset import aux_images
+from fastrobust.losses import GCELoss
+from fastrobust.nets import small_cnn
+from fastrobust.training.technique import Technique
+from fastrobust.labels.history import SampleHistory
+from fastrobust.techniques.augmix import AugMix
+from fastrobust.techniques.coteaching import CoTeaching
+from fastrobust.techniques.jocor import JoCoR
+from fastrobust.techniques.logitclip import LogitClip
+from fastrobust.techniques.logitadjust import LogitAdjust
+from fastrobust.techniques.logitnorm import LogitNorm
+from fastrobust.techniques.odnl import ODNL
+from fastrobust.techniques.opensampling import OpenSampling
 
 # processor time of this process: other programs on the machine take turns, they do not count (CPU, `--threads 1`)
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time

@@ -12,7 +12,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.all import (GCELoss, JoCoR, NoisyLabels, SmallLoss, add_label_noise, array_dls, estimate_tau,   # noqa: E402
+from fastrobust.all import (GCELoss, JoCoR, NoisyLabels, SmallLoss, add_label_noise, array_dls, estimate_tau,
                             sample_dls, small_cnn)
 
 def digits():

@@ -8,7 +8,7 @@ from torch import nn
 from PIL import Image
 from fastai.layers import ConvLayer, ResBlock
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.all import OpenSet, aux_images, sample_data    # noqa: E402
+from fastrobust.all import OpenSet, aux_images, sample_data
 
 @lru_cache(None)
 def packs(what):

@@ -17,17 +17,17 @@ from fastai.optimizer import ranger
 from fastai.torch_core import set_seed
 from fastai.vision.models import xresnet
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fastrobust.noise.imagenette import IMAGENETTE_NOISE, noisy_imagenette   # noqa: E402
-from fastrobust.learner import robust_learner                               # noqa: E402
-from fastrobust.losses import GCELoss, NCEandRCE, SCELoss                   # noqa: E402
-from fastrobust.labels.memorisation import Memorisation                            # noqa: E402
-from fastrobust.techniques.alasca import ALASCA                             # noqa: E402
-from fastrobust.techniques.coteaching import CoTeaching                     # noqa: E402
-from fastrobust.techniques.decoupling import Decoupling                     # noqa: E402
-from fastrobust.techniques.elr import ELR                                   # noqa: E402
-from fastrobust.techniques.jocor import JoCoR                               # noqa: E402
-from fastrobust.techniques.logitclip import LogitClip                       # noqa: E402
-from fastrobust.techniques.smallloss import SmallLoss                       # noqa: E402
+from fastrobust.noise.imagenette import IMAGENETTE_NOISE, noisy_imagenette
+from fastrobust.learner import robust_learner
+from fastrobust.losses import GCELoss, NCEandRCE, SCELoss
+from fastrobust.labels.memorisation import Memorisation
+from fastrobust.techniques.alasca import ALASCA
+from fastrobust.techniques.coteaching import CoTeaching
+from fastrobust.techniques.decoupling import Decoupling
+from fastrobust.techniques.elr import ELR
+from fastrobust.techniques.jocor import JoCoR
+from fastrobust.techniques.logitclip import LogitClip
+from fastrobust.techniques.smallloss import SmallLoss
 
 SIZES,EPOCHS = (128, 192, 256),(5, 20, 80, 200)
 
