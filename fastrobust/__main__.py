@@ -16,7 +16,7 @@ goes on with the fold it was at."""
 def _number(kind, lo, hi, what):
     def parse(s):
         try: v = kind(s)
-        except ValueError: raise argparse.ArgumentTypeError(f"expected {what}, got {s!r}")
+        except ValueError: raise argparse.ArgumentTypeError(f"expected {what}, got {s!r}") from None
         if not lo <= v <= hi: raise argparse.ArgumentTypeError(f"expected {what}, got {s}")
         return v
     return parse

@@ -51,7 +51,7 @@ def _noise(dls, report):
     rate = rec.realised_rate
     return rate,rate,rate,'known: it was put there on purpose'
 
-def _need_own(dls, report, y):
+def _need_own(report, y):
     given = getattr(report, 'given', None)
     if given is None: return
     given = np.asarray(given)
@@ -170,7 +170,7 @@ def advise(
     if report is None and make_learner is not None:
         from fastrobust.labels.report import noise_report  # only here: advice alone trains nothing
         report = noise_report(make_learner, dls)
-    _need_own(dls, report, y)
+    _need_own(report, y)
     noise = _noise(dls, report)
     counts = np.bincount(y, minlength=len(names))
     table = isinstance(dls.train_ds, Tabular)

@@ -105,6 +105,7 @@ def _linear_end(model, dls):
         _scale(layer, 2.)               # halving and doubling are exact
         tol = 1e-3*z.abs().max().item()
         if torch.allclose(2*half, z, 1e-3, tol): return layer
+    return None
 
 def _last_of_sequential(model):
     end = model

@@ -57,7 +57,7 @@ def _say_found(listing, names):
     for p,why in listing.skipped[:5]: print(f"  left out: {p}: {why}")
 
 # --- what it leaves -------------------------------------------------------------------------------
-def _csvs(rep, listing, tmp):
+def _csvs(rep, tmp):
     t = rep.table
     t.assign(decision='').to_csv(tmp/'issues.csv')
     f = t.sort_values('item')
@@ -92,7 +92,7 @@ def _write(rep, listing, names, out, said, size):
         out.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix='.audit-', dir=out))
         try:
-            _csvs(rep, listing, tmp)
+            _csvs(rep, tmp)
             page = audit_page(rep, listing, out, _pictures(rep, names, tmp), said, size)
             (tmp/'report.html').write_text(page, encoding='utf-8')
             for f in sorted(tmp.iterdir(), key=lambda f: f.suffix == '.html'):

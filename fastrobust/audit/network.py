@@ -34,7 +34,8 @@ def _arch(name):
 def _load(file):
     try: sd = torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError:
-        raise FileNotFoundError(f"expected weights, got {str(file)!r}, which does not exist.")
+        raise FileNotFoundError(f"expected weights, got {str(file)!r}, which does not "
+                                "exist.") from None
     # torch raises pickle, zip and runtime errors for what is no state dict
     except Exception as e:
         raise ValueError(f"expected a state dict saved by torch.save in {str(file)!r} "

@@ -52,7 +52,7 @@ def _eval_pass(learn):
     "Counts over the training set"
     labels = _labels(learn.dls, learn.dls.device)
     counts = []
-    def see(z, yb, ids): counts.append(_count(z, _need_ids(ids), labels))
+    def see(z, _yb, ids): counts.append(_count(z, _need_ids(ids), labels))
     training_pass(learn, see, 'Memorisation')
     return sum(counts)
 

@@ -115,6 +115,7 @@ def _items_of(rec, y, rows):
         r = np.asarray(rows)-start
         inside = r.min() >= 0 and r.max() < len(rec)
         if inside and (rec.y_clean[r] == y).all(): return rec.take(r)
+    return None
 
 def match_record(rec, y, rows=None, c=None):
     "`rec` of the items with true labels `y`: as it is, or at `rows` of it, counted from 0 or from 1"

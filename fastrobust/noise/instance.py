@@ -164,7 +164,7 @@ def need_two(kind, c):
         raise ValueError(f"{kind} noise needs at least 2 classes to switch between, got "
                          f"n_classes={c}. Pass the size of the vocab as n_classes.")
 
-def instance(noise, y, c, X, rng, vocab):
+def instance(noise, y, c, X, rng, _vocab):
     "PMD; 'exact' and 'per_class' flip whole numbers of items, 'bernoulli' draws as the published codes do"
     need_two('instance', c)
     legacy = noise.sampling == 'bernoulli'
@@ -184,7 +184,7 @@ def _exactly(u, k, rng):
     if not k: return np.zeros(0, dtype=int)
     return _systematic(_rates(u, k/len(u)), k, rng)
 
-def dependent(noise, y, c, X, rng, vocab):
+def dependent(noise, y, c, X, rng, _vocab):
     "LogitClip's and ODNL's: samples chosen blindly, the new label by the image"
     need_two('dependent', c)
     i = choose(noise, y, c, rng)
@@ -193,7 +193,7 @@ def dependent(noise, y, c, X, rng, vocab):
     out[i] = _pick(_softmax(s)[i], rng)
     return out, None
 
-def model(noise, y, c, X, rng, vocab):
+def model(noise, y, c, _X, _rng, _vocab):
     "Chen et al.: flip those whose best wrong class scores highest, to that class"
     need_two('model', c)
     p = noise.probs

@@ -38,7 +38,7 @@ def _apportion(n, p):
     q[np.argsort(q - n*p, kind='stable')[:left]] += 1
     return q
 
-def _switching(noise, y, c, X, rng, vocab):
+def _switching(noise, y, c, _X, rng, vocab):
     "Choose samples, then switch their labels by W"
     T = noise_matrix(noise.kind, c, noise.rate, inclusive=noise.inclusive, mapping=noise.mapping,
                      vocab=vocab)
@@ -53,7 +53,7 @@ def _switching(noise, y, c, X, rng, vocab):
         out[i] = rng.choice(c, len(i), p=W[k])
     return out, T
 
-def _matrix(noise, y, c, X, rng, vocab):
+def _matrix(noise, y, c, _X, rng, _vocab):
     "Within each class, whole counts nearest to n_k*T[k]"
     T = noise_matrix('matrix', c, T=noise.T)
     if noise.sampling == 'bernoulli': return _bernoulli(y, T, rng), T
@@ -97,7 +97,7 @@ def _open(noise, y, c, X, rng, vocab):
     more.update(kind=f'open+{law.kind}', nominal_rate=noise.rate + closed_rate)
     return out, None, more
 
-def _human(noise, y, c, X, rng, vocab):
+def _human(noise, y, c, _X, _rng, _vocab):
     rec = match_record(noise.source, y, noise.rows, c)
     more = dict(kind=rec.kind, nominal_rate=rec.realised_rate, sampling=rec.sampling)
     return rec.y_noisy, None, more

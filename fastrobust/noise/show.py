@@ -50,6 +50,7 @@ def _show_given(dl, rec, b=None, max_n=9, ctxs=None, show=True, unique=False, **
     if isinstance(x, TensorImageBase) and not own_layout:
         kw['figsize'] = _figsize(len(its))
     show_batch(x, y, marked, **kw)
+    return None
 
 def attach(dls, rec):
     "Give `dls` its record and a `show_batch` that uses it"

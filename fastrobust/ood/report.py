@@ -37,6 +37,7 @@ def _tap(learn, known, scorers, default, notes):
                          f"but {why} Take scores of logits alone: msp, maxlogit, energy, odin, "
                          "gen.")
     _drop(scorers, wanted, why, notes)
+    return None
 
 def _fit_data(learn, fit_dl, scorers, default, notes):
     "What the scores that learn from known images learn from, and their names"

@@ -173,7 +173,7 @@ def lp_report(
 )->Report:
     "Error under each noise of a set, its mean (mCE_Lp), the rise under imperceptible noise (iCE), standard errors"
     size = []
-    def look(x, ids):
+    def look(x, _ids):
         size.append(tuple(x.shape[1:]))
         return x
     for _,o in _sets(preset, sets, (3, 32, 32), table, scale):

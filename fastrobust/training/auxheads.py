@@ -38,7 +38,7 @@ def _trace(net, xb):
     open_calls = [[]]
     hooks = []
 
-    def enter(m, args): open_calls.append([])
+    def enter(_m, _args): open_calls.append([])
 
     def leave(m, args, out):
         inside = open_calls.pop()
@@ -177,7 +177,7 @@ class AuxHeads(Surgery):
         hooks = []
         try:
             for name,outs in seen.items():
-                def keep(m, args, out, outs=outs): outs.append(out)
+                def keep(_m, _args, out, outs=outs): outs.append(out)
                 module = self.net.get_submodule(name)
                 hooks.append(module.register_forward_hook(keep))
             z = self.net(*xb)

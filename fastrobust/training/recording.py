@@ -13,8 +13,8 @@ class QuickEvents:
     "Answers only the events it defines: fastai would look for the others in learner and model, at every batch"
     def __call__(self, event_name):
         defined = hasattr(type(self), event_name) or event_name in self.__dict__
-        if event_name == 'after_fit' or defined:
-            return super().__call__(event_name)
+        if event_name != 'after_fit' and not defined: return None
+        return super().__call__(event_name)
 
 class ColumnsCallback(QuickEvents, Callback):
     "A callback whose `columns()` are recorded once an epoch, after the metrics and before the time"

@@ -12,7 +12,7 @@ from fastrobust.images.corruptions.filters import (correlate, filter_matrix, gau
 
 __all__ = []
 
-def gaussian_blur(x, p, r):
+def gaussian_blur(x, p, _r):
     "Gaussian of p = (sigma,), cut at 4 sigma, border repeated"
     return gaussian(x, p[0])
 
@@ -30,7 +30,7 @@ def disk(radius, alias):
     lo,hi = at.min(),at.max()+1
     return k[lo:hi, lo:hi]
 
-def defocus_blur(x, p, r):
+def defocus_blur(x, p, _r):
     "An open aperture: p = (radius of the disk, sigma of its edge), border mirrored"
     return correlate(x, disk(*p))
 
@@ -84,7 +84,7 @@ def motion_blur(x, p, r):
     angles = r.rand()*90 - 45
     return motion(x, *p, angles)
 
-def zoom_blur(x, p, r):
+def zoom_blur(x, p, _r):
     "The camera nears: mean of the image and of its zooms 1, 1+step .. largest: p = (largest, step), border cut"
     largest,step = p
     # The scripts list the zooms as np.arange(1, largest+.01, step), whose end rounding lets in

@@ -10,7 +10,7 @@ import torch
 
 __all__ = []
 
-def brightness(x, p, r=None):
+def brightness(x, p, _r=None):
     "V + p of HSV"
     if x.shape[1] == 1:
         return (x+p[0]).clamp_(0, 1)
@@ -19,7 +19,7 @@ def brightness(x, p, r=None):
     scale = new/v.clamp_min(1e-3)
     return torch.where(v > 0, x*scale, new)
 
-def saturate(x, p, r=None):
+def saturate(x, p, _r=None):
     "p[0] S + p[1] of HSV"
     if x.shape[1] == 1: return x
     v = x.amax(1, keepdim=True)
@@ -34,7 +34,7 @@ def saturate(x, p, r=None):
     red = torch.cat([v, rest, rest], 1)
     return torch.where(gap > 0, out, red)
 
-def contrast(x, p, r=None):
+def contrast(x, p, _r=None):
     "Closer to the mean of each channel"
     mean = x.mean((2, 3), keepdim=True, dtype=torch.float64)
     mean = mean.float()

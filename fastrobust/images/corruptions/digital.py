@@ -83,7 +83,7 @@ def _box(n, m):
     shown = shown.astype(int).clip(0, m-1)
     return torch.from_numpy(w).float(),torch.from_numpy(shown)
 
-def pixelate(x, p, r=None):
+def pixelate(x, p, _r=None):
     "Fewer, larger pixels: Pillow's BOX filter down and up again, rows first, rounding after each axis as it does"
     def down(x, w):     # sums of whole numbers below 2^24: exact in float32
         n = w.sum(0)
@@ -99,7 +99,7 @@ def pixelate(x, p, r=None):
     small = down(small.mT, wy).mT
     return small.index_select(-2, y).index_select(-1, j).div_(255)
 
-def jpeg_compression(x, p, r=None):
+def jpeg_compression(x, p, _r=None):
     u8 = (x*255).round_().to(torch.uint8)
     u8 = u8.permute(0, 2, 3, 1).cpu().contiguous().numpy()
     for i,a in enumerate(u8): u8[i] = _through_jpeg(a, p[0])

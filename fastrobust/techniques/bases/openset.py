@@ -159,7 +159,8 @@ class OpenSetRows(Technique):
         return r.to(x)
 
     def rows(self, x):
-        if self.joint_bn and self.weight_now: return self.images(x)
+        if not self.joint_bn or not self.weight_now: return None
+        return self.images(x)
 
     def alone(self, i):
         "The `i`-th network's logits of open-set images in a forward pass of their own, one for all networks"

@@ -164,10 +164,8 @@ class Selection(Technique):
         self.epochs = state['epochs']
         self.history,self._masks = list(state['history']),list(state['masks'])
 
-    @property
-    def selected(self):
-        "Mask (n,) over the training set: seen and chosen in the last epoch (by at least one network)"
-        if self._masks: return self._masks[-1][0].copy()
+    def _need_epoch(self):
+        if self._masks: return
         why = "no epoch was finished yet"
         if self.history:
             why = ("the loader did not say which items a batch has, or this is a copy or a loaded "
@@ -175,13 +173,19 @@ class Selection(Technique):
         raise ValueError(f"expected a finished epoch with known items, got none: {why}. Fit, with "
                          "a shuffling loader that is not sorted on the fly.")
 
+    @property
+    def selected(self):
+        "Mask (n,) over the training set: seen and chosen in the last epoch (by at least one network)"
+        self._need_epoch()
+        return self._masks[-1][0].copy()
+
     def score(self, i=None):
         "In [0,1], 1 = clean: share of its visits in the last `window` epochs that chose an item; NaN: no visit"
         if not self.judges:
             raise ValueError(f"{self.name} chooses items on which its networks disagree, which "
                              "says nothing about their labels. Use SampleHistory or noise_report "
                              "to rank them.")
-        self.selected       # raises before the first epoch
+        self._need_epoch()
         # not all: drop_last, drawing by weight, other ranks
         n = np.sum([m[2] for m in self._masks], axis=0)
         chosen = np.sum([m[:2].mean(0) for m in self._masks], axis=0)
