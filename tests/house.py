@@ -80,6 +80,7 @@ def listed(path):
     "`__all__` of a module as written, None where it has none"
     for n in ast.parse(path.read_text()).body:
         if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__': return ast.literal_eval(n.value)
+    return None
 
 # --- what stands beside the parameters -------------------------------------------------------------------------------
 def lost_docments(root=PACKAGE):
@@ -89,17 +90,17 @@ def lost_docments(root=PACKAGE):
     out = []
     for me,p in modules(root).items():
         text = p.read_text().splitlines()
+        code = ['', *(o.partition('# ')[0].strip() for o in text)]      # by line number, from 1 on
         for f in ast.walk(ast.parse(p.read_text())):
             if not isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
             a = f.args
             args = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
             lines = {o.lineno for o in args}
-            code = lambda i: text[i-1].partition('# ')[0].strip()
             last = max((o.end_lineno for o in args), default=f.lineno)
-            end = next(i for i in range(last, f.body[0].lineno+1) if code(i).endswith(':') or i == f.body[0].lineno)
+            end = next(i for i in range(last, f.body[0].lineno+1) if code[i].endswith(':') or i == f.body[0].lineno)
             for i in range(f.lineno+1, end):
-                if code(i): continue
-                below = next(j for j in range(i, end+1) if code(j))
+                if code[i]: continue
+                below = next(j for j in range(i, end+1) if code[j])
                 if below not in lines or '# ' in text[below-1]: out.append((me, i))
     return out
 

@@ -277,7 +277,7 @@ def test_a_training_resumes_where_it_was(tmp_path):
     with pytest.warns(RobustWarning, match='remembers 48 training items, now there are 32'): a.fit(1)
     assert len(a.alasca.score()) == 32 and a.alasca.epochs == 1
     a.alasca.forget()
-    with pytest.raises(ValueError, match='memory'): a.alasca.alpha
+    with pytest.raises(ValueError, match='memory'): _ = a.alasca.alpha
 
 def test_lr_find_leaves_memory_and_warm_up_alone(tmp_path):
     learn = tiny_learner(ALASCA(warmup=5), path=tmp_path)

@@ -102,7 +102,7 @@ def test_page_stands_alone(ran):
     compile(code, 'page', 'exec')
     assert "fix_labels(dls, " in code and 'from_folder' not in code and 'the 1 left out are not in it' in code
 
-def test_the_code_on_the_page_runs(ran, tmp_path):
+def test_the_code_on_the_page_runs(ran):
     d = ran[1]
     names = page_code(d/'report'/'report.html')
     with pytest.warns(RobustWarning, match='not in the training set'): exec(names, got := {})
@@ -125,7 +125,7 @@ def stopped(tmp_path, monkeypatch):
     images(tmp_path/'i', 36, 3)
     def go(stop=False, **kw):
         with monkeypatch.context() as m:
-            def end(*a, **k): raise KeyboardInterrupt
+            def end(*_a, **_k): raise KeyboardInterrupt
             if stop: m.setattr(auditing, 'audit_page', end)
             try: return audit(tmp_path/'i', tmp_path/'o', **{**dict(arch='small', epochs=1, folds=2, bs=8), **kw})
             except KeyboardInterrupt: assert stop
@@ -228,7 +228,7 @@ def test_tables_it_cannot_read(tmp_path, text, what):
 
 # --- the network -----------------------------------------------------------------------------------------------------
 def test_without_weights_the_small_network_takes_over(monkeypatch):
-    def fail(net): raise OSError('offline')
+    def fail(_net): raise OSError('offline')
     monkeypatch.setattr(network, '_pretrained', fail)
     with pytest.warns(RobustWarning, match='resnet18 could not be had.*--weights'):
         make,what,small = learner_maker(None, None)
@@ -315,10 +315,10 @@ def test_defaults_by_size():
     (ValueError('too few'), 1, 'too few')])
 def test_what_stops_it(tmp_path, monkeypatch, capsys, e, rc, say):
     images(tmp_path/'i')
-    def stop(*a, **k): raise e
+    def stop(*_a, **_k): raise e
+    t = pd.DataFrame(dict(item=range(60), given='Bag', suggested='Bag', flagged=False, confidence=.5))
+    fake = types.SimpleNamespace(table=t, draw=None, T=np.eye(3), vocab=KINDS)
     for where in ('noise_report', 'audit_page'):
-        t = pd.DataFrame(dict(item=range(60), given='Bag', suggested='Bag', flagged=False, confidence=.5))
-        fake = types.SimpleNamespace(table=t, draw=None, T=np.eye(3), vocab=KINDS)
         monkeypatch.setattr(auditing, 'noise_report', lambda *a, **k: fake)
         monkeypatch.setattr(auditing, where, stop)
         with warnings.catch_warnings():
@@ -347,7 +347,7 @@ def test_help_and_a_folder_one_cannot_write_to(capsys, tmp_path):
 
 def test_a_stopped_audit_says_where_its_folds_are(tmp_path, monkeypatch, capsys):
     images(tmp_path/'i')
-    def stop(*a, **k):
+    def stop(*_a, **_k):
         (tmp_path/'o'/'folds').mkdir(parents=True); (tmp_path/'o'/'folds'/'fold_0.npz').write_bytes(b'')
         raise KeyboardInterrupt
     monkeypatch.setattr(auditing, 'noise_report', stop)

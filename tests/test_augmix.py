@@ -39,17 +39,19 @@ def pictures(b, c, h, w, seed=0):
     return torch.where(torch.arange(b)[:, None, None, None]%2 == 0, noise(b, c, h, w, seed), wave.byte())
 
 # --- the pipeline, given the same draws ------------------------------------------------------------------------------
+def pil_affine(img, m):
+    return img.transform(img.size, Image.Transform.AFFINE, m, resample=Image.Resampling.BILINEAR)
+
 def pil_chain(img, names, params):
     for o,a in zip(names, params):
-        aff = lambda m: img.transform(img.size, Image.Transform.AFFINE, m, resample=Image.Resampling.BILINEAR)
         if   o in ('autocontrast', 'equalize'): img = getattr(ImageOps, o)(img)
         elif o == 'posterize':   img = ImageOps.posterize(img, int(a))
         elif o == 'solarize':    img = ImageOps.solarize(img, int(a))
         elif o == 'rotate':      img = img.rotate(a, resample=Image.Resampling.BILINEAR)
-        elif o == 'shear_x':     img = aff((1, a, 0, 0, 1, 0))
-        elif o == 'shear_y':     img = aff((1, 0, 0, a, 1, 0))
-        elif o == 'translate_x': img = aff((1, 0, a, 0, 1, 0))
-        elif o == 'translate_y': img = aff((1, 0, 0, 0, 1, a))
+        elif o == 'shear_x':     img = pil_affine(img, (1, a, 0, 0, 1, 0))
+        elif o == 'shear_y':     img = pil_affine(img, (1, 0, 0, a, 1, 0))
+        elif o == 'translate_x': img = pil_affine(img, (1, 0, a, 0, 1, 0))
+        elif o == 'translate_y': img = pil_affine(img, (1, 0, 0, 0, 1, a))
         else: img = getattr(ImageEnhance, o.capitalize())(img).enhance(a)
     return np.asarray(img).astype(np.float64)
 
@@ -356,7 +358,7 @@ def test_rows_are_views_of_the_same_images(views, c):
 def test_rows_round_and_keep_order(monkeypatch):
     "With augmix replaced by the identity the views are the images themselves, to the last uint8"
     got = []
-    def fake(u8, *a, **k): got.append(u8); return u8.float()/255
+    def fake(u8, *_a, **_k): got.append(u8); return u8.float()/255
     monkeypatch.setattr(M, 'augmix', fake)
     learn,seen = watched(AugMix())
     assert torch.equal(got[0], noise(20, 3, 16, 20)[:8].repeat(2, 1, 1, 1))
@@ -366,7 +368,7 @@ def test_loss_is_clean_ce_plus_12_jsd():
     "Eq. 2-3: cross-entropy sees the clean third only; recorded column = unweighted mean of the batches"
     learn,seen = watched(AugMix())
     ces,js,i = [],[],0
-    for t,x,z in seen:
+    for t,_,z in seen:
         if not t: continue
         z0,z1,z2 = z.chunk(3); y = (torch.arange(20)%3)[i:i+len(z0)]; i += len(z0)
         ces.append(F.cross_entropy(z0, y).item()); js.append(ref_jsd([z0, z1, z2]).item())
@@ -482,7 +484,7 @@ BASES = [GCELoss(.3), AlphaLoss(4.), NCEandRCE(), CrossEntropyLossFlat(), nn.Cro
 def test_augloss_trains_on_base_and_validates_on_its_own(base):
     learn,seen = watched(AugLoss(base, lam=3., views=1))
     y = torch.arange(20)%3; want,i = [],0
-    for t,x,z in seen:
+    for t,_,z in seen:
         if not t: continue
         z0,z1 = z.chunk(2)
         want.append((base(z0, y[i:i+len(z0)]) + 3*ref_jsd([z0, z1])).item()); i += len(z0)
@@ -504,7 +506,7 @@ def test_augloss_labels_touch_only_the_base():
 
 def test_augloss_restores_reduction_after_an_error():
     base = GCELoss(reduction='sum'); t = AugLoss(base)
-    with pytest.raises(Exception): t.base(torch.randn(4, 3), torch.zeros(5).long())
+    with pytest.raises(ValueError, match=r'got \(torch.int64, 5\)'): t.base(torch.randn(4, 3), torch.zeros(5).long())
     assert base.reduction == 'sum'
     assert t.base(torch.randn(4, 3), torch.zeros(4).long()).shape == (4,) and base.reduction == 'sum'
 

@@ -227,7 +227,7 @@ def test_a_model_built_once_is_refused():
     ({'plain': None}, dict(epochs=1, baseline='plane'), ValueError, "Did you mean 'plain'"),
     ({'a': [LogitClip(1.), 5]}, dict(epochs=1), TypeError, "row 'a'")])
 def test_bad_input_is_refused_before_anything_trains(rows, kw, typ, match):
-    def never(**kw): raise AssertionError('built a learner')
+    def never(**_kw): raise AssertionError('built a learner')
     with pytest.raises(typ, match=match): compare(never, rows, **kw, **quiet)
 
 def test_makers_that_cannot_work_are_refused():

@@ -174,7 +174,8 @@ def test_a_report_is_made_once_until_something_changes(monkeypatch):
     import fastrobust.interpret as module
     made = []
     for k in ('ood_report', 'calibration_report', 'tail_report', 'corruption_report'):
-        def count(*args, make=getattr(module, k), k=k, **kw):
+        real = getattr(module, k)
+        def count(*args, make=real, k=k, **kw):
             made.append(k)
             return make(*args, **kw)
         monkeypatch.setattr(module, k, count)

@@ -87,7 +87,8 @@ def test_errors_are_those_of_images_corrupted_beforehand(channels):
     assert rep.summary.clean_rms_ce == pytest.approx(rms_calibration_error(p, y), abs=1e-6)
     assert rep.table['mean'].nunique() > 1 and rep.summary.image_size == '16 x 16' and rep.summary.table == 'cifar'
 
-def test_summary_and_table_by_hand(quick):
+@pytest.mark.usefixtures('quick')
+def test_summary_and_table_by_hand():
     learn = learner()
     learn.fit(1)
     names = CORRUPTIONS[2:]+EXTRA_CORRUPTIONS
@@ -110,7 +111,8 @@ def test_summary_and_table_by_hand(quick):
     assert s.corrupted_ece == pytest.approx(t.ece[core].mean()) and s.clean_error == rep.clean
     assert 'not gaussian_noise, shot_noise' in rep.notes[0] and 'mce_alexnet' not in s
 
-def test_only_extra_ones(quick):
+@pytest.mark.usefixtures('quick')
+def test_only_extra_ones():
     rep = corruption_report(learner(), names='spatter', severities=2)
     assert rep.summary.mean_of == '1 named corruptions' and list(rep.summary.index).count('noise') == 0
     assert rep.summary.mean_corruption_error == rep.errors['spatter'][0] and not any('tune on' in n for n in rep.notes)
@@ -122,7 +124,8 @@ def test_techniques_and_mixed_precision(cbs):
     assert rep.errors['contrast'][0] == pytest.approx((by_hand(learn, 'contrast', 3).argmax(1) !=
                                                        learn.dls.valid_ds.items.y).double().mean().item())
 
-def test_the_batch_size_is_no_matter_and_loaders_may_be_given(quick):
+@pytest.mark.usefixtures('quick')
+def test_the_batch_size_is_no_matter_and_loaders_may_be_given():
     learn = learner()
     a = corruption_report(learn, names=FEW)
     b = corruption_report(learn, learn.dls.valid.new(bs=7, shuffle=True), names=FEW)
@@ -148,7 +151,8 @@ def test_auto_table(quick, size, table):
     rep = corruption_report(learn, dl, names='fog', severities=1)
     assert rep.summary.table == table and quick[0][2] == table
 
-def test_mce_only_where_it_is_defined(quick):
+@pytest.mark.usefixtures('quick')
+def test_mce_only_where_it_is_defined():
     learn = learner()
     rep = corruption_report(learn, table='imagenet')
     s = rep.summary
@@ -166,7 +170,8 @@ def test_it_is_named_as_what_it_is():
     assert 'procedural' in note and "'cifar' table" in note
     assert f'clean {rep.clean:.3f}' in rep.title and isinstance(rep, Report)
 
-def test_plots_and_files(quick, tmp_path):
+@pytest.mark.usefixtures('quick')
+def test_plots_and_files(tmp_path):
     rep = corruption_report(learner(), names=FEW)
     (ax,) = rep.plot().axes
     black = [ln for ln in ax.lines if ln.get_label() == 'mean of 4'][0]
@@ -179,20 +184,22 @@ def test_plots_and_files(quick, tmp_path):
 
 # --- nothing moves, and the bar --------------------------------------------------------------------------------------
 @pytest.mark.parametrize('error', [None, KeyboardInterrupt])
-def test_the_learner_stays_as_it_was(quick, monkeypatch, error):
+@pytest.mark.usefixtures('quick')
+def test_the_learner_stays_as_it_was(monkeypatch, error):
     learn = learner(batch_tfms=aug_transforms(max_lighting=0))
     learn.fit(1)
     learn.model.train()
     before = snapshot(learn)
     if error is None: corruption_report(learn, names=FEW)
     else:
-        def stop(*a, **k): raise error
+        def stop(*_a, **_k): raise error
         monkeypatch.setattr(module, 'corrupt', stop)
         with pytest.raises(error): corruption_report(learn, names=FEW)
     after = snapshot(learn)
     for k in before: assert before[k] == after[k], k
 
-def test_progress_bar_where_the_learner_has_one(quick, monkeypatch):
+@pytest.mark.usefixtures('quick')
+def test_progress_bar_where_the_learner_has_one(monkeypatch):
     bars = []
     class Bar:
         comment = ''
@@ -209,7 +216,8 @@ def test_progress_bar_where_the_learner_has_one(quick, monkeypatch):
     assert bars[0].total == 2*3*2 and [i for i,_ in bars[0].seen] == list(range(13))       # two batches
     assert bars[0].seen[1][1] == 'fog' and bars[0].seen[-1][1] == 'snow'
 
-def test_the_real_bar(quick, capsys):
+@pytest.mark.usefixtures('quick')
+def test_the_real_bar(capsys):
     learn = learner()
     corruption_report(learn, names='fog', severities=(1, 2))
     assert capsys.readouterr().out == ''
@@ -218,7 +226,8 @@ def test_the_real_bar(quick, capsys):
     assert '4/4' in capsys.readouterr().out
 
 # --- resume ----------------------------------------------------------------------------------------------------------
-def test_a_stopped_report_goes_on(quick, monkeypatch, tmp_path):
+@pytest.mark.usefixtures('quick')
+def test_a_stopped_report_goes_on(monkeypatch, tmp_path):
     learn = learner()
     want = corruption_report(learn, names=FEW)
     fake,done = module.corrupt,[]
@@ -305,7 +314,8 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(quick, tm
     (lambda: [AugMixTransform(all_ops=True)], 'brightness, contrast, saturate'),
     (lambda: [CorruptionTransform(['fog', 'spatter'])], 'fog, spatter'),
     (lambda: [LpNoise(preset='C1')], 'gaussian_noise, impulse_noise, shot_noise, speckle_noise')])
-def test_overlapping_transforms(quick, tfms, want):
+@pytest.mark.usefixtures('quick')
+def test_overlapping_transforms(tfms, want):
     learn = learner(batch_tfms=tfms())
     with pytest.warns(RobustWarning, match=f'overlap with {want} '):
         rep = corruption_report(learn, names=CORRUPTIONS+EXTRA_CORRUPTIONS, severities=1)
@@ -316,11 +326,13 @@ class Own(Callback): overlaps = {'snow'}
 @pytest.mark.parametrize('cbs,want', [
     (lambda: AugMix(all_ops=True), 'brightness, contrast'), (Own, 'snow'),
     (lambda: AugLoss(GCELoss(), all_ops=True), 'brightness, contrast')])
-def test_overlapping_callbacks(quick, cbs, want):
+@pytest.mark.usefixtures('quick')
+def test_overlapping_callbacks(cbs, want):
     with pytest.warns(RobustWarning, match=f'overlap with {want} .*leave these names out'):
         assert corruption_report(learner(cbs=cbs()), severities=1).summary.overlap == want
 
-def test_no_overlap_no_warning(quick):
+@pytest.mark.usefixtures('quick')
+def test_no_overlap_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter('error', RobustWarning)
         tfms = [*aug_transforms(max_lighting=0), AugMixTransform(), CorruptionTransform(['spatter'])]
@@ -389,7 +401,8 @@ def test_published_files_with_other_labels_in_a_cell(published, monkeypatch):
         corruption_report(learn, names='fog', source=CorruptedArrays(folder))
 
 # --- several learners ------------------------------------------------------------------------------------------------
-def test_comparison_by_hand(quick):
+@pytest.mark.usefixtures('quick')
+def test_comparison_by_hand():
     a,b,c = (corruption_report(learner(seed=s), names=FEW, severities=(1, 3)) for s in (3, 4, 5))
     rep = compare_reports(dict(a=a, b=b, c=c), baseline='b')
     t = rep.table
@@ -410,7 +423,8 @@ def test_comparison_by_hand(quick):
     same = compare_reports(dict(x=a, y=a)).table
     assert (same['y - x'] == 0).all() and (same['y - x se'] == 0).all()
 
-def test_comparisons_that_are_refused(quick):
+@pytest.mark.usefixtures('quick')
+def test_comparisons_that_are_refused():
     learn = learner()
     a = corruption_report(learn, names=FEW)
     for other,what in ((corruption_report(learn, names=FEW, seed=1), 'seed'),
@@ -425,7 +439,8 @@ def test_comparisons_that_are_refused(quick):
     with pytest.raises(ValueError, match="`baseline` as the name of a report, got 'z'"):
         compare_reports(dict(x=a, y=a), 'z')
 
-def test_a_comparison_of_different_crops_says_so(quick):
+@pytest.mark.usefixtures('quick')
+def test_a_comparison_of_different_crops_says_so():
     learn = learner()
     it = learn.dls.valid_ds.items
     with pytest.warns(RobustWarning, match='are .15, 16. pixels'):
@@ -474,7 +489,8 @@ def test_a_learner_for_tables_is_refused():
     with pytest.raises(TypeError, match='corruption_report expected one input of images'):
         corruption_report(tabular_learner(dls, layers=[4]))
 
-def test_probabilities_are_those_of_the_loss(quick):
+@pytest.mark.usefixtures('quick')
+def test_probabilities_are_those_of_the_loss():
     "A loss without activation: the softmax; one with: its own"
     learn = learner()
     a = corruption_report(learn, names='fog', severities=1)
@@ -489,7 +505,8 @@ def test_probabilities_are_those_of_the_loss(quick):
     p = (9*to_cpu(learn.get_preds(act=noop)[0])).softmax(1)
     assert c.summary.clean_ece == pytest.approx(ece(p, learn.dls.valid_ds.items.y), abs=1e-6)
 
-def test_one_image(quick):
+@pytest.mark.usefixtures('quick')
+def test_one_image():
     learn = learner()
     dl = learn.dls.test_dl([learn.dls.valid_ds.items[0]], with_labels=True)
     s = corruption_report(learn, dl, 'fog', 1).summary
@@ -497,7 +514,8 @@ def test_one_image(quick):
     assert CorruptionReport.group('unheard of') == 'other'
 
 # --- what a fresh reader found ---------------------------------------------------------------------------------------
-def test_noisy_validation_labels_are_named(quick):
+@pytest.mark.usefixtures('quick')
+def test_noisy_validation_labels_are_named():
     from fastrobust.noise.laws import NoisyLabels
     from fastrobust.noise.block import add_label_noise
     learn = tiny_learner(dls=add_label_noise(tiny_dls(), NoisyLabels('symmetric', .25, noisy_valid=True)))

@@ -43,16 +43,16 @@ def colours():
     x[0, 1, 2] = x[0, 0, 2]
     return x
 
-@pytest.mark.parametrize('table,s,p', both('brightness'))
-def test_brightness_raises_the_value(table, s, p):
+@pytest.mark.parametrize('_table,_s,p', both('brightness'))
+def test_brightness_raises_the_value(_table, _s, p):
     x = colours()
     want = hsv(x.numpy(), lambda h, s, v: (h, s, min(v+p[0], 1)))
     np.testing.assert_allclose(COLOURS['brightness'](x.float(), p), want, atol=2e-6)
     grey = COLOURS['brightness'](x[:, :1].float(), p)
     np.testing.assert_allclose(grey, (x[:, :1] + p[0]).clamp(0, 1), atol=1e-6)
 
-@pytest.mark.parametrize('table,s,p', both('saturate'))
-def test_saturation_is_scaled_and_shifted(table, s, p):
+@pytest.mark.parametrize('_table,_s,p', both('saturate'))
+def test_saturation_is_scaled_and_shifted(_table, _s, p):
     x = colours()
     want = hsv(x.numpy(), lambda h, s, v: (h, min(s*p[0]+p[1], 1), v))
     np.testing.assert_allclose(COLOURS['saturate'](x.float(), p), want, atol=2e-6)

@@ -72,8 +72,8 @@ def test_streams_against_unbounded_integers():
     r = Draws(keys)
     u,n,i = r.rand(2, 3),r.randn(5),r.randint(-3, 4, 7)
     for row,k in enumerate(keys.tolist()):
-        at = lambda j: bits(k & M64, j)
-        f = lambda j: (at(j) >> 8)/2**24
+        at = lambda j, k=k: bits(k & M64, j)
+        f = lambda j, at=at: (at(j) >> 8)/2**24
         np.testing.assert_array_equal(u[row].flatten().numpy(), np.float32([f(j) for j in range(6)]))
         want = [math.sqrt(-2*math.log(1-f(6+j)))*t(2*math.pi*f(9+j)) for t in (math.cos, math.sin) for j in range(3)]
         np.testing.assert_allclose(n[row].numpy(), want[:5], atol=2e-6)
@@ -188,7 +188,7 @@ def test_levels_are_cut_down_not_rounded():
 
 def test_large_batches_go_through_in_pieces(monkeypatch):
     seen = []
-    def spy(x, p, r): seen.append(x.numel()); return x
+    def spy(x, _p, _r): seen.append(x.numel()); return x
     monkeypatch.setitem(front._KERNELS, 'fog', spy)
     x = torch.arange(256, dtype=torch.uint8).repeat(300*3*4).view(300, 3, 32, 32)
     assert torch.equal(corrupt(x, 'fog', 1), x) and len(seen) > 1 and max(seen) <= 2**19 and sum(seen) == x.numel()

@@ -250,7 +250,7 @@ def test_frost_changes_photographs_as_the_oracles_does(monkeypatch):
     randint,x = np.random.randint,torch.from_numpy(np.stack(ims)).permute(0, 3, 1, 2)
     for s,p in enumerate(PARAMS['imagenet']['frost'], 1):
         photo = iter(np.arange(40) % 5)
-        monkeypatch.setattr(np.random, 'randint', lambda *a: next(photo) if a == (6,) else randint(*a))
+        monkeypatch.setattr(np.random, 'randint', lambda *a, photo=photo: next(photo) if a == (6,) else randint(*a))
         theirs = [one(o, corruption_name='frost', severity=s)/255 - o/255. for _ in range(5) for o in ims]
         ours = [weather.frost(x.float()/255, p, draws(4, seed=k)).clamp(0, 1) - x/255. for k in range(25)]
         theirs,ours = np.stack(theirs),torch.cat(ours).double()

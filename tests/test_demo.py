@@ -103,7 +103,7 @@ def test_a_folder_one_cannot_write_to(capsys, tmp_path):
 def test_a_disk_that_fills_up_later(monkeypatch, capsys, tmp_path):
     from fastrobust import demo
     import warnings
-    def full(*a, **k): raise OSError(28, 'could not write: disk full')
+    def full(*_a, **_k): raise OSError(28, 'could not write: disk full')
     monkeypatch.setattr(demo, 'compare', full)
     with warnings.catch_warnings(): assert main(['--out', str(tmp_path)]) == 1
     assert 'disk full' in capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up_later(monkeypatch, capsys, tmp_path):
 def test_ctrl_c_before_anything_is_finished(monkeypatch, capsys, tmp_path):
     from fastrobust import demo
     import warnings
-    def stop(*a, **k): raise KeyboardInterrupt
+    def stop(*_a, **_k): raise KeyboardInterrupt
     monkeypatch.setattr(demo, 'compare', stop)
     with warnings.catch_warnings(): assert main(['--out', str(tmp_path)]) == 130
     assert 'nothing was written' in capsys.readouterr().err

@@ -261,7 +261,7 @@ def test_files(folder, how):
     assert list(new.fixes.table.name) == [str(dls.train_ds.items[i]) for i in rep.table['item'][:6]]
     new.train.one_batch()
 
-def test_files_are_found_by_name_under_another_split(folder, tmp_path):
+def test_files_are_found_by_name_under_another_split(folder):
     dls,other = files(folder),files(folder, 5)
     names = [str(o.relative_to(folder)) for o in dls.train_ds.items]
     rep = report(dls, 10, names=names)
@@ -336,7 +336,8 @@ def stub(monkeypatch):
     yield
     sys.modules.pop('fastai.vision.widgets', None)
 
-def test_cleaner_shows_the_suspicious_first_and_forgets_nothing(folder, stub):
+@pytest.mark.usefixtures('stub')
+def test_cleaner_shows_the_suspicious_first_and_forgets_nothing(folder):
     dls = files(folder)
     rep = report(dls, names=[str(o) for o in dls.train_ds.items])
     cl = to_cleaner(dls, rep, max_n=4)

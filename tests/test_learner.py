@@ -155,7 +155,7 @@ def test_cbs_work_beside_techniques():
 
 def test_aux_goes_to_a_recipe_that_takes_it():
     aux,got = aux_images('blob', 20, 8, 1),[]
-    def open_set(dls, aux=None): got.append(aux); return None,[ODNL(aux)]
+    def open_set(_dls, aux=None): got.append(aux); return None,[ODNL(aux)]
     learn = robust_learner(tiny_dls(), net(), recipe=open_set, aux=aux)
     assert got[0] is aux and names(learn) == ['odnl'] and isinstance(learn.loss_func.base, CrossEntropyLossFlat)
     assert names(robust_learner(tiny_dls(), net(), recipe=lambda dls, **kw: (None, [ODNL(**kw)]), aux=aux)) == ['odnl']

@@ -324,7 +324,7 @@ def test_pickle_deepcopy_activation_decodes(lf):
 
 def test_bounded_says_whether_the_loss_has_a_ceiling():
     z,y = torch.tensor([[1e4,0,0]]),torch.tensor([1])
-    for f,C in CLASS.items(): assert C().bounded is bool(C(reduction='none')(z, y).item() < 100), C
+    for C in CLASS.values(): assert C().bounded is bool(C(reduction='none')(z, y).item() < 100), C
     assert not AlphaLoss(.9).bounded and not AlphaLoss(1).bounded
 
 # --- CrossEntropy: torch's own numbers -------------------------------------------------------------------------------

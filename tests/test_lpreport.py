@@ -123,7 +123,7 @@ def test_logits_of_many_sets_are_not_all_kept(monkeypatch):
     assert max(sizes) == 2 and a.table.equals(b.table)
 
 # --- the learner stays as it is --------------------------------------------------------------------------------------
-def test_learner_recorder_and_streams_are_untouched(tmp_path, capsys):
+def test_learner_recorder_and_streams_are_untouched(tmp_path):
     learn = tiny_learner(dls=many(60))
     learn.fit(1)
     before,values,log = params(learn),list(learn.recorder.values),list(learn.recorder.losses)

@@ -239,7 +239,7 @@ def test_callback_plots_what_it_recorded():
 def frame():
     return pd.DataFrame({'a': [1., 2.]}, index=pd.Index(['x', 'y'], name='row'))
 
-def draw(rep, **kw):
+def draw(rep, **_kw):
     _,ax = plt.subplots()
     ax.plot(rep.table.a)
     return ax

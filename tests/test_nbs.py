@@ -36,7 +36,7 @@ def test_there_are_notebooks(): assert [o.name[:2] for o in NBS][:3] == ['00', '
 @pytest.mark.slow       # half a minute each on a quiet core
 @pytest.mark.timeout(900)
 @each_notebook
-def test_runs_and_shows_what_is_stored(nb, monkeypatch, tmp_path):
+def test_runs_and_shows_what_is_stored(nb, monkeypatch):
     if JUPYTER:
         new = refresh.execute(nb)
         assert not list(refresh.stale(nbformat.read(nb, as_version=4), new)), f'python nbs/refresh.py {nb.stem[:2]}'

@@ -327,12 +327,12 @@ def test_each_item_keeps_its_one_label_through_epochs_and_workers(folder, worker
     orders = set()
     for _ in range(3):
         seen = {}
-        for i,(x,y) in enumerate(nd.train):
+        for i,(_,y) in enumerate(nd.train):
             for k,v in zip(batch_idxs(nd.train, i, len(y)).tolist(), y.tolist()): seen[k] = v
         orders.add(tuple(seen))
         assert all(nd.noise.y_noisy[k] == v for k,v in seen.items()) and len(seen) == 32       # drop_last
     assert len(orders) == 3
-    for i,(x,y) in enumerate(nd.valid):
+    for i,(_,y) in enumerate(nd.valid):
         assert y.tolist() == [VOCAB.index(parent_label(f)) for f in nd.valid_ds.items[i*8:i*8+8]]
 
 def test_images_stay_with_their_labels(folder):
@@ -435,7 +435,7 @@ def test_weighted_loader_keeps_its_weights(folder):
     dls = ds.weighted_dataloaders(w, bs=8, num_workers=0, after_item=b.item_tfms, after_batch=b.batch_tfms)
     nd = add_label_noise(dls, SYM)
     assert isinstance(nd.train, WeightedDL)
-    for i,(x,y) in enumerate(nd.train):
+    for i,(_,y) in enumerate(nd.train):
         ids = batch_idxs(nd.train, i, len(y)).numpy()
         assert set(ids) <= {2,5,30} and (nd.noise.y_noisy[ids] == y.numpy()).all()
 
@@ -504,7 +504,7 @@ def test_image_data_loaders_and_array_dls(folder):
     nd = add_label_noise(dls, NoisyLabels('symmetric', .4, noisy_valid='both'))
     assert (nd.noise.y_clean == y).all() and labels(dls.train_ds) == y.tolist() and type(nd.train) is type(dls.train)
     assert nd.train._whole() and nd.valid._whole()
-    for i,(xb,yb) in enumerate(nd.train):
+    for i,(_,yb) in enumerate(nd.train):
         assert (nd.noise.y_noisy[batch_idxs(nd.train, i, len(yb)).numpy()] == yb.numpy()).all()
     learn = learner(nd, cbs=nd.noise.cbs())
     with learn.no_bar(), learn.no_logging():

@@ -182,7 +182,7 @@ def slow_pmd(y, X, c, q, seed, features, shared):
     if features != 'raw':
         for k in range(x.shape[-1]): x[...,k] = (x[...,k]-x[...,k].mean())/x[...,k].std()
     rng,Ws = np.random.RandomState([seed,1,1]),[]
-    for k in range(c): Ws.append(Ws[0] if shared and Ws else rng.standard_normal((x[0].size, c)))
+    for _ in range(c): Ws.append(Ws[0] if shared and Ws else rng.standard_normal((x[0].size, c)))
     rows = []
     for i in range(len(y)):
         f = x[i].ravel()

@@ -111,7 +111,7 @@ def test_matrices_side_by_side():
 # --- the worst images ------------------------------------------------------------------------------------------------
 def noisy(**kw): return add_label_noise(tiny_dls(**kw), NoisyLabels('symmetric', .4, seed=0))
 
-def issues(dls, ids):
+def issues(ids):
     return pd.DataFrame(dict(item=ids, given=[f'g{i}' for i in ids], suggested=[f's{i}' for i in ids]))
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -121,7 +121,7 @@ def test_sheet_of_array_images_with_truth(channels):
     bad,good = np.flatnonzero(rec.is_noisy)[0],np.flatnonzero(~rec.is_noisy)[0]
     opened = np.flatnonzero(~rec.is_noisy)[1]
     rec.is_open[opened] = True
-    fig = plot_label_issues(issues(dls, [bad, good, opened]), dls, ncols=2)
+    fig = plot_label_issues(issues([bad, good, opened]), dls, ncols=2)
     ts = [a.get_title(loc='left') for a in fig.axes]
     assert ts[0] == f'given: g{bad}\nsuggested: s{bad}\n✓ wrong, true: {rec.vocab[rec.y_clean[bad]]}'
     assert ts[1].endswith('✗ the given label is right') and ts[2].endswith('none of the classes') and not ts[3]
@@ -133,11 +133,11 @@ def test_sheet_of_array_images_with_truth(channels):
 
 def test_sheet_without_truth_and_of_a_report():
     dls = tiny_dls()
-    fig = plot_label_issues(Report(issues(dls, [3, 1, 2])), dls, n=2)
+    fig = plot_label_issues(Report(issues([3, 1, 2])), dls, n=2)
     assert [a.get_title(loc='left') for a in fig.axes] == ['given: g3\nsuggested: s3', 'given: g1\nsuggested: s1']
     assert '2 most suspicious' in fig.get_suptitle()
     with pytest.raises(ValueError, match='columns item, given, suggested'): plot_label_issues(pd.DataFrame(), dls)
-    with pytest.raises(ValueError, match='at least one row'): plot_label_issues(issues(dls, []), dls)
+    with pytest.raises(ValueError, match='at least one row'): plot_label_issues(issues([]), dls)
 
 def test_sheet_of_files_shows_the_file(tmp_path):
     from PIL import Image
@@ -152,7 +152,7 @@ def test_sheet_of_files_shows_the_file(tmp_path):
     dls = DataBlock((ImageBlock, CategoryBlock), get_items=lambda p: sorted(p.rglob('*.png')), get_y=parent_label,
                     item_tfms=RandomResizedCrop(4), splitter=lambda o: (list(range(8)), list(range(8, 12)))
                     ).dataloaders(tmp_path, bs=4, num_workers=0)
-    fig = plot_label_issues(issues(dls, [5, 2]), dls)
+    fig = plot_label_issues(issues([5, 2]), dls)
     assert (fig.axes[0].get_images()[0].get_array() == np.asarray(Image.open(dls.train_ds.items[5]))).all()
 
 def test_tables_get_their_rows_and_a_sentence(capsys):
@@ -161,7 +161,7 @@ def test_tables_get_their_rows_and_a_sentence(capsys):
     from fastai.data.block import CategoryBlock
     dls = TabularDataLoaders.from_df(df, procs=[Categorify], cat_names=['a'], y_names='b', y_block=CategoryBlock(),
                                      bs=4)
-    t = plot_label_issues(issues(dls, [1, 2, 3]), dls, n=2)
+    t = plot_label_issues(issues([1, 2, 3]), dls, n=2)
     assert list(t.item) == [1, 2] and 'no images' in capsys.readouterr().out
 
 # --- interpretation --------------------------------------------------------------------------------------------------
@@ -181,12 +181,12 @@ def test_interpretation_finds_what_the_learner_has():
     wrong = f'wrong label ({int(learn.dls.noise.is_noisy.sum())})'
     assert ax.get_legend() and wrong in legend(ax)
     assert len(interp.plot_label_issues(n=4).axes) == 4
-    assert interp.plot_label_issues(Report(issues(learn.dls, [7])), n=4).axes[0].get_xlabel() == 'item 7'
+    assert interp.plot_label_issues(Report(issues([7])), n=4).axes[0].get_xlabel() == 'item 7'
     true,est,_ = interp.plot_noise_matrix(np.eye(3)).axes     # the last one is the scale
     assert (true.get_title(), est.get_title()) == ('true', 'estimated')
     got = true.get_images()[0].get_array()
     assert np.allclose(got, learn.dls.noise.T_empirical)
-    rep = Report(issues(learn.dls, [7]))
+    rep = Report(issues([7]))
     rep.T = np.full((3, 3), 1/3)
     for T in (rep, rep.T, torch.tensor(rep.T)):
         assert np.allclose(interp.plot_noise_matrix(T).axes[1].get_images()[0].get_array(), 1/3)

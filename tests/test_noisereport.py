@@ -165,7 +165,7 @@ def test_given_probabilities_train_nothing_and_the_rate_is_that_of_the_report(ca
 def test_nothing_is_left_on_the_loaders(monkeypatch):
     y,g,p = world(600)
     dls,ran = images(600, labels=g),[]
-    def train(maker, dls, *args, **kwargs):
+    def train(maker, dls, *_args, **_kwargs):
         ran.append(maker(None))
         return OutOfFold(p, given_labels(dls), np.arange(600)%3, dls.vocab, [.7]*3)
     monkeypatch.setattr('fastrobust.labels.report.cross_val_preds', train)

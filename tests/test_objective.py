@@ -214,7 +214,7 @@ def test_gradient_accumulation_divides_penalties_T8():
         got = []
         class Spy(Callback):
             order = 7
-            def after_loss(self):
+            def after_loss(self, got=got):
                 if self.training: got.append((self.loss_grad/self.loss).item())
         tiny_learner(Rows()).fit(1, cbs=[GradientAccumulation(n_acc), Spy()])
         assert np.allclose(got, 16/n_acc, atol=1e-5)
@@ -597,7 +597,7 @@ def test_settings_changed_after_an_interrupted_lr_find_stay(tmp_path):
 
 def test_loaders_that_do_not_tell_their_items_work_until_someone_asks():
     class Asks(Technique):
-        def update(self, batch): batch.ids
+        def update(self, batch): _ = batch.ids
     for t in (Half(), Asks()):
         learn = tiny_learner(t)
         dl = learn.dls.train

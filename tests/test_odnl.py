@@ -265,7 +265,7 @@ def test_a_loader_gives_its_images_without_labels_through_our_pipeline(folder):
     assert first.min() < -5 and len(aux.after_batch.fs) == 2, 'the given loader stays as it was'
     learn.fit(1)
 
-def test_several_loaders_take_turns(folder):
+def test_several_loaders_take_turns():
     kw = dict(valid=(constant(0), [0]), bs=2, drop_last=False, device='cpu')
     make = lambda v: array_dls(constant(*[v]*5), [0]*4+[1], **kw)
     dls = [make(v).train for v in (1, 9)]

@@ -70,7 +70,7 @@ def test_one_outline_per_set_in_its_colour_and_lines_at_the_thresholds(sets, pos
     drawn = steps(ax)
     assert len(ax.patches) == sets+2                                # the known are filled and outlined
     assert [to_hex(drawn[k].get_edgecolor()) for k in drawn][1:] == [o.lower() for o in _SETS[:sets]]
-    for k,p in drawn.items():
+    for p in drawn.values():
         d = p.get_data()
         assert (d.values*np.diff(d.edges)).sum() == pytest.approx(1) and len(d.values) == 28    # 2 sqrt(200)
     for (k,v),lab in zip(S.items(), legend(ax)[1:]):
@@ -156,7 +156,7 @@ def test_roc_has_its_auroc_in_the_legend_and_a_dot_at_fpr95(positive):
     curves = [ln for ln in ax.get_lines() if len(ln.get_xdata()) > 10]
     dots = [ln for ln in ax.get_lines() if ln.get_marker() == 'o']
     assert [c.get_color() for c in curves] == [c.get_color() for c in dots] == _SETS[:4]
-    for (k,v),c,d in zip(S.items(), curves, dots):
+    for v,c,d in zip(S.values(), curves, dots):
         assert np.array_equal(c.get_xydata().T, roc_points(a, v, positive))
         x,y = d.get_xdata()[0],d.get_ydata()[0]
         assert x == pytest.approx(fpr_at_tpr(a, v, .95, positive)) and y == pytest.approx(.95, abs=.006)

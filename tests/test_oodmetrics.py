@@ -50,7 +50,7 @@ def test_perfect_hopeless_and_tied():
 
 def test_threshold_is_the_one_that_was_counted():
     g = np.random.default_rng(0)
-    for i in range(20):
+    for _ in range(20):
         known,unknown = g.normal(1, 1, 137).round(1),g.normal(0, 1, 61).round(1)
         t = threshold_at_tpr(known, unknown, .9)
         assert fpr_at_tpr(known, unknown, .9) == (unknown >= t).mean()

@@ -355,7 +355,7 @@ def test_unknown_images_that_are_known(learn):
         rep = ood_report(learn, {'a': X}, 'mahalanobis', fit_dl=learn.dls.valid)
     assert rep.facts['fit'] == rep.facts['known'] and any('24 known images' in n for n in rep.notes)
 
-def test_classes_of_the_learner_are_not_unknown(trained, drawings):
+def test_classes_of_the_learner_are_not_unknown(trained):
     X,y,Xv,yv,vocab = sample_data('quickdraw')
     with pytest.raises(ValueError, match="classes of the learner in set 'a': Bag"):
         ood_report(trained, {'a': OpenSet(Xv, ['apple', 'Bag'])}, 'msp')

@@ -42,7 +42,7 @@ def digits():
     order = order[y[order] < 8]
     train,known,unknown = order[:900],order[900:],torch.where(y > 7)[0]
     opt = torch.optim.Adam([*body.parameters(), *last.parameters()], 5e-3)
-    for i in range(120):
+    for _ in range(120):
         b = train[torch.randint(900, (128,))]
         opt.zero_grad(); nn.functional.cross_entropy(last(body(x[b])), y[b]).backward(); opt.step()
     head = LinearHead(last.weight.detach().double(), last.bias.detach().double())
@@ -181,7 +181,8 @@ def test_features_against_loops(data):
     train = Outputs(*(o[:250] for o in train))
     for out in (Outputs(*(None if o is None else o[:40] for o in known)), unknown):
         out = Outputs(out.z[:40], out.f[:40])
-        same = lambda s, want: np.testing.assert_allclose(s.fit(train, head)(out), want, rtol=1e-6, atol=1e-9)
+        got = lambda s, out=out: s.fit(train, head)(out)
+        same = lambda s, want, got=got: np.testing.assert_allclose(got(s), want, rtol=1e-6, atol=1e-9)
         same(Mahalanobis(), slow_mahalanobis(train, out))
         for k in (1, 3, 50, 247, 250): same(KNN(k), slow_knn(train, out, k))
         for dim in (1, 5, 12): same(ViM(dim), slow_vim(train, out, head, dim))
@@ -271,7 +272,7 @@ def test_default_dimension_of_vim():
 
 # --- ODIN's step -----------------------------------------------------------------------------------------------------
 def test_odin_without_a_step_costs_no_pass():
-    def model(x): raise AssertionError
+    def model(_x): raise AssertionError
     assert ODIN().input_step(model, torch.zeros(2, 3)) is None
     assert all(get_score(k).input_step(model, torch.zeros(2, 3)) is None for k in OOD_SCORES)
 
@@ -338,15 +339,17 @@ def agree(ours, theirs, data):
 def test_oracle_of_logits(data):
     pood = pytest.importorskip('pytorch_ood.detector')
     agree(MaxLogit(), lambda o: pood.MaxLogit(None).predict_logits(o.z), data)
-    for T in (1., .5, 20.): agree(Energy(T), lambda o: pood.EnergyBased(None, T).predict_logits(o.z), data)
+    for T in (1., .5, 20.): agree(Energy(T), lambda o, T=T: pood.EnergyBased(None, T).predict_logits(o.z), data)
     # their softmax saturates and their GEN clamps p to [1e-7, 1-1e-7]: logits small enough for neither
     small = [o._replace(z=o.z*3/o.z.abs().max()) for o in data[:3]]+[data[3]]
     agree(MSP(), lambda o: pood.MaxSoftmax(None).predict_logits(o.z), small)
     for gamma,M in ((.1, None), (.5, None), (.1, 3)):
-        agree(GEN(gamma, M), lambda o: pood.GEN(None, gamma, M).predict_logits(o.z), small)
+        their = pood.GEN(None, gamma, M)
+        agree(GEN(gamma, M), lambda o, their=their: their.predict_logits(o.z), small)
     # their ODIN is of images; with the identity as network and no step it is of logits
     for T in (1000., 10.):
-        agree(ODIN(T), lambda o: pood.ODIN(nn.Identity(), eps=0., temperature=T).predict(o.z), data)
+        their = pood.ODIN(nn.Identity(), eps=0., temperature=T)
+        agree(ODIN(T), lambda o, their=their: their.predict(o.z), data)
 
 @pytest.fixture
 def float64():
@@ -355,22 +358,23 @@ def float64():
     yield
     torch.set_default_dtype(torch.float32)
 
-def test_oracle_of_features(data, float64):
+@pytest.mark.usefixtures('data', 'float64')     # in this order: the data are made in float32
+def test_oracle_of_features(data):
     pood = pytest.importorskip('pytorch_ood.detector')
     train,known,unknown,head = data
     # k is told, and it normalises as the paper does; its default k is 50, too
     for k in (1, 10, 50):
         knn = pood.KNN(None, k).fit_features(train.f, train.y)
-        agree(KNN(k), lambda o: knn.predict_features(o.f), data)
+        agree(KNN(k), lambda o, knn=knn: knn.predict_features(o.f), data)
     lin = nn.Linear(*head.W.T.shape)
     lin.weight.data,lin.bias.data = head
     for q in (90, 80):                                          # a fraction there, per cent here
         react = pood.ReAct(None, lin, percentile=q/100).fit_feature_maps(train.f, train.y)
-        agree(ReAct(q), lambda o: react.predict_feature_maps(o.f), data)
+        agree(ReAct(q), lambda o, react=react: react.predict_feature_maps(o.f), data)
     # it has no default dimension; the half of d is its own choice where the given one does not fit
     for dim in (4, 12):
         vim = pood.ViM(None, dim, *head).fit_features(train.f, train.y)
-        agree(ViM(dim), lambda o: vim.predict_features(o.f), data)
+        agree(ViM(dim), lambda o, vim=vim: vim.predict_features(o.f), data)
     # its Mahalanobis adds 1e-6 to the diagonal where ours takes the pseudo-inverse: dead units would count 1e6-fold
     # there and nothing here, so they are left out
     live = train.f.std(0) > 1e-3
@@ -379,7 +383,8 @@ def test_oracle_of_features(data, float64):
     agree(Mahalanobis(), lambda o: maha.predict_features(o.f), data)
 
 # --- the adapter -----------------------------------------------------------------------------------------------------
-def test_adapter(data, float64):
+@pytest.mark.usefixtures('data', 'float64')
+def test_adapter(data):
     pood = pytest.importorskip('pytorch_ood.detector')
     train,known,unknown,head = data
     lin = nn.Linear(*head.W.T.shape)
@@ -410,7 +415,8 @@ def test_adapter_of_other_detectors(data):
         s = get_score(from_pytorch_ood(det, 'theirs')).fit(train, head)
         assert s.name == 'theirs' and auroc(s(known), s(unknown)) > .5, det
 
-def test_adapter_leaves_the_detector_alone(float64):
+@pytest.mark.usefixtures('float64')
+def test_adapter_leaves_the_detector_alone():
     pood = pytest.importorskip('pytorch_ood.detector')
     train,known,_,head = random_data()
     det = pood.Mahalanobis(None)
@@ -507,7 +513,7 @@ def test_bad_logits():
 def test_bad_features():
     train,known,_,head = random_data()
     for k in FEATURES:
-        new = lambda: get_score(k)
+        new = lambda k=k: get_score(k)
         with pytest.raises(ValueError, match=f'`{k}`, got .* without a last linear layer. Take the scores of logits '
                            'alone: msp, maxlogit, energy, odin, gen'): new().fit(Outputs(train.z, None, train.y), head)
         with pytest.raises(ValueError, match=f'expected a fitted score, got `{k}`'): new()(known)
@@ -523,7 +529,7 @@ def test_bad_features():
         with pytest.raises(ValueError, match=r'features \(200,24\).*got \(200, 23\). Collect'):
             s(known._replace(f=known.f[:,1:]))
         with pytest.raises(ValueError, match='got outputs of a model without'): s(Outputs(known.z))
-        with pytest.raises(ValueError): s.fit(train._replace(f=bad), head)
+        with pytest.raises(ValueError, match='finite features'): s.fit(train._replace(f=bad), head)
         with pytest.raises(ValueError, match='expected a fitted score'): s(known)       # half a fit is none
 
 def test_bad_labels_heads_and_training_sets():

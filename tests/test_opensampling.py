@@ -164,7 +164,7 @@ def test_known_cells_keep_their_bayes_posterior(monkeypatch):
         z = torch.zeros(8, 3, dtype=torch.float64, requires_grad=True)      # six known cells, two open ones
         opt = torch.optim.LBFGS([z], max_iter=2000, max_eval=4000, tolerance_grad=1e-10, tolerance_change=0,
                                 line_search_fn='strong_wolfe')
-        def risk():
+        def risk(z=z, lam=lam, opt=opt):
             opt.zero_grad()
             l = -(joint*z[:6].log_softmax(1)).sum()
             if lam: l = l + lam*t.penalty(z[:6], z[6:].repeat_interleave(110, 0))

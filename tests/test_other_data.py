@@ -272,7 +272,7 @@ def test_selection_on_a_recurrent_network(make, tmp_path):
         with s.no_bar(): assert s.predict('a good film')[0] in ('bad', 'good')
     if not isinstance(t, Selection): return
     assert t.history[-1]['kept'] > 0
-    with pytest.raises(ValueError, match='did not say which items a batch has.*not sorted on the fly'): t.selected
+    with pytest.raises(ValueError, match='did not say which items a batch has.*not sorted on the fly'): _ = t.selected
 
 def test_the_second_recurrent_network_starts_elsewhere():
     learn = rnn(text_dls(0))

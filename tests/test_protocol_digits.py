@@ -59,7 +59,7 @@ if __name__ == '__main__':      # the table of the specification
     for kind in ('symmetric', 'pair'):
         for m in METHODS:
             rs = [run(m, s, kind) for s in range(3)]
-            col = lambda k: [o.get(k, np.nan) for o in rs]
+            col = lambda k, rs=rs: [o.get(k, np.nan) for o in rs]
             cells = [f'{np.mean(col(k)):.3f} ± {np.std(col(k), ddof=1)/3**.5:.3f}'
                      for k in ('last5', 'best', 'memorised', 'label_precision', 'label_recall', 'kept')]
             print('|', kind, '|', m, '|', ' | '.join(cells), '|', flush=True)

@@ -200,7 +200,7 @@ def test_selection_is_recorded_by_position(mk):
 def test_scores_and_noisy_ids():
     t = SmallLoss(.5, 0)
     learn = tiny_learner(t, dls=noisy())
-    with pytest.raises(ValueError, match='no epoch was finished'): t.selected
+    with pytest.raises(ValueError, match='no epoch was finished'): _ = t.selected
     learn.fit(3)
     s = t.score()
     assert s.shape == (48,) and s.min() >= 0 and s.max() <= 1 and abs(s.mean()-.5) < .05
@@ -265,7 +265,7 @@ def test_class_weights_do_not_choose(mk):
         picks.append(t.selected)
     assert (picks[0] == picks[1]).all()
 
-def test_selection_resumes(tmp_path):
+def test_selection_resumes():
     t = CoTeaching(.4, 4)
     learn = tiny_learner(t)
     learn.fit(2)
@@ -275,7 +275,7 @@ def test_selection_resumes(tmp_path):
     fresh = CoTeaching(.4, 4)
     tiny_learner(fresh).fit(4, start_epoch=2)
     assert fresh.epochs == 4 and [h['epoch'] for h in fresh.history] == [2, 3]
-    with pytest.raises(ValueError, match='masks behind'): copy.deepcopy(learn).objective.techniques()[0].selected
+    with pytest.raises(ValueError, match='masks behind'): _ = copy.deepcopy(learn).objective.techniques()[0].selected
 
 def test_loaders_without_positions_train_and_say_so():
     learn = tiny_learner(SmallLoss(.3, .5))
@@ -287,7 +287,7 @@ def test_loaders_without_positions_train_and_say_so():
     finally: callback.epoch_idxs = old
     t = learn.objective.techniques()[0]
     assert abs(t.history[0]['kept']-.85) < .16
-    with pytest.raises(ValueError, match='did not say which items'): t.selected
+    with pytest.raises(ValueError, match='did not say which items'): _ = t.selected
 
 def test_the_base_is_no_technique_to_use(): assert TwoNetworks.surgery is Twin
 

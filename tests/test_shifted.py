@@ -23,7 +23,7 @@ from fastrobust.inference.passes import passes, shifted_preds
 from fastrobust.techniques.augmix import AugMix
 from conftest import MiniAux, MiniTwin, Raise, tiny_arrays, tiny_dls, tiny_learner
 
-def negative(x, ids=None): return ((1-x)*255).round()/255       # exact on the 256 levels
+def negative(x, _ids=None): return ((1-x)*255).round()/255       # exact on the 256 levels
 
 def same_as_get_preds(learn, dl=None):
     "Clean pass against fastai's own; both before and after, as get_preds may move something"
@@ -143,7 +143,7 @@ def test_change_is_that_of_images_changed_beforehand(channels, normalize):
     it,u8 = dls.valid_ds.items,[]
     other = learn.dls.test_dl([(255-x, y) for x,y in it], with_labels=True)
     p,t = learn.get_preds(dl=other, act=noop)
-    def change(x, ids):
+    def change(x, _ids):
         u8.append((x*255).round().byte()); assert x.dtype == torch.float32 and type(x) is torch.Tensor
         return negative(x)
     z,y = shifted_preds(learn, None, change)
@@ -156,7 +156,7 @@ def test_change_on_files(folder):
     p,_ = file_learner(folder/'negative', 0, None, tfms).get_preds(act=noop)
     assert torch.equal(shifted_preds(learn, None, negative)[0], to_cpu(p))
 
-def test_ids_are_positions_whatever_the_batches(folder):
+def test_ids_are_positions_whatever_the_batches():
     learn,seen = tiny_learner(),[]
     def change(x, ids): seen.append(ids); return x
     shifted_preds(learn, learn.dls.valid.new(bs=7, shuffle=True, drop_last=True), change)

@@ -21,17 +21,17 @@ def drawing():
                 if k.startswith(('plot', 'show_')) and inspect.isfunction(f) and f.__module__ == mod.__name__:
                     yield f'{me}.{f.__qualname__}',f
 
-@pytest.mark.parametrize('name,f', [pytest.param(k, f, id=k) for k,f in drawing()])
-def test_it_says_that_it_returns_a_figure(name, f):
+@pytest.mark.parametrize('f', [pytest.param(f, id=k) for k,f in drawing()])
+def test_it_says_that_it_returns_a_figure(f):
     assert inspect.signature(f).return_annotation is Figure
 
 def test_there_are_many(): assert len(dict(drawing())) > 25
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 def test_reports_return_figures_whatever_draws_them():
-    def one(rep, ax=None): return axes_on(ax, (3, 2))
-    def many(rep): return plt.subplots(2, 2)[1]
-    def whole(rep): return new_figure((3, 2))
+    def one(_rep, ax=None): return axes_on(ax, (3, 2))
+    def many(_rep): return plt.subplots(2, 2)[1]
+    def whole(_rep): return new_figure((3, 2))
     for draw in (one, many, whole): assert isinstance(Report(pd.DataFrame(), draw=draw).plot(), Figure)
     fig,ax = plt.subplots()
     assert Report(pd.DataFrame(), draw=one).plot(ax) is fig and figure_of([[ax]]) is fig
@@ -44,7 +44,7 @@ def test_pictures_are_of_pyplot_and_closed_when_saved(tmp_path):
     save_figure(fig.axes[0], tmp_path/'a.png', dpi=50)
     assert (tmp_path/'a.png').stat().st_size > 1000 and not plt.get_fignums()
     fig = plot_disagreement([.3, .2])
-    with pytest.raises(OSError): save_figure(fig, tmp_path/'none'/'a.png')
+    with pytest.raises(FileNotFoundError): save_figure(fig, tmp_path/'none'/'a.png')
     assert not plt.get_fignums()
 
 def test_axes_without_ornament():

@@ -65,7 +65,8 @@ def test_networks_with_a_linear_head(net):
     assert isinstance(tap, FeatureTap) and isinstance(tap.head, LinearHead) and len(tap.layers) == 1
     if isinstance(net, Net) and isinstance(net.end(torch.ones(1, 3)), tuple):
         out = collect(learn, learn.dls.valid, tap=tap)
-        return torch.testing.assert_close(out.f @ tap.head.W.T + tap.head.b, out.z)
+        torch.testing.assert_close(out.f @ tap.head.W.T + tap.head.b, out.z)
+        return
     f = holds(learn, tap).f
     if isinstance(net, Net):
         with torch.no_grad(): want = net.eval().body(learn.dls.valid.one_batch()[0][:8])
@@ -150,7 +151,7 @@ def test_hooks_live_as_long_as_the_block():
 
 @pytest.mark.parametrize('ex', [KeyboardInterrupt, RuntimeError])
 def test_nothing_stays_after_an_exception(ex):
-    def end(z): raise ex('stop')
+    def end(_z): raise ex('stop')
     learn = learner(Net(nn.Linear(5, 3)))
     learn.fit(1)
     tap = feature_tap(learn)

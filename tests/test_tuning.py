@@ -45,7 +45,7 @@ def test_leaves_the_learner_and_the_streams_as_they_were(cbs, capsys):
     assert capsys.readouterr().out.count('accuracy on held-out noisy labels') == 2
     learn.fit(1)
 
-def test_picks_the_tau_that_does_best_on_the_held_out_given_labels(monkeypatch):
+def test_picks_the_tau_that_does_best_on_the_held_out_given_labels():
     "Whatever the trials do, the largest last accuracy wins; it is measured on 10 % with their noisy labels"
     dls = add_label_noise(tiny_dls(), NoisyLabels('symmetric', .5, seed=1))
     learn,seen = tiny_learner(dls=dls),[]
@@ -106,7 +106,7 @@ def test_same_seed_same_answer_and_the_grid_is_paired():
     assert all(len(set(c.accuracy)) == 1 for c in curves), 'the same tau twice is the same trial twice'
 
 def test_streams_come_back_after_ctrl_c():
-    def fit(trial, n): raise KeyboardInterrupt
+    def fit(_trial, _n): raise KeyboardInterrupt
     learn = tiny_learner()
     state = torch.get_rng_state()
     with pytest.raises(KeyboardInterrupt): find(learn, fit=fit)
