@@ -3,6 +3,7 @@
 # Known: 1,000 test images of the embedded Fashion-MNIST; fit: its 4,000 training images; unknown: four sets, 3,700
 # images. The bare row is a loop of the network over the same loaders. Ratios within one round, median.
 import argparse, sys, time, warnings
+from functools import partial
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -30,14 +31,14 @@ def main(threads, rounds):
         learn = Learner(dls, net)
         learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, ProgressCallback)))
         every = [dl for d in (dls.train, dls.valid, *sets.values()) for dl in loaders_of(learn, d, 'bare')[0]]
-        def bare():
+        def bare(net=net, every=every):
             net.eval()
             with torch.no_grad():
                 for dl in every:
                     for b in dl: net(b[0])
         rows = {'bare passes': bare,
-                'logit scores': lambda: ood_report(learn, sets, ('msp', 'maxlogit', 'energy', 'odin', 'gen')),
-                'nine scores': lambda: ood_report(learn, sets)}
+                'logit scores': partial(ood_report, learn, sets, ('msp', 'maxlogit', 'energy', 'odin', 'gen')),
+                'nine scores': partial(ood_report, learn, sets)}
         bare()
         t = pd.DataFrame([{k: seconds(f) for k,f in rows.items()} for _ in range(rounds)])
         ratio = t['nine scores']/t['bare passes']

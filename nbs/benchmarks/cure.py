@@ -1,4 +1,5 @@
-"Audit, fix, retrain against plain retraining: `python nbs/benchmarks/cure.py [seeds]`; embedded Fashion-MNIST, sym 40 % and clean"
+"Audit, fix, retrain against plain retraining, on embedded Fashion-MNIST, symmetric 40 % and clean"
+# python nbs/benchmarks/cure.py [seeds]
 import sys, time
 from pathlib import Path
 import pandas as pd
@@ -19,7 +20,8 @@ def main(seeds=3):
         for seed in range(seeds):
             dls = sample_dls(noise=NoisyLabels('symmetric', rate, seed=seed)) if rate else sample_dls()
             t0 = time.time()
-            rep = noise_report(lambda d: robust_learner(d, small_cnn(10), loss_func=GCELoss()), dls, seed=seed, verbose=False)
+            make = lambda d: robust_learner(d, small_cnn(10), loss_func=GCELoss())
+            rep = noise_report(make, dls, seed=seed, verbose=False)
             row = dict(noise=name, seed=seed, rate=rep.rate, flagged=rep.issues.mean(), audit_s=time.time()-t0)
             for e in (5, 8, 20): row[f'plain {e}'] = train(dls, seed, e)
             row['plain 28 (seconds of audit + 8)'] = train(dls, seed, 28)
@@ -36,7 +38,8 @@ def main(seeds=3):
         for k in g.columns[5:]:
             if 'left' in k: print(f'| {k} | {g[k].mean():.3f} | | |'); continue
             d = [g[k]-g[o] for o in ('plain 8', 'plain 20')]
-            print(f'| {k} | {g[k].mean():.3f} ± {g[k].sem():.3f} | '+' | '.join(f'{o.mean():+.3f} ± {o.sem():.3f}' for o in d)+' |')
+            diff = ' | '.join(f'{o.mean():+.3f} ± {o.sem():.3f}' for o in d)
+            print(f'| {k} | {g[k].mean():.3f} ± {g[k].sem():.3f} | {diff} |')
         print(g[['rate', 'flagged', 'audit_s']].mean().round(3).to_dict())
 
 if __name__ == '__main__': main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

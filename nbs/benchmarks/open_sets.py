@@ -1,5 +1,6 @@
 "Unknowns, wrong labels beside unknowns, and long tails: techniques against plain training, paired by seed"
-# python nbs/benchmarks/open_sets.py known|deep|crops|steps|noisy|tail|dev fashion|cifar --out runs.jsonl [--seeds 0 1 2] [--only row;row]
+# python nbs/benchmarks/open_sets.py known|deep|crops|steps|noisy|tail|dev fashion|cifar --out runs.jsonl
+#        [--seeds 0 1 2] [--only row;row]
 # python nbs/benchmarks/open_sets.py table runs.jsonl
 # known: true labels, a small residual network with batch norm (one block a stage); unknown images by all nine scores,
 # calibration. deep: the same with three blocks a stage (the depth of ResNet-20). crops: deep with flips and crops.
@@ -81,7 +82,8 @@ def run(what, name, row, seed):
     dls,aux,sets,near,rate = data(what, name, seed)
     if spec.get('sampler'): dls = weighted_dls(dls, 'balanced')
     set_seed(seed, reproducible=True)
-    epochs = dict(known=30 if name == 'fashion' else 15, deep=30, crops=30, steps=30, noisy=8, dev=8, tail=30)[what]*spec.get('long', 1)
+    known = 30 if name == 'fashion' else 15
+    epochs = dict(known=known, deep=30, crops=30, steps=30, noisy=8, dev=8, tail=30)[what]*spec.get('long', 1)
     n_in = 1 if name == 'fashion' else 3
     net = un.resnet(n_in, 3 if what in DEEP else 1) if what in ('known', 'tail', *DEEP) else small_cnn(10, n_in)
     learn = Learner(dls, net, spec['loss']() if 'loss' in spec else None, metrics=accuracy,
@@ -119,6 +121,12 @@ def _paired(df, base, row, col):
     return '' if row == base or not len(d) else f'{d.mean():+.3f} ± {d.std(ddof=1)/len(d)**.5:.3f}' if len(d) > 1 \
         else f'{d.mean():+.3f}'
 
+def _cell(v):
+    "A column of one row's runs"
+    if v.name in ('epochs', 'seconds'): return f'{v.mean():.0f}'
+    if not v.notna().any(): return ''
+    return f'{v.mean():.3f}' if v.name.endswith('_floor') else _pm(v.dropna())
+
 def table(path):
     runs = pd.DataFrame([json.loads(line) for line in open(path)])
     for (what,name),df in runs.groupby(['what', 'data'], sort=False):
@@ -138,21 +146,23 @@ def table(path):
         print('|---'*(len(cols)+2+bool(scores)) + '|')
         for r in rows:
             d = df[df.row == r]
-            cells = [f'{d[c].mean():.0f}' if c in ('epochs', 'seconds') else f'{d[c].mean():.3f}' if c.endswith('_floor') and d[c].notna().any() else _pm(d[c].dropna()) if d[c].notna().any()
-                     else '' for c in cols]
+            cells = [_cell(d[c]) for c in cols]
             diff = [_paired(df, 'plain', r, 'accuracy')] if 'plain' in rows else ['']
             if scores: diff.append(_paired(df, 'plain', r, 'far msp auroc') if 'plain' in rows else '')
             print(f'| {r} | ' + ' | '.join(cells + diff) + ' |')
         if not scores: continue
-        print('\nAUROC by unknown set (msp), positive = id\n\n| | ' + ' | '.join(sets) + ' |\n' + '|---'*(len(sets)+1) + '|')
-        for r in rows: print(f'| {r} | ' + ' | '.join(_pm(df[df.row == r][f'{s}|msp|auroc']) for s in sets) + ' |')
+        print('\nAUROC by unknown set (msp), positive = id\n')
+        print('| | ' + ' | '.join(sets) + ' |\n' + '|---'*(len(sets)+1) + '|')
+        row = lambda r, cols, df=df: f'| {r} | ' + ' | '.join(_pm(df[df.row == r][c]) for c in cols) + ' |'
+        for r in rows: print(row(r, [f'{s}|msp|auroc' for s in sets]))
         print('\nMean far AUROC by score\n\n| | ' + ' | '.join(scores) + ' |\n' + '|---'*(len(scores)+1) + '|')
-        for r in rows: print(f'| {r} | ' + ' | '.join(_pm(df[df.row == r][f'far {s} auroc']) for s in scores) + ' |')
-        cal = [c for c in df if c.startswith('cal|') and c not in ('cal|raw|T', 'cal|raw|accuracy', 'cal|scaled|accuracy')]
+        for r in rows: print(row(r, [f'far {s} auroc' for s in scores]))
+        no = ('cal|raw|T', 'cal|raw|accuracy', 'cal|scaled|accuracy')
+        cal = [c for c in df if c.startswith('cal|') and c not in no]
         if cal:
             print('\nCalibration, as trained and after a temperature (cross-fitted)\n')
             print('| | ' + ' | '.join(c[4:].replace('|', ' ') for c in cal) + ' |\n' + '|---'*(len(cal)+1) + '|')
-            for r in rows: print(f'| {r} | ' + ' | '.join(_pm(df[df.row == r][c]) for c in cal) + ' |')
+            for r in rows: print(row(r, cal))
 
 if __name__ == '__main__':
     if sys.argv[1] == 'table': table(sys.argv[2]); sys.exit()

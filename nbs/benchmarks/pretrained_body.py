@@ -84,7 +84,7 @@ def main():
     X,y,Xv,yv,vocab = images(a.data, a.n, a.n_valid)
     X,Xv = resize(X, a.size),resize(Xv, a.size)
     for rate in a.rates:
-        def make(seed=0, **kw):
+        def make(seed=0, rate=rate, **kw):
             dls = array_dls(X, y, valid=(Xv, yv), bs=a.bs, vocab=vocab, normalize=False)
             if rate: dls = add_label_noise(dls, NoisyLabels('symmetric', rate, seed=seed))
             learn = robust_learner(dls, mobilenet, metrics=accuracy, **kw)

@@ -5,7 +5,6 @@
 import argparse, sys, warnings
 from pathlib import Path
 import numpy as np
-import torch
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -32,7 +31,8 @@ def main(fit):
         wide['far mean'] = wide[[k for k in sets if 'near' not in k]].mean(axis=1)
         c = control.table.set_index(['score', 'set'])[m].unstack()
         wide['JPEG (control)'] = c['test images after JPEG (control)']
-        print(f'\n{m}, positive = id\n\n| score | ' + ' | '.join(wide.columns) + ' |\n' + '|---'*(len(wide.columns)+1) + '|')
+        print(f'\n{m}, positive = id\n\n| score | ' + ' | '.join(wide.columns) + ' |')
+        print('|---'*(len(wide.columns)+1) + '|')
         for s,row in wide.loc[list(dict.fromkeys(t.score))].iterrows():
             print(f'| {s} | ' + ' | '.join(f'{v:.3f}' for v in row) + ' |')
     print(cal)

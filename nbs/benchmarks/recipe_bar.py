@@ -6,7 +6,7 @@ from fastrobust.all import RECIPES, NoisyLabels, compare, robust_learner, sample
 def main(seeds=5):
     n = RECIPES['noisy_labels'].epochs
     for rate in (.4, .2, 0.):
-        def make(seed, **kw):
+        def make(seed, rate=rate, **kw):
             dls = sample_dls(noise=NoisyLabels('symmetric', rate, seed=seed)) if rate else sample_dls()
             return robust_learner(dls, small_cnn(10), metrics=accuracy, **kw)
         rows = {'plain, 20 epochs': dict(epochs=20), 'plain, 5 epochs': dict(epochs=5),

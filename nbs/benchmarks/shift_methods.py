@@ -61,7 +61,8 @@ def data(what, name, seed, tfms):
         p = np.random.default_rng(100+seed).permutation(len(X))
         a,b = p[len(X)//5:],p[:len(X)//5]
         given = NoisyLabels('symmetric', .4, seed=seed).apply(y, n_classes=10)
-        dls = array_dls(X[a], given.y_noisy[a], valid=(X[b], given.y_noisy[b]), vocab=list(range(10)), bs=64, batch_tfms=tfms)
+        dls = array_dls(X[a], given.y_noisy[a], valid=(X[b], given.y_noisy[b]), vocab=list(range(10)), bs=64,
+                        batch_tfms=tfms)
         return dls,X[b],given.y_noisy[b],given.realised_rate
     dls = array_dls(X, y, valid=(Xv, yv), vocab=list(range(10)), bs=64, batch_tfms=tfms)
     if noise is not None: dls = add_label_noise(dls, noise)
@@ -91,7 +92,8 @@ def run(what, name, seed, row, spec):
     kw = dict(lam=float(aug), views=spec.get('views', 2)) if aug else {}
     ts = [AugLoss(loss(), **kw)] if aug and loss else [AugMix(**kw)] if aug else []
     set_seed(seed)
-    learn = robust_learner(dls, small_cnn(10, 1 if name == 'fashion' else 3), ts, loss_func=None if aug or not loss else loss())
+    net = small_cnn(10, 1 if name == 'fashion' else 3)
+    learn = robust_learner(dls, net, ts, loss_func=None if aug or not loss else loss())
     learn.remove_cbs([c for c in learn.cbs if isinstance(c, ProgressCallback)])
     epochs = spec['epochs']
     t = time.thread_time()
@@ -118,7 +120,8 @@ def measure(a):
             r = have[-1]
             with out.open('a') as f: f.write(json.dumps(r)+'\n')
             print(f"{a.what} {a.data} seed {seed} {row}: clean {r['clean']:.3f} corrupted "
-                  f"{np.mean(list(r['errors'].values())):.3f}, {r['epochs']} epochs, {r['cpu_seconds']:.0f} s", flush=True)
+                  f"{np.mean(list(r['errors'].values())):.3f}, {r['epochs']} epochs, {r['cpu_seconds']:.0f} s",
+                  flush=True)
 
 def pm(v):
     v = np.array(v)
@@ -134,23 +137,28 @@ def table(path):
         clean = {k: {r['seed']: r['clean'] for r in mine if r['row'] == k} for k in rows}
         print(f"\n### {what} labels, {name}, realised rate {np.mean([r['rate'] for r in mine]):.3f}\n")
         groups = [g for g in GROUPS if any(n in mine[0]['errors'] for n in GROUPS[g])]
-        print('| row | seeds | epochs | CPU s | clean error | mean corruption error | ' + ' | '.join(groups) + ' | minus plain |')
+        print('| row | seeds | epochs | CPU s | clean error | mean corruption error | ' + ' | '.join(groups)
+              + ' | minus plain |')
         print('|'+'---|'*(7+len(groups)))
         ref = mce.get('plain', {})
         for k in rows:
             rs = [r for r in mine if r['row'] == k]
             g = [np.mean([r['errors'][n] for r in rs for n in GROUPS[o] if n in r['errors']]) for o in groups]
             both = [mce[k][s]-ref[s] for s in mce[k] if s in ref]
-            print(f"| {k} | {len(rs)} | {np.mean([r['epochs'] for r in rs]):.0f} | {np.mean([r['cpu_seconds'] for r in rs]):.0f} | "
+            print(f"| {k} | {len(rs)} | {np.mean([r['epochs'] for r in rs]):.0f} | "
+                  f"{np.mean([r['cpu_seconds'] for r in rs]):.0f} | "
                   f"{np.mean([r['clean'] for r in rs]):.4f} | {np.mean(list(mce[k].values())):.4f} | "
                   + ' | '.join(f'{o:.3f}' for o in g) + f" | {pm(both) if both and k != 'plain' else ''} |")
-        for a,b in (('AugLoss lam 3', 'GCE'), ('AugLoss lam 3', 'AugMix lam 12'), ('AugLoss lam 6', 'AugMix lam 12'), ('AugLoss lam 12', 'AugMix lam 12'),
-                    ('AugMix', 'plain, seconds of AugMix'), ('AugMix', 'flip and crop'), ('AugMix', 'one-view transform'),
+        for a,b in (('AugLoss lam 3', 'GCE'), ('AugLoss lam 3', 'AugMix lam 12'),
+                    ('AugLoss lam 6', 'AugMix lam 12'), ('AugLoss lam 12', 'AugMix lam 12'),
+                    ('AugMix', 'plain, seconds of AugMix'), ('AugMix', 'flip and crop'),
+                    ('AugMix', 'one-view transform'),
                     ('AugMix', 'flip and crop, seconds of AugMix'), ('AugMix', 'one-view transform, seconds of AugMix'),
                     ('AugLoss lam 3', 'GCE, seconds of AugLoss'), ('AugLoss lam 12', 'GCE')):
             if a in mce and b in mce:
                 s = sorted(set(mce[a]) & set(mce[b]))
-                print(f'\n{a} minus {b}: corruption {pm([mce[a][i]-mce[b][i] for i in s])}, clean {pm([clean[a][i]-clean[b][i] for i in s])} ({len(s)} seeds)')
+                corrupted,plain = ([of[a][i]-of[b][i] for i in s] for of in (mce, clean))
+                print(f'\n{a} minus {b}: corruption {pm(corrupted)}, clean {pm(plain)} ({len(s)} seeds)')
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)

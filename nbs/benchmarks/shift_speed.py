@@ -1,5 +1,6 @@
 "Images a second: AugMix beside its peers, the corruptions beside imagecorruptions, Lp noise beside torch.randn_like"
-# python nbs/benchmarks/shift_speed.py augmix|corruptions|lp|memory [--rounds 5] [--threads 2] [--sizes 32 224] [--device cuda]
+# python nbs/benchmarks/shift_speed.py augmix|corruptions|lp|memory [--rounds 5] [--threads 2] [--sizes 32 224]
+#        [--device cuda]
 # Every peer at its own best setting: per-image transforms run in `threads` processes of one thread each. Rounds are
 # interleaved; the ratio is taken within a round and its median over the rounds is printed. timm (a peer) and
 # imagecorruptions-imaug (the oracle) must be installed, scikit-learn lends its two photographs.
@@ -23,7 +24,7 @@ def photos(n, size, seed=0):
 # --- per-image functions, made anew in every process -----------------------------------------------------------------
 def _pil(o): return Image.fromarray(o.permute(1, 2, 0).numpy())
 
-def tv_tensor(x):
+def tv_tensor(_x):
     from torchvision.transforms import v2
     return v2.AugMix(severity=3, all_ops=False)
 
@@ -115,7 +116,7 @@ def corruption_speed(a):
         for name in CORRUPTIONS + EXTRA_CORRUPTIONS:
             it = iter(range(10**9))
             peer = InProcesses(oracle(name), x, a.threads)
-            def ours(b): return corrupt(b, name, next(it)%5 + 1, table='imagenet', seed=0)
+            def ours(b, name=name, it=it): return corrupt(b, name, next(it)%5 + 1, table='imagenet', seed=0)
             some = (100 if size < 100 else 5)*a.threads
             _,rate = race({name: (in_batches(ours, x, bs), 5*bs), '  imagecorruptions': (peer, some)}, a.rounds)
             peer.close()
@@ -127,13 +128,13 @@ def lp_speed(a):
     for size in a.sizes:
         x = photos(128 if size < 100 else 32, size).float()/255
         print(f'lp_noise, {size} px, {a.threads} threads')
-        def run(f): return in_batches(f, x, len(x)),10*len(x)
+        def run(f, x=x): return in_batches(f, x, len(x)),10*len(x)
         race({'torch.randn_like': run(torch.randn_like),
               'x + .01 torch.randn_like, clipped': run(lambda o: (o + .01*torch.randn_like(o)).clamp_(0, 1)),
               **{f'lp_noise p={p}': run(lambda o, p=p: lp_noise(o, p, .1 if p == 0 else 1.))
                  for p in (2, float('inf'), 1, 0, .5, 5, 200)}}, a.rounds)
 
-def memory(a):
+def memory(_a):
     "Growth of the process's peak while it works"
     from fastrobust.images.augmixing import augmix
     x = photos(8, 224)[torch.arange(256)%8].contiguous()

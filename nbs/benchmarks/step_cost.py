@@ -65,19 +65,19 @@ def main():
     torch.set_num_threads(a.threads)
     warnings.simplefilter('ignore')
     print(f'torch {torch.__version__}, threads {a.threads}, bs {a.bs}, {a.size} px, {a.rounds} rounds', flush=True)
+    ce = CrossEntropyLossFlat
     for name in a.nets:
         c,steps = (1 if name == 'small_cnn' else 3),a.steps or dict(small_cnn=40, resnet18=4)[name]
         aux = aux_images('textures', 512, a.size, c)
         rng = np.random.default_rng(0)
         shape = (3*a.bs*steps, a.size, a.size) + ((c,) if c > 1 else ())
         X,y = rng.integers(0, 256, shape, dtype=np.uint8),rng.integers(0, 10, shape[0])
-        ce = CrossEntropyLossFlat
         rows = dict(plain=lambda: (ce(), None), again=lambda: (ce(), None), objective=lambda: (ce(), Nothing()),
                     plain_2x=lambda: (ce(), None), plain_3x=lambda: (ce(), None),  # as many rows as ODNL, AugMix
                     gce=lambda: (GCELoss(), None), clip_gce=lambda: (GCELoss(), LogitClip(1.)),
-                    augmix=lambda: (ce(), Timed()), odnl=lambda: (ce(), ODNL(aux)),
+                    augmix=lambda: (ce(), Timed()), odnl=lambda aux=aux: (ce(), ODNL(aux)),
                     logitnorm=lambda: (ce(), LogitNorm()), logitadjust=lambda: (ce(), LogitAdjust()),
-                    opensampling=lambda: (ce(), OpenSampling(aux)),
+                    opensampling=lambda aux=aux: (ce(), OpenSampling(aux)),
                     history=lambda: (ce(), SampleHistory()), jocor=lambda: (ce(), JoCoR(.4)),
                     coteaching=lambda: (ce(), CoTeaching(.4)))
         rows = {k: v for k,v in rows.items() if not a.rows or k in ('plain', 'again', *a.rows)}
