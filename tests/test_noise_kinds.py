@@ -307,6 +307,12 @@ def test_probabilities_averaged_over_epochs_without_touching_the_training():
     learn.fit(1, .1)
     assert learn.average_probs.n == 1                        # a new fit, a new average
 
+def test_an_average_of_no_epoch_is_none_whatever_the_network_calls_n():
+    "fastai would look for the callback's `n` in the network"
+    learn = tiny_learner(cbs=AverageProbs())
+    learn.model.n = 5
+    np.testing.assert_allclose(mean_probs(learn).sum(1), 1, atol=1e-6)
+
 def test_probabilities_of_a_table():
     from fastai.tabular.core import Categorify
     from fastai.tabular.data import TabularDataLoaders

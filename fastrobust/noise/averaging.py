@@ -10,6 +10,8 @@ __all__ = []
 class AverageProbs(Callback):
     "Averages the probabilities of the training items over the epochs, one more pass each: `.probs` (n,c) by position"
     remove_on_fetch = True
+    n = 0               # Epochs of this fit that are in `probs`
+    probs:np.ndarray    # (n,c) float64, by position
     def before_fit(self):
         self.on = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder')
         if self.on: self.probs,self.n = 0.,0
@@ -26,7 +28,7 @@ def mean_probs(
     "Averaged probabilities for model-based noise"
     if hasattr(source, 'dls'):
         for cb in source.cbs:
-            if isinstance(cb, AverageProbs) and getattr(cb, 'n', 0): return cb.probs.copy()
+            if isinstance(cb, AverageProbs) and cb.n: return cb.probs.copy()
         return training_probs(source, 'model noise')
 
     several = isinstance(source, (list, tuple)) and np.ndim(source[0]) == 2
