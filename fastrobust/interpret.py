@@ -79,7 +79,7 @@ class RobustInterpretation(ClassificationInterpretation):
     )->Figure:
         "Who was taken for whom: the true noise matrix where `dls.noise` knows it, beside the estimated one"
         rec = self._record
-        T = estimated.T if isinstance(estimated, Report) else estimated
+        T = estimated.T if isinstance(estimated, Report) else estimated # type: ignore[attr-defined]
         if rec is None and T is None:
             raise ValueError("expected dls with known noise (`dls.noise`) or an estimated matrix, "
                              "got neither. Pass `noise_report(..)` as `estimated`.")

@@ -141,7 +141,7 @@ def robust_learner(
         learn = learner_func(*args, loss_func=loss, **kwargs)
 
     noise = getattr(dls, 'noise', None)
-    watchers = noise.cbs() if hasattr(noise, 'cbs') else []
+    watchers:list = getattr(noise, 'cbs', list)()
     ts += [cb for cb in watchers if not any(isinstance(o, type(cb)) for o in learn.cbs)]
     learn.add_cbs(ts)
     if recipe is not None:

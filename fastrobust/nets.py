@@ -15,7 +15,7 @@ def small_cnn(
     norms = dict(bn=lambda: nn.BatchNorm2d(width), gn=lambda: nn.GroupNorm(8, width))
     if norm not in (None, *norms):
         raise ValueError(f"`norm` must be 'bn', 'gn' or None, got {norm!r}.")
-    layers = []
+    layers:list[nn.Module] = []
     for i in range(depth):
         c_in = width if i else n_in
         stride = 2 if i < 4 else 1

@@ -22,7 +22,7 @@ def _probs(probs, y):
     y,p = need_probs(y, probs, order=PREDICTIONS_FIRST)
     return y,p.astype(np.float64, copy=False)
 
-def top(probs, y):
+def top(probs, y)->tuple[np.ndarray, np.ndarray]:
     "Confidence in the predicted class (n,), and whether it is right"
     y,p = _probs(probs, y)
     return p.max(1),p.argmax(1) == y

@@ -72,6 +72,7 @@ def _facts(a, b, seed):
 
 class CalibrationReport(Report):
     "Result of `calibration_report`: `table`, `summary`, and `bins`, the reliability table of each row"
+    bins:pd.DataFrame
     def files(self): return {**super().files(), f'{self.name}_bins': self.bins}
     def formatted(self):
         t = self.table.copy()

@@ -20,6 +20,7 @@ __all__ = ['temperature_scale', 'untemper']
 
 class Tempered:
     "softmax(z/T) in place of a loss's `activation`: `get_preds`, `predict` and Interpretation then give it"
+    wrapped = False     # Whether a function was wrapped to hold this
     def __init__(self,
         T:float,    # Temperature, above 0
         mark=None   # `net_mark` of the network it was fitted for; None: not known
@@ -31,7 +32,6 @@ class Tempered:
             raise ValueError(f"`T` must be positive and finite, got {T}. 1 changes nothing; "
                              "`untemper(learn)` takes it off.")
         self.T,self.mark = float(T),mark
-        self.wrapped = False    # a function was wrapped to hold this
     def __call__(self, z):
         if z.dtype != torch.float64: z = z.float()
         return (z/self.T).softmax(-1)

@@ -64,7 +64,8 @@ def compare(
     todo = [(s, o) for s in seeds for o in rows]
     digits = len(str(len(todo)))
     wide = max(len(str(o)) for o in rows)
-    runs,curves,seen = [],[],[]
+    runs,curves = [],[]
+    seen:list = []
     failed,cause,stop = {},None,None
     def train(seed, name, label):
         make = partial(make_learner, seed=seed) if named else make_learner

@@ -26,7 +26,7 @@ _MEANS = ('last', 'oracle_best', 'late_mean', 'picked', 'memorised')
 
 class Comparison(Report):
     "Result of `compare`: `table` (one line a row), `runs` (one a row and seed), `curves` (one an epoch)"
-    stopped = None  # Where Ctrl-C ended it, if it did
+    stopped:str|None = None # Where Ctrl-C ended it, if it did
     def __init__(self,
         runs,         # List of dicts, one per finished run: row, seed, metric, given, seconds, peak_MB, acts ..
         curves,       # List of DataFrames, one per finished run: epoch, row, seed and what the Recorder recorded

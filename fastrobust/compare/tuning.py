@@ -45,6 +45,7 @@ def plot_tau(
 
 class FoundTau(float):
     "LogitClip's tau, a number, and the `curve` it was chosen by: `tau`, `accuracy` of the last epoch, `best` of any"
+    curve:pd.DataFrame
     def __new__(cls,
         curve   # DataFrame with `tau` and `accuracy`, one row for each tau tried
     ):

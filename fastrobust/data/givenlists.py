@@ -44,7 +44,7 @@ def _kept(tl, split_idx):
 class Given(TfmdLists):
     "A list that returns `value(codes[i])` at position i; -1 there, or no codes: the item as it was"
     # under which name, in rows of a DataFrame the column, items carry codes
-    col = None
+    col:str|None = None
     def __init__(self, items, tfms, codes=None, **kwargs):
         super().__init__(items, tfms, do_setup=False, **kwargs)
         if codes is not None: codes = torch.as_tensor(np.array(codes))

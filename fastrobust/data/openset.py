@@ -111,5 +111,5 @@ def open_set(
     idx = torch.isin(codes_in(labels, vocab, 'y'), keep).nonzero()[:, 0]
     if not len(idx):
         raise ValueError(f"expected images of {names}, got none. Look at `y`.")
-    idx = idx.to(X.device) if isinstance(X, torch.Tensor) else idx.numpy()
-    return OpenSet(X[idx], names)
+    at = idx.to(X.device) if isinstance(X, torch.Tensor) else idx.numpy()
+    return OpenSet(X[at], names)

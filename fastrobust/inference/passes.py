@@ -59,7 +59,7 @@ class AtRest:
         *xb     # The inputs of a batch
     )->Tensor:  # float32 (b,c), where the network is
         "Rows of logits of a batch, whatever else the network returns beside them"
-        xb = [self.place(x) for x in xb]
+        xb = tuple(self.place(x) for x in xb)
         with autocast(self.learn): z = self.model(*xb)
         if isinstance(z, (tuple, list)): z = z[0]
         n = find_bs(xb)

@@ -14,8 +14,8 @@ class Outputs(NamedTuple):
     "Of n images, on the CPU"
     z:Tensor        # Raw logits float32 (n,c)
     # Features float32 (n,d) that the last linear layer turns into `z`; None: it has none
-    f:Tensor = None
-    y:Tensor = None # Labels int64 (n,); None: not known, as of unknown images
+    f:Tensor|None = None
+    y:Tensor|None = None # Labels int64 (n,); None: not known, as of unknown images
 
 class LinearHead(NamedTuple):
     "The last linear layer: z = f W' + b"

@@ -135,7 +135,7 @@ def cross_val_preds(
     _warn_rare(y, vocab, n_folds)
     marks = run_marks(dls, y, folds, seed, vocab, train, make_learner, tag)
     done = {} if path is None else stored_folds(Path(path), marks, n_folds)
-    seen = {}
+    seen:dict = {}
 
     def fold(k):
         fold_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])

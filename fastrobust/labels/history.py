@@ -22,7 +22,8 @@ class SampleHistory(Recorded, QuickEvents, Callback):
     hold = 2**20
     # of the fit under way
     active,from_train = False,True
-    batches,facts,walk = None,[],None
+    batches,walk = None,None
+    facts:list = []
 
     def __init__(self,
         # 'train': from training batches as they go by (augmented, weights on the move), free;

@@ -82,7 +82,7 @@ class Memorisation(ColumnsCallback):
                              f"got {source!r}.")
         super().__init__()
         self.source = source
-        self.history = []
+        self.history:list = []
         self.seconds = 0.
 
     def columns(self):

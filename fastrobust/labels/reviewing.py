@@ -18,15 +18,15 @@ def class_names(
 
 def item_names(
     ds      # A training set
-) -> list: # of str, or None where items are no files
+) -> list|None: # of str; None where items are no files
     "File of each item, also where the items are rows that name files"
     items = getattr(ds, 'items', None)
     if isinstance(items, pd.DataFrame) and isinstance(ds, Datasets):
         readers = [f for f in ds.tls[0].tfms.fs if isinstance(f, ColReader)]
         if not readers: return None
         return [str(readers[0](r)) for r in items.itertuples()]
-    files = isinstance(items, (list, L)) and len(items) and isinstance(items[0], PurePath)
-    return [str(o) for o in items] if files else None
+    if not isinstance(items, (list, L)) or not len(items): return None
+    return [str(o) for o in items] if isinstance(items[0], PurePath) else None
 
 # --- the table ------------------------------------------------------------------------------------
 def need_columns(t, k, why):

@@ -60,9 +60,9 @@ def plot_label_issues(
     height = 2.6 if rec is None else 2.8
     fig = new_figure(figsize or (2.1*cols, height*rows + .4))
     axs = fig.subplots(rows, cols, squeeze=False)
-    fig.get_layout_engine().set(h_pad=.12, w_pad=.06)
+    fig.set_layout_engine('constrained', h_pad=.12, w_pad=.06)
     for ax in axs.flat: ax.set_axis_off()
     for ax,row in zip(axs.flat, head.itertuples()): _issue(ax, ds, row, rec, bad)
-    found = '' if rec is None else f': {int(bad[head.item].sum())} of {len(head)} labels are wrong'
+    found = '' if bad is None else f': {int(bad[head.item].sum())} of {len(head)} labels are wrong'
     fig.suptitle(title or f'The {len(head)} most suspicious labels{found}')
     return fig

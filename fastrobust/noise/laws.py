@@ -157,7 +157,7 @@ class NoisyLabels:
 
         rate = self.rate
         if rate is None and T is not None: rate = float(1 - np.diag(T)[y].mean())
-        facts = dict(kind=self.kind, nominal_rate=rate, sampling=self.sampling)
+        facts:dict = dict(kind=self.kind, nominal_rate=rate, sampling=self.sampling)
         for o in more: facts.update(o)
         rec = NoiseRecord(y, given, T=T, seed=self.seed, vocab=vocab, **facts)
         rec.images = self.images

@@ -45,7 +45,8 @@ class LogitNorms(ColumnsCallback):
         super().__init__()
         self.unknown,self.every = sets,every
         self.sets = ['known', *sets]
-        self.history,self.n_epochs = [],0
+        self.history:list = []
+        self.n_epochs = 0
 
     def columns(self):
         if not self.active: return {}

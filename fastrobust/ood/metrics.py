@@ -82,7 +82,8 @@ def threshold_at_tpr(
     positive:str='id'   # Side called positive: 'id' or 'ood'
 )->float:               # In units of the scores
     "The score behind `fpr_at_tpr`: known from it upwards ('id'), unknown from it downwards ('ood')"
-    cut = float(_cut(*_sides(id_scores, ood_scores, positive), tpr))
+    pos,neg = _sides(id_scores, ood_scores, positive)
+    cut = float(_cut(pos, neg, tpr))
     return cut if positive == 'id' else -cut
 
 def _ranked(pos, neg):

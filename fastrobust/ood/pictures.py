@@ -1,5 +1,6 @@
 "Pictures of what a network does not know: unknown images it is sure about, known ones it doubts"
 import math
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -46,7 +47,7 @@ def _short(name):
     if len(name) <= 16: return name
     return name[:15].rstrip() + '…'
 
-def _panel(fig, title, images, above, below, color):
+def _panel(fig, title, color, images, above, below):
     cols = min(4, len(images))
     rows = math.ceil(len(images)/cols)
     axs = fig.subplots(rows, cols, squeeze=False)
@@ -111,9 +112,9 @@ def show_unknowns(
     if not figsize:
         figsize = max(7, 2.9*cols+.4),2.2*rows+.7
     fig = new_figure(figsize)
-    subs = fig.subfigures(1, 2, wspace=.04)
-    _panel(subs[0], f'Unknown: the surest {n_left} of {len(b):,}', *left, _UNKNOWN)
-    _panel(subs[1], f'Known: the most doubted {n_right} of {len(a):,}', *right, _KNOWN)
+    subs:np.ndarray = fig.subfigures(1, 2, wspace=.04)  # type: ignore[assignment]
+    _panel(subs[0], f'Unknown: the surest {n_left} of {len(b):,}', _UNKNOWN, *left)
+    _panel(subs[1], f'Known: the most doubted {n_right} of {len(a):,}', _KNOWN, *right)
     found = f'FPR95 {fpr_at_tpr(a, b, positive=report.positive):.3f}, AUROC {auroc(a, b):.3f}'
     fig.suptitle(title or f'Where the {name} score is fooled ({found})')
     return fig

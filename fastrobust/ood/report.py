@@ -160,7 +160,8 @@ def ood_report(
         unknown = {'unknown': unknown}
     near = sets_of(unknown, positive, near)
     scorers = scorers_of(scores)
-    default,notes = scores is NINE_SCORES,[]
+    default = scores is NINE_SCORES
+    notes:list = []
     known = own_loader(learn, 1) if dl is None else dl
     if known is None:
         raise ValueError("expected known images, got a learner without a validation set (an "

@@ -161,8 +161,8 @@ def compare_ood(
     notes.append("The same images and scores for all. Another training of the same kind would "
                  "differ too: repeat with other seeds before you prefer one.")
     acc = {n: r.facts['accuracy'] for n,r in reports.items()}
-    acc = [f'{n} {v:.3f}' for n,v in acc.items() if v is not None]
-    if acc: notes.append(f"Accuracy on the known: {', '.join(acc)}.")
+    told = [f'{n} {v:.3f}' for n,v in acc.items() if v is not None]
+    if told: notes.append(f"Accuracy on the known: {', '.join(told)}.")
     facts = dict(a.summary.drop(['accuracy'], errors='ignore'))
     facts['learners'] = ', '.join(map(str, reports))
     side = _SIDES[a.positive][0]

@@ -19,6 +19,9 @@ class saving:
 
 class Report:
     "Numbers of an evaluation: `table`, `summary`, `plot()`, `save(dir)`"
+    # Of a comparison: the reports by name of their learner, and (of corruptions) these names
+    reports:dict
+    learners:list
     def __init__(self,
         table,        # DataFrame, one row per thing compared
         summary=None, # Series of single numbers and facts

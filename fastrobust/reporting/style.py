@@ -37,7 +37,8 @@ def new_figure(
     layout='constrained'
 )->Picture:
     "An empty figure of pyplot's"
-    return plt.figure(figsize=figsize, layout=layout, FigureClass=Picture)
+    fig = plt.figure(figsize=figsize, layout=layout, FigureClass=Picture)
+    return fig  # type: ignore[return-value]
 
 def figure_of(o):
     "The figure of axes, of an array of them, or the figure itself"

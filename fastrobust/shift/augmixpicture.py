@@ -92,7 +92,7 @@ def show_augmix(
     k,n = d.op.shape[1:]
 
     fig = new_figure((1.8*(n+4), 1.85*k + .2))
-    fig.get_layout_engine().set(wspace=.12, hspace=.06)
+    fig.set_layout_engine('constrained', wspace=.12, hspace=.06)
     widths = [1.2, *[1]*n, .5, 1.2, 1.2]
     grid = fig.add_gridspec(k, n+4, width_ratios=widths)
     clean = fig.add_subplot(grid[:, 0])

@@ -88,7 +88,7 @@ def show_corruptions(
         figsize = (cell*wide/w + 2.1, cell*high/w + .5)
 
     fig = new_figure(figsize)
-    fig.get_layout_engine().set(w_pad=.1)
+    fig.set_layout_engine('constrained', w_pad=.1)
     ax = fig.add_subplot()
     ax.imshow(_gray(page), cmap='gray', vmin=0, vmax=255)
     xs = [l + (w-1)/2 for l in lefts]

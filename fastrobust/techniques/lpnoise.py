@@ -72,13 +72,11 @@ class LpNoise(DisplayedTransform):
             raise ValueError(f"expected `sets` as a list with at least one (p, eps), got {sets!r}. "
                              "For example [(2, 2.5)], or the name of a preset.")
         self.patch = check_patch(patch)
-        self.sets,self.preset = None,preset or 'modern'
-        if sets is not None:
-            self.sets = [as_lp_set(o) for o in sets]
-            self.preset = None
-        self.table,self.scale = table,scale
+        if sets is None: preset = preset or 'modern'
+        self.sets = None if sets is None else [as_lp_set(o) for o in sets]
+        self.preset,self.table,self.scale = preset,table,scale
         # names what is unknown right away
-        if sets is None: lp_sets(self.preset, table=table, scale=scale)
+        if preset is not None: lp_sets(preset, table=table, scale=scale)
         super().__init__()
 
     def setups(self, dl:DataLoader):

@@ -127,7 +127,7 @@ def aux_head(
     for l in head:
         if isinstance(l, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(l.weight)
-            nn.init.zeros_(l.bias)
+            nn.init.zeros_(l.bias)      # type: ignore[arg-type]  # all have one
     return head
 
 class AuxHeads(Surgery):

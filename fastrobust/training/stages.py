@@ -11,9 +11,9 @@ class Stages:
     # The loss object behind `base`, if there is one: its class weights count in the mean
     base_loss = None
     # What only one technique of a learner may do, in words that follow 'both'
-    exclusive = None
+    exclusive:str|None = None
     # The problem it is a remedy for, in two or three words: a column of the README's table
-    against = None
+    against:str|None = None
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         owner = lambda k: next(c for c in cls.__mro__ if k in vars(c))
@@ -74,7 +74,7 @@ class HeadLogits(NamedTuple):
     "What one network says of a training batch, for a penalty"
     i:int               # Which of the networks, from 0
     z:torch.Tensor      # Raw main logits (bs,c)
-    part:torch.Tensor = None # Raw logits of the technique's own rows (k,c); None: it has none
+    part:torch.Tensor|None = None # Raw logits of the technique's own rows (k,c); None: it has none
     aux:tuple = ()      # Raw auxiliary logits, (bs,c) each
 
 def head_of(i, out, part=None):

@@ -18,7 +18,8 @@ def _short(v): return getattr(v, '__name__', None) or repr(v)
 class Technique(Stages, QuickEvents, Callback):
     "Base of all techniques: a Callback that installs itself wherever fastai takes callbacks"
     order = ObjectiveCallback.order-1   # state is ready before the objective asks for it
-    surgery = None      # The `Surgery` class that `prepare` wraps around the model, if it does
+    # The class that `prepare` wraps around the model, if it does
+    surgery:type[Surgery]|None = None
     floor = None        # Smallest value the penalty can reach in expectation, recorded beside it
     scales = True       # Whether its logits stage sets their size, which two cannot do
     # Whether the loss sees only their direction: energies of the raw ones may then say little

@@ -12,7 +12,8 @@ class SampleMemory(Technique):
     "A technique that remembers: read in the penalty, written once a batch, with a `score` of every given label"
     # rank by rank in distributed training: each process remembers the items it has seen
     # an export leaves the memory behind; copies and `state_dict` have it
-    remembers,_stateattrs = True,('_memory',)
+    remembers = True
+    _stateattrs:tuple[str, ...] = ('_memory',)
     # A dict for each network: `rows` (n,...) and `score` (n,), which is NaN before the first visit
     _memory = ()
 
