@@ -1,6 +1,6 @@
 "What is made from the code: `python tests/made.py` writes it, test_made.py compares"
 # The line of a module in fastrobust/all.py, the README's table and its list of notebooks, nbs/NAMES.md
-import ast, importlib, inspect, json, re
+import importlib, inspect, json, re
 from pathlib import Path
 from house import PACKAGE, listed, modules, room
 

@@ -103,7 +103,8 @@ def test_bernoulli_is_the_published_generator():
     r = NoisyLabels('pair', .45, sampling='bernoulli').apply(y1000, 10)
     assert (r.is_noisy.sum(), r.y_noisy[:10].tolist(), r.y_noisy.sum()) == (441, [0,2,2,3,5,6,6,8,9,0], 4551)
 
-@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) >= '2.5.0', reason='numpy 2.5 draws otherwise from the same seed')
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) >= '2.5.0',
+                    reason='numpy 2.5 draws otherwise from the same seed')
 def test_a_draw_is_that_of_numpy_before_2_5():
     from fastrobust.noise.kinds import _categorical
     g = np.random.default_rng(0)
