@@ -62,14 +62,15 @@ def private_imports(root=PACKAGE):
     "Names with an underscore that one module takes from another"
     hidden = lambda k: k.startswith('_') and not k.startswith('__')
     found = [(a, b, k) for a,b,ks in arrows(root) for k in ks if hidden(k)]
-    for me,p in modules(root).items():      # and as attributes of a module
+    there = modules(root)
+    for me,p in there.items():      # and as attributes of a module
         tree,known = ast.parse(p.read_text()),{}
         for mod,names,n in imports(tree):
             if mod.split('.')[0] != root.name: continue
             for a in n.names:
                 full = f'{mod}.{a.name}' if names else mod
                 dep = full[len(root.name)+1:]
-                if dep in modules(root) and (names or a.asname): known[a.asname or a.name] = dep
+                if dep in there and (names or a.asname): known[a.asname or a.name] = dep
         for n in ast.walk(tree):
             if not isinstance(n, ast.Attribute) or not isinstance(n.value, ast.Name): continue
             if n.value.id in known and hidden(n.attr): found.append((me, known[n.value.id], n.attr))

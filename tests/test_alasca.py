@@ -386,6 +386,7 @@ def test_twins_average_main_and_last_heads():
     learn.remove_cb(ALASCA)
     assert not any(isinstance(o, AuxHeads) for o in learn.model.modules())
 
+@pytest.mark.slow
 def test_trust_tells_right_labels_from_wrong_ones_early():
     "spec 15: clean minus noisy > .6 at epochs 5-10 on images with 40 % wrong labels"
     set_seed(0, reproducible=True)

@@ -141,7 +141,8 @@ def test_again_takes_the_finished_folds(stopped, capsys, tmp_path):
     stopped()
     assert ', from ' not in capsys.readouterr().out
 
-@pytest.mark.parametrize('kw', [dict(), dict(bs=4), dict(size=16), dict(arch='squeezenet1_1')])
+@pytest.mark.parametrize('kw', [dict(), dict(bs=4), pytest.param(dict(size=16), marks=pytest.mark.slow),
+                                pytest.param(dict(arch='squeezenet1_1'), marks=pytest.mark.slow)], ids=str)
 def test_folds_of_other_settings_are_deleted(stopped, capsys, tmp_path, kw):
     (tmp_path/'o'/'folds'/'mine.txt').write_text('')
     if not kw:      # a label was mended
@@ -157,6 +158,7 @@ def test_folds_of_other_settings_are_deleted(stopped, capsys, tmp_path, kw):
     assert 'folds of other labels or settings in' in out and ', from ' not in out
     assert [o.name for o in (tmp_path/'o'/'folds').iterdir()] == ['mine.txt']
 
+@pytest.mark.slow
 def test_folds_of_other_weights_are_deleted(stopped, capsys, tmp_path):
     import torchvision.models as tm
     def weights(): torch.save(tm.squeezenet1_1(weights=None).state_dict(), tmp_path/'w.pth')

@@ -154,6 +154,7 @@ def test_files_that_say_something_else(copy):
     bad('`is_valid` as True or False', is_valid=(slice(None), False))
 
 # --- the script ------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_script_prints_its_row(nette):
     cmd = [sys.executable, str(SCRIPT), '--path', str(nette), '--size', '32', '--epochs', '1', '--arch', 'xresnet18',
            '--bs', '4', '--workers', '0', '--device', 'cpu', '--method', 'jocor', '--runs', '2']

@@ -129,7 +129,7 @@ def test_the_weighted_mean_is_torchs(weighted, monkeypatch):
     (100, 50, 4.530843, 4.445575), (100, 100, 4.536489, 4.462068)])
 def test_floors(k, ir, h, hq):
     "spec 4.2: entropy of Gamma^2 with class weights, of Gamma without, ln K of uniform labels; none of fixed ones"
-    n = 50_000//k
+    n = 50_000//k   # the counts of CIFAR
     dls = tail_dls([int(n*(1/ir)**(c/(k-1)) + 1e-9) for c in range(k)], 1)
     assert tail(dls=dls).floor == pytest.approx(hq, abs=2e-6)
     assert tail(dls=dls, weighted=False).floor == pytest.approx(h, abs=2e-6)
@@ -192,6 +192,7 @@ def digits():
 
 @pytest.mark.parametrize('make,theory', [(OpenSampling, 2.0993), (partial(OpenSampling, weighted=False), 2.1744),
     (partial(ODNL, eta=1.), 2.3026)], ids=['weighted', 'unweighted', 'uniform'])
+@pytest.mark.slow
 def test_the_loss_on_open_set_images_tells_the_variant(make, theory, digits):
     X,y,aux = digits
     dls = array_dls(X, y, valid=(X[:32], y[:32]), bs=32, device='cpu', vocab=list(range(10)))

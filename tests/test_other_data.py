@@ -252,7 +252,12 @@ def test_the_recipe_on_text(tmp_path):
     assert learn.validate()[1] > .8 and same_after_reload(learn, 'a great film', tmp_path)
     with learn.no_bar(): assert [learn.predict(o)[0] for o in ('a great film', 'the awful plot')] == ['good', 'bad']
 
-@pytest.mark.parametrize('make', [LOSS_SIDE[k] for k in ('small', 'jocor', 'co', 'plus', 'decoupling', 'clip')])
+def some_slow(fast, slow):
+    "Techniques of `LOSS_SIDE` as parameters: one for each way to choose items, those that choose likewise only with -m slow"
+    marks = {**dict.fromkeys(fast.split(), ()), **dict.fromkeys(slow.split(), pytest.mark.slow)}
+    return pytest.mark.parametrize('make', [pytest.param(LOSS_SIDE[k], marks=m, id=k) for k,m in marks.items()])
+
+@some_slow('co decoupling clip', 'small jocor plus')
 def test_selection_on_a_recurrent_network(make, tmp_path):
     learn = rnn(text_dls(.1, 240), t := make())
     start = params(learn).clone()
@@ -304,7 +309,7 @@ def test_an_ordinary_loader_gives_positions_to_text():
     assert t.selected.shape == (80,) and learn.validate()[1] > .85
     assert dls.noise.is_noisy[t.noisy_ids(10)].mean() > .6 and t.history[-1]['label_precision'] > .85
 
-@pytest.mark.parametrize('make', [LOSS_SIDE[k] for k in ('small', 'jocor', 'co', 'decoupling', 'norm')])
+@some_slow('jocor norm', 'small co decoupling')
 def test_a_network_of_torch_layers_on_text(make):
     learn = bag(text_dls(), make())
     learn.fit(6, 3e-2)
@@ -324,6 +329,7 @@ def test_what_watches_text():
     learn = bag(dls, cbs=Memorisation())
     with pytest.raises(ValueError, match='positions'): learn.fit(1)
 
+@pytest.mark.slow
 def test_out_of_fold_on_text():
     dls = text_dls()
     oof = cross_val_preds(bag, dls, n_folds=3, epochs=6, lr=3e-2, verbose=False)
@@ -333,8 +339,9 @@ def test_out_of_fold_on_text():
     assert np.allclose(oof.probs.sum(1), 1, atol=1e-5) and len(np.unique(oof.probs[:, 0])) > 60
 
 # --- the report and the cure -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize('make,dls,lr', [(tabular, lambda: noisy_table(.3), 1e-2),
-                                         (bag, lambda: text_dls(.2, 240), 3e-2)], ids=['table', 'text'])
+@pytest.mark.parametrize('make,dls,lr', [
+    pytest.param(tabular, lambda: noisy_table(.3), 1e-2, id='table', marks=pytest.mark.slow),
+    pytest.param(bag, lambda: text_dls(.2, 240), 3e-2, id='text')])
 def test_report_and_cure(make, dls, lr):
     dls = dls()
     r = noise_report(make, dls, n_folds=3, epochs=5, lr=lr)

@@ -57,6 +57,7 @@ def test_axes_without_ornament():
     plt.close('all')
 
 @pytest.mark.skipif(not JUPYTER, reason='needs nbclient, nbformat, ipykernel')
+@pytest.mark.slow
 def test_a_notebook_shows_a_picture_once(tmp_path):
     from nbformat.v4 import new_code_cell, new_notebook
     from test_nbs import refresh
