@@ -253,7 +253,7 @@ def test_the_recipe_on_text(tmp_path):
     with learn.no_bar(): assert [learn.predict(o)[0] for o in ('a great film', 'the awful plot')] == ['good', 'bad']
 
 def some_slow(fast, slow):
-    "Techniques of `LOSS_SIDE` as parameters: one for each way to choose items, those that choose likewise only with -m slow"
+    "Of `LOSS_SIDE`: one for each way to choose items; those that choose likewise only with -m slow"
     marks = {**dict.fromkeys(fast.split(), ()), **dict.fromkeys(slow.split(), pytest.mark.slow)}
     return pytest.mark.parametrize('make', [pytest.param(LOSS_SIDE[k], marks=m, id=k) for k,m in marks.items()])
 
