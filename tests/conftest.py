@@ -1,5 +1,5 @@
 "Tiny data and learners every test file may use"
-import warnings
+import gc, warnings
 import matplotlib
 import pytest
 import torch
@@ -23,6 +23,11 @@ def pytest_cmdline_main(config):
     whole = config.args == config.getini('testpaths') and not o.keyword and not o.collectonly
     if not whole or not hasattr(o, 'numprocesses') or hasattr(config, 'workerinput'): return
     if o.numprocesses is None and not o.usepdb: o.numprocesses,o.dist = 'auto','worksteal'
+
+def pytest_collection_finish():
+    "What is loaded by now stays: the collector need not walk through torch and fastai at every fold and fit"
+    gc.collect()
+    gc.freeze()
 
 def tiny_learner(*args, **kwargs):
     "`fastrobust.testing.tiny_learner` that says before a fit what it trains with, as learners do"

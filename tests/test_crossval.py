@@ -353,6 +353,7 @@ def test_tables():
     kept = np.setdiff1d(np.arange(160), np.arange(0, 160, 8))
     assert (oof.y == (df.label[kept] == 'yes')).all()
 
+@pytest.mark.slow
 def test_texts():
     from fastai.text.data import TextDataLoaders
     g = np.random.default_rng(0)

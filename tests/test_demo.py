@@ -19,6 +19,7 @@ def small(tmp_path_factory):
     dir = tmp_path_factory.mktemp('demo')
     return run('--epochs', 1, '--seed', 3, '--noise', .3, cwd=dir, PYTHONIOENCODING='ascii', MPLBACKEND='TkAgg'), dir
 
+@pytest.mark.slow
 def test_runs_clean_and_prints_the_table(small):
     r,_ = small
     assert r.returncode == 0, r.stderr
@@ -29,6 +30,7 @@ def test_runs_clean_and_prints_the_table(small):
         assert o in r.stdout
     assert max(map(len, r.stdout.splitlines())) <= 122
 
+@pytest.mark.slow
 def test_writes_figures_tables_and_a_page_that_needs_nothing_else(small):
     out = small[1]/'fastrobust-demo'
     files = ('report.html samples.png memorisation.png augmix.png compare.png compare.csv compare_summary.csv '
