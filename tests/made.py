@@ -59,7 +59,7 @@ def methods():
     "A line for every module of the room of techniques, by what they are against"
     mine = [me for me in handing_on() if re.fullmatch(r'techniques\.\w+', me)]
     lines = [l for _,l in sorted(map(technique_row, mine), key=lambda o: o[0])]
-    return '\n'.join([row('', 'against', 'in one line', 'paper'), '|---|---|---|---|', *lines])
+    return '\n'.join([row('technique', 'against', 'in one line', 'paper'), '|---|---|---|---|', *lines])
 
 # --- the notebooks ---------------------------------------------------------------------------------------------------
 def title(nb):
@@ -94,7 +94,7 @@ def readme(text):
         mark = f'<!-- {part.__name__}: python tests/made.py -->\n'
         assert text.count(mark) == 1, f'the README has no {mark}'
         head,rest = text.split(mark)
-        text = f'{head}{mark}{part()}\n\n' + rest.split('\n\n', 1)[1]
+        text = f'{head}{mark}{part()}\n\n' + rest.split('\n\n', 1)[1].lstrip('\n')
     return text
 
 def all_made():
