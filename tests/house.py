@@ -109,6 +109,15 @@ def lost_docments(root=PACKAGE):
 _SPACE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
           tokenize.ENCODING}
 
+def code_tokens(src):
+    "Tokens of `src`; an f-string is one, as Python to 3.11 reads it"
+    starts,ends = getattr(tokenize, 'FSTRING_START', None),getattr(tokenize, 'FSTRING_END', None)
+    depth = 0
+    for t in tokenize.generate_tokens(io.StringIO(src).readline):
+        if t.type == ends: depth -= 1
+        elif depth == 0: yield t
+        if t.type == starts: depth += 1
+
 def _docstring_lines(tree):
     out,kinds = set(),(ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for n in ast.walk(tree):
@@ -123,7 +132,7 @@ def density(root=PACKAGE):
         src = p.read_text()
         tree,text,count = ast.parse(src),src.splitlines(),{}
         docs = _docstring_lines(tree)
-        for t in tokenize.generate_tokens(io.StringIO(src).readline):
+        for t in code_tokens(src):
             if t.type in _SPACE or (t.type == tokenize.STRING and t.start[0] in docs): continue
             count[t.start[0]] = count.get(t.start[0], 0)+1
             semicolons += t.type == tokenize.OP and t.string == ';'
