@@ -69,7 +69,10 @@ def numbers(text):
     if 'seconds' in text: return []     # a table with a column of them: the words alone
     return [float(o.replace(',', '')) for o in re.findall(NUMBER, re.sub(CLOCK, '', text)) if o.strip('+-,')]
 
-def near(a, b): return a == b or abs(a-b) <= .06+.15*max(abs(a), abs(b))
+def near(a, b):
+    "Whether training on another machine may print `b` for `a`; whole numbers (an epoch, a count) may be one off"
+    slack = 1. if a == int(a) and b == int(b) else .06
+    return abs(a-b) <= slack+.15*max(abs(a), abs(b))
 
 def stale(old, new):
     "(position of a cell, what is wrong with what is stored) for each that a run now shows otherwise"
