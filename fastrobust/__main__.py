@@ -4,7 +4,7 @@ from pathlib import Path
 
 _EPILOG = """Without options: plain fastai for 20 epochs, plain fastai for 5, and the recipe
 'noisy_labels', each on the same 4,000 images of which 40 % have a wrong label; about a minute on two
-cores. Prints a table; writes report.html, figures and CSV files. Another command: python -m
+idle cores. Prints a table; writes report.html, figures and CSV files. Another command: python -m
 fastrobust audit DIR|CSV finds wrong labels among your own images; see its --help."""
 
 _AUDIT = """DIR has a sub-folder of images per class (or train/ and valid/ with these inside); CSV

@@ -1,10 +1,11 @@
 "What is made from the code: `python tests/made.py` writes it, test_made.py compares"
 # The line of a module in fastrobust/all.py, the README's table and its list of notebooks, nbs/NAMES.md
-import importlib, inspect, json, re
+import importlib, inspect, json, re, sys
 from pathlib import Path
 from house import PACKAGE, listed, modules, room
 
 ROOT = PACKAGE.parent
+sys.path.insert(0, str(ROOT))       # this package and not one that is installed
 README,NBS,DOOR = ROOT/'README.md',ROOT/'nbs',PACKAGE/'all.py'
 APART = ('all', '__main__', '__init__')
 
@@ -35,16 +36,20 @@ def call(cls):
     "How one is made: the class with the parameters that have no default"
     takes = inspect.signature(cls.__init__).parameters.values()
     needed = [p.name for p in takes if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    return f"`{cls.__name__}({', '.join(needed[1:])})`"
+    named = [f'{p.name}=..' for p in takes if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+    return f"`{cls.__name__}({', '.join(needed[1:]+named)})`"
 
 def papers(text):
     "Links to the papers that a module names, the first named first"
-    ids = re.findall(r'(?:arxiv\.org/abs/|arXiv )(\d{4}\.\d{4,5})', text)
+    ids = re.findall(r'(?i)(?:arxiv\.org/(?:abs|pdf)/|arxiv[: ] ?)(\d{4}\.\d{4,5})', text)
     return ', '.join(f'[{o}](https://arxiv.org/abs/{o})' for o in dict.fromkeys(ids))
 
 def plain_words(mod):
     "A module's docstring without the name in front"
-    words = mod.__doc__.split(': ', 1)[1]
+    name,_,words = ' '.join((mod.__doc__ or '').split()).partition(': ')
+    if not words or '|' in words:
+        wanted = "expected a docstring such as 'ELR: what it does', without |"
+        raise SystemExit(f'{mod.__name__}: {wanted}, got {mod.__doc__!r}')
     return words[0].upper()+words[1:]
 
 def technique_row(me):
@@ -52,12 +57,15 @@ def technique_row(me):
     mod = module(me)
     classes = [c for c in (getattr(mod, k) for k in mod.__all__) if getattr(c, 'against', None)]
     if not classes: raise SystemExit(f'{me}: say with `against` on the class what it is a remedy for')
-    against = classes[0].against
-    return against,row(', '.join(map(call, classes)), against, plain_words(mod), papers(Path(mod.__file__).read_text()))
+    against,links = classes[0].against,papers(Path(mod.__file__).read_text())
+    if not links: raise SystemExit(f'{me}: name the paper, as arxiv.org/abs/1234.56789')
+    return against,row(', '.join(map(call, classes)), against, plain_words(mod), links)
 
 def methods():
     "A line for every module of the room of techniques, by what they are against"
-    mine = [me for me in handing_on() if re.fullmatch(r'techniques\.\w+', me)]
+    mine = [me for me in modules() if re.fullmatch(r'techniques\.\w+', me)]
+    silent = [me for me in mine if not listed(modules()[me])]
+    if silent: raise SystemExit(f"{', '.join(silent)}: name the class in `__all__ = [..]`")
     lines = [l for _,l in sorted(map(technique_row, mine), key=lambda o: o[0])]
     return '\n'.join([row('technique', 'against', 'in one line', 'paper'), '|---|---|---|---|', *lines])
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 from fastai.callback.core import Callback
-from fastrobust.testing import CLAUSES, check_technique
+from fastrobust.testing import CLAUSES, check_technique, first_batch, params, tiny_learner
 from fastrobust.training.technique import Technique
 
 class ConfidencePenalty(Technique):
@@ -69,3 +69,47 @@ def test_what_is_no_technique():
     with pytest.raises(TypeError, match='a subclass of Technique'): check_technique(ConfidencePenalty())
     with pytest.raises(ValueError, match="'dors'. Did you mean 'doors'"):
         check_technique(ConfidencePenalty, only='dors')
+
+# --- what it says, and what it leaves --------------------------------------------------------------------------------
+def test_what_was_not_checked_is_said(capsys):
+    check_technique(ConfidencePenalty, only='weights')
+    assert capsys.readouterr().out == "weights         not checked: no weight was named (weight='lam')\n"
+
+def test_one_that_cannot_be_made_or_does_nothing():
+    class Misspelt(Technique):
+        "A stage nobody asks for (https://arxiv.org/abs/1701.06548)"
+        against = 'nothing'
+        def penaltty(self, z, part): return z.mean()
+    with pytest.raises(TypeError, match='could not make a Bare .*make=lambda'): check_technique(Bare)
+    with pytest.raises(TypeError, match='expected a function that makes a Bare'): check_technique(Bare, Bare(1.))
+    with pytest.raises(TypeError, match='expected `make` to give a Bare'): check_technique(Bare, lambda: None)
+    with pytest.raises(TypeError, match='overrides no stage'): check_technique(Misspelt)
+    with pytest.raises(ValueError, match='expected names of clauses'): check_technique(ConfidencePenalty, only=[])
+
+def test_an_event_is_enough():
+    class Watches(Technique):
+        "Does its work in an event (https://arxiv.org/abs/1701.06548)"
+        def after_epoch(self): pass
+    check_technique(Watches, only='repeats', verbose=False)
+
+def test_exceptions_are_named():
+    class Empty(ConfidencePenalty):
+        "Unfinished (https://arxiv.org/abs/1701.06548)"
+        def penalty(self, z, part): raise NotImplementedError
+    with pytest.raises(AssertionError, match='NotImplementedError'):
+        check_technique(Empty, only='repeats')
+
+def test_nothing_is_left_behind():
+    torch.manual_seed(5)
+    before = torch.get_rng_state(),torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+    check_technique(ConfidencePenalty, only=['repeats', 'shapes'], verbose=False)
+    after = torch.get_rng_state(),torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+def test_first_batch_by_hand():
+    learn = tiny_learner(ConfidencePenalty(.5))
+    start = params(learn).clone()
+    z,y,loss = first_batch(learn)
+    logp = z.double().log_softmax(1)
+    want = -logp[range(len(y)), y].mean() + .5*(logp.exp()*logp).sum(1).mean()
+    assert loss.item() == pytest.approx(want.item(), abs=1e-6) and torch.equal(params(learn), start)

@@ -18,7 +18,10 @@ class Case:
     ):
         if not (isinstance(T, type) and issubclass(T, Technique)):
             raise TypeError(f"expected a subclass of Technique, got {T!r}. Pass the class, and how "
-                            "to make one as `make=lambda: MyTechnique(.5)`.")
+                            "to make one as `make=lambda **kw: MyTechnique(tau=.5, **kw)`.")
+        if make is not None and not callable(make) or isinstance(make, Technique):
+            raise TypeError(f"expected a function that makes a {T.__name__}, got {make!r}. Pass "
+                            f"`make=lambda **kw: {T.__name__}(.., **kw)`.")
         self.T,self.make = T,make or T
         self.plain,self.colour = plain or self.make,colour or self.make
         self.weight,self.deterministic = weight,deterministic

@@ -142,7 +142,7 @@ def repeats(case):
 def weights(case):
     "A weight is positive or a schedule; a schedule of 0 is plain training, one that rises is not"
     w = case.weight
-    if w is None: return
+    if w is None: return "no weight was named (weight='lam')"
     for bad in (0, -1., float('nan')):
         with refused(ValueError, w): case.make(**{w: bad})
     with refused(TypeError, w): case.make(**{w: '1'})
@@ -156,3 +156,4 @@ def weights(case):
     on = after(case.make(**{w: lambda pct: 2*pct}))
     n = len(plain)      # auxiliary heads come after
     assert torch.equal(off[:n], plain) and not torch.equal(on[:n], plain)
+    return None

@@ -83,8 +83,8 @@ class _Look(Callback):
         raise CancelFitException
 
 def first_batch(
-    learn   # A Learner; its weights stay as they are
-):          # (raw logits (bs,c), labels (bs,), the loss with all penalties)
+    learn   # A new Learner: its weights do not change, statistics of BatchNorm and memories of techniques do
+):          # (logits (bs,c), of two networks their mean; labels (bs,); the loss with all penalties)
     "What a fit sees in its first training batch, to be compared with a formula worked out by hand"
     look = _Look()
     learn.fit(1, cbs=look)
