@@ -40,6 +40,12 @@ def test_clause(T, clause, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clause(Case(T, **SETTINGS[T]))
 
+@pytest.mark.parametrize('T', [T for T in ALL if SETTINGS[T].get('weight')], ids=lambda t: t.__name__)
+@pytest.mark.parametrize('bad', [0, -1., float('nan')])
+def test_a_weight_is_refused_in_our_words(T, bad):
+    w = SETTINGS[T]['weight']
+    with pytest.raises(ValueError, match=f'`{w}` must be positive'): make(T, **{w: bad})
+
 def test_C8_export_load_strip(tmp_path):
     "All techniques exported, and stripped; one process loads the first, one without fastrobust the second"
     sizes = {}

@@ -41,7 +41,7 @@ def em(x, steps, reg=5e-4):
         r = np.exp(log-logsumexp(log, axis=0))
     return m,s,w/len(x),r
 
-@pytest.mark.parametrize('seed', range(2))
+@pytest.mark.parametrize('seed', [0, 1, *(pytest.param(o, marks=pytest.mark.slow) for o in (2, 3))])
 def test_against_an_em_of_its_own(seed):
     r = np.random.RandomState(seed)
     x = np.concatenate([r.beta(2, 20, 700), r.normal(.6, .15, 300)])

@@ -2,7 +2,7 @@
 # Symmetric and pair: Co-teaching, https://arxiv.org/abs/1804.06872
 # Asymmetric maps: F-correction, https://arxiv.org/abs/1609.03683
 # A kind: function (noise, y, c, X, rng, vocab) -> (given labels, T or None[, more of the record])
-import copy, math
+import copy
 import numpy as np
 from fastrobust.basics import robust_warn
 from fastrobust.noise import instance
@@ -14,8 +14,7 @@ __all__ = []
 
 def _happens(p, u):
     "Whether what has probability `p` happens at the uniform draw `u`: the rarer side is where `u` is large"
-    if p > .5: return not u > math.exp(math.log(p))
-    return u > math.exp(math.log(1-p))
+    return u <= p if p > .5 else u > 1-p
 
 def _categorical(p, rng):
     "A draw from the probabilities `p`, class by class among what is left, as `rng.multinomial` before numpy 2.5"

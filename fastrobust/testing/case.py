@@ -19,7 +19,8 @@ class Case:
         if not (isinstance(T, type) and issubclass(T, Technique)):
             raise TypeError(f"expected a subclass of Technique, got {T!r}. Pass the class, and how "
                             "to make one as `make=lambda **kw: MyTechnique(tau=.5, **kw)`.")
-        if make is not None and not callable(make) or isinstance(make, Technique):
+        # a technique can be called too: it is an object that fastai sends events to
+        if isinstance(make, Technique) or not (make is None or callable(make)):
             raise TypeError(f"expected a function that makes a {T.__name__}, got {make!r}. Pass "
                             f"`make=lambda **kw: {T.__name__}(.., **kw)`.")
         self.T,self.make = T,make or T

@@ -68,7 +68,6 @@ def check_technique(
     for k in wanted:
         if k not in known:
             raise ValueError(f"expected the name of a clause, got {k!r}. {nearest(k, known)}")
-
     if not wanted: raise ValueError("expected names of clauses, got none. None runs all.")
     _need_one(case)
 
@@ -76,6 +75,7 @@ def check_technique(
         with _undisturbed():
             try: skipped = known[k](case)
             except Exception as e:
-                why = _why(e)
-                raise AssertionError(f"{T.__name__} breaks {k!r} ({known[k].__doc__}): {why}") from e
-        if verbose: print(f'{k:15} {known[k].__doc__}' if not skipped else f'{k:15} not checked: {skipped}')
+                broken = f"{T.__name__} breaks {k!r} ({known[k].__doc__})"
+                raise AssertionError(f"{broken}: {_why(e)}") from e
+        says = f'not checked: {skipped}' if skipped else known[k].__doc__
+        if verbose: print(f'{k:15} {says}')
