@@ -3,10 +3,11 @@ import copy, inspect
 from torch import nn
 from fastcore.meta import delegates
 from fastai.callback.core import Callback
-from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.vision.learner import model_meta, vision_learner, _default_meta
-from fastrobust.basics import nearest, robust_warn
+from fastrobust.basics import nearest
+from fastrobust.inference.anyarch import add_norm, body_learner, needs_body
+from fastrobust.inference.pretrained import stats_for
 from fastrobust.pixels import peek_images
 from fastrobust.recipes import RECIPES, get_recipe
 from fastrobust.training.callback import ensure_objective
@@ -79,12 +80,8 @@ def _grey_stats(dls, arch, n_in):
     "A pretrained net for colour on `n_in` channels: fastai adds no Normalize then, we add the averaged statistics"
     meta = {} if isinstance(arch, str) else model_meta.get(arch, _default_meta)
     stats = meta.get('stats')
-    have = any(isinstance(t, Normalize) for t in dls.train.after_batch.fs)
-    if stats is None or have or n_in == len(stats[0]): return
-    m,s = (sum(o)/len(o) for o in stats)
-    dls.add_tfms([Normalize.from_stats([m]*n_in, [s]*n_in, cuda=False)], 'after_batch')
-    robust_warn(f"pretrained on colour images, used on {n_in} channel(s): added Normalize with the "
-                f"averaged statistics ({m:.3f}, {s:.3f}).")
+    if stats is None or n_in == len(stats[0]): return
+    add_norm(dls, stats_for(stats, n_in), averaged=True)
 
 def _with_channels(kwargs, dls, arch, learner_func):
     "`kwargs` for `learner_func`, with `n_in` where the images are not in colour"
@@ -105,6 +102,18 @@ def _plain_learner(dls, net, loss, kwargs):
                          f"{', '.join(unknown)}: these are for architectures that "
                          "vision_learner builds. Leave them out.")
     return Learner(dls, net, loss_func=loss, **kwargs)
+
+def _made_learner(dls, arch, loss, learner_func, kwargs):
+    "What `learner_func` makes of an architecture; of one that vision_learner cannot cut, `body_learner`"
+    if learner_func is vision_learner and needs_body(arch):
+        return body_learner(dls, arch, loss_func=loss, **kwargs)
+    kw = _with_channels(kwargs, dls, arch, learner_func)
+    args = [dls] if arch is None else [dls, arch]
+    try: return learner_func(*args, loss_func=loss, **kw)
+    except (StopIteration, AssertionError):
+        # create_body found no pooling layer or no first convolution where it looks for them
+        if learner_func is not vision_learner: raise
+    return body_learner(dls, arch, loss_func=loss, **kwargs)
 
 @delegates(vision_learner)
 def robust_learner(
@@ -135,10 +144,7 @@ def robust_learner(
 
     if isinstance(arch, nn.Module):
         learn = _plain_learner(dls, arch, loss, kwargs)
-    else:
-        kwargs = _with_channels(kwargs, dls, arch, learner_func)
-        args = [dls] if arch is None else [dls, arch]
-        learn = learner_func(*args, loss_func=loss, **kwargs)
+    else: learn = _made_learner(dls, arch, loss, learner_func, kwargs)
 
     noise = getattr(dls, 'noise', None)
     watchers:list = getattr(noise, 'cbs', list)()

@@ -1,5 +1,5 @@
 "robust_learner, recipes and hold_out: what goes in, what is refused, what stays as it was"
-import copy, inspect, pickle, random, warnings
+import copy, inspect, pickle, random, warnings, zipfile
 from functools import partial
 from types import SimpleNamespace
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
-from torchvision.models import resnet18
+from torchvision import models as tv
+from torchvision.models import VisionTransformer, resnet18
 from fastcore.basics import noop
 from fastcore.docments import docments
 from fastai.callback.core import Callback
@@ -24,14 +25,16 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
-from fastai.vision.learner import vision_learner
-from conftest import tiny_arrays, tiny_dls
+from fastai.vision.learner import create_body, create_head, default_split, model_meta, vision_learner
+from conftest import params, tiny_arrays, tiny_dls
 from fastrobust.basics import RobustWarning
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.holdout import hold_out
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.data.openset import aux_images
+from fastrobust.inference.anyarch import UNCUT, needs_body
+from fastrobust.inference.archs import family
 from fastrobust.learner import robust_learner
 from fastrobust.losses import CrossEntropy, GCELoss
 from fastrobust.nets import small_cnn
@@ -42,6 +45,7 @@ from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.techniques.logitnorm import LogitNorm
+from fastrobust.stripping import strip
 from fastrobust.techniques.odnl import ODNL
 
 def net(): return small_cnn(3, 1, 8, norm='bn', depth=2)
@@ -376,3 +380,182 @@ def test_the_recipe_of_both_trains_on_gce_and_validates_on_the_plain_loss():
     assert abs(learn.validate()[0] - torch.nn.functional.cross_entropy(z, y.long()).item()) < 1e-5
     with pytest.raises(ValueError, match='data set of images'): get_recipe('corruption')(SimpleNamespace(
         loaders=[0], train=SimpleNamespace(one_batch=lambda: (torch.zeros(4, 5), torch.zeros(4)))))
+
+# --- architectures that vision_learner cannot cut --------------------------------------------------------------------
+SMALL = ('mobilenet_v2', 'mnasnet0_5', 'shufflenet_v2_x0_5', 'googlenet', 'inception_v3', 'maxvit_t', 'vit_b_32',
+         'alexnet', 'vgg11', 'resnet18', 'wide_resnet50_2', 'mobilenet_v3_small', 'efficientnet_b0', 'densenet121',
+         'squeezenet1_1', 'convnext_tiny', 'regnet_x_400mf', 'swin_t')
+SIZE = dict(alexnet=63, inception_v3=75, maxvit_t=224, vit_b_32=224)
+
+def colour_dls(size=32, n=8, bs=4, **kw): return tiny_dls(n=n, size=size, channels=3, bs=bs, **kw)
+def linear(m): return [o.out_features for o in m.modules() if isinstance(o, nn.Linear)]
+def vector_weights(monkeypatch, arch):
+    "A download gives the weights of this network"
+    m = arch()
+    monkeypatch.setattr(torchvision.models._api, 'load_state_dict_from_url', lambda *a, **k: m.state_dict())
+    return m
+
+def fastai_cuts(net, x):
+    "Whether fastai's body does what the network does up to its pooling, and no convolution is lost"
+    given = {}
+    try: body = create_body(copy.deepcopy(net), 3, False).eval()
+    except StopIteration: return False
+    rest = list(net.children())[len(body):]
+    hook = rest[0].register_forward_pre_hook(lambda m, args: given.update(x=args[0]))
+    with torch.no_grad():
+        net(x)
+        try: out = body(x)
+        except (RuntimeError, NotImplementedError): return False
+        finally: hook.remove()
+    lost = any(isinstance(o, nn.Conv2d) for r in rest for o in r.modules())
+    return out.shape == given['x'].shape and torch.equal(out, given['x']) and not lost
+
+@pytest.mark.parametrize('name', [o for o in SMALL if o != 'densenet121'])
+def test_fastai_keeps_what_it_cuts_rightly_and_nothing_else(name):
+    arch = getattr(tv, name)
+    if arch in model_meta: assert not needs_body(arch); return
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        net = arch(weights=None).eval()
+    x = torch.rand(2, 3, *[SIZE.get(name, 32)]*2)
+    assert needs_body(arch) == needs_body(partial(arch, progress=False)) == (not fastai_cuts(net, x))
+
+def test_every_family_of_torchvision_was_looked_at(monkeypatch):
+    every = {family(tv.get_model_builder(o)) for o in tv.list_models(module=tv)}
+    assert {family(getattr(tv, o)) for o in SMALL} == every and {family(getattr(tv, o)) for o in SMALL[:7]} == UNCUT
+    others = 'resnet10t',net(),None,partial(small_cnn, 3),nn.Sequential,tv.MobileNetV2
+    assert not any(map(needs_body, others))
+    monkeypatch.setitem(model_meta, tv.mobilenet_v2, dict(cut=-1, split=default_split))     # the user says where
+    assert not needs_body(tv.mobilenet_v2)
+
+@pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v3_small', 'regnet_x_400mf', 'densenet121'])
+def test_where_fastai_works_it_is_fastais_learner(name):
+    arch,state = getattr(tv, name),torch.get_rng_state()
+    learn = robust_learner(colour_dls(), arch, pretrained=False, lin_ftrs=[8])
+    torch.set_rng_state(state)
+    want = vision_learner(colour_dls(), arch, pretrained=False, lin_ftrs=[8])
+    a,b = learn.model.state_dict(),want.model.state_dict()
+    assert list(a) == list(b) and all(torch.equal(v, b[k]) for k,v in a.items()) and learn.splitter is want.splitter
+
+@pytest.mark.parametrize('name,channels', [('mobilenet_v2', 3), ('mnasnet0_5', 1), ('shufflenet_v2_x0_5', 1),
+                                           ('googlenet', 3)])
+def test_trains_exports_and_strips(name, channels, tmp_path):
+    dls = tiny_dls(n=8, size=32, channels=channels, bs=4)
+    learn = robust_learner(dls, getattr(tv, name), LogitClip(1.), pretrained=False, lin_ftrs=[8], metrics=accuracy,
+                           path=tmp_path)
+    assert type(learn) is Learner and learn.splitter is default_split and not learn.opt
+    assert 'fastrobust' not in str({type(m) for m in learn.model.modules()})
+    body,head = learn.model
+    assert linear(body) == [] and linear(head) == [8, 3] and learn.arch is getattr(tv, name) and learn.n_out == 3
+    assert next(m for m in body.modules() if isinstance(m, nn.Conv2d)).in_channels == channels
+    before = params(learn).clone()
+    quiet(learn)
+    assert np.isfinite(learn.recorder.values[0]).all() and not torch.equal(before, params(learn))
+    x = tiny_arrays(4, size=32, channels=channels)[0]
+    probs = lambda o: o.get_preds(dl=o.dls.test_dl(x))[0]
+    learn.export()
+    torch.testing.assert_close(probs(load_learner(tmp_path/'export.pkl')), probs(learn))
+    plain = strip(learn)
+    torch.testing.assert_close(probs(plain), probs(learn))
+    assert plain.splitter is default_split
+    plain.export('plain.pkl')
+    with zipfile.ZipFile(tmp_path/'plain.pkl') as z: assert b'fastrobust' not in z.read('plain/data.pkl')
+
+@pytest.mark.parametrize('name', ['inception_v3', 'vit_b_32', 'maxvit_t'])
+def test_networks_for_large_images(name):
+    size = SIZE[name]
+    learn = robust_learner(colour_dls(size, n=3, bs=3), getattr(tv, name), pretrained=False, lin_ftrs=[])
+    x = torch.rand(2, 3, size, size)
+    with torch.no_grad(): z = learn.model.eval()(x)
+    assert z.shape == (2, 3) and linear(learn.model[1]) == [3]
+    if name != 'inception_v3': return
+    learn.model.train()
+    assert learn.model(x).shape == (2, 3)
+    with pytest.raises(ValueError, match='vit_b_32 can take.*224x224 pixels alone'):
+        robust_learner(colour_dls(), tv.vit_b_32, pretrained=False)
+
+def test_pretrained_it_is_frozen_and_normalised_as_fastais(monkeypatch):
+    was = vector_weights(monkeypatch, tv.mobilenet_v2)
+    dls = colour_dls(normalize=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RobustWarning)
+        learn = robust_learner(dls, tv.mobilenet_v2)
+    norms = [t for t in dls.train.after_batch.fs if isinstance(t, Normalize)]
+    assert len(norms) == 1 and norms[0].mean.flatten().tolist() == pytest.approx([.485, .456, .406])
+    assert len([t for t in dls.valid.after_batch.fs if isinstance(t, Normalize)]) == 1
+    assert learn.opt.frozen_idx == 1 and len(learn.opt.param_lists) == 2
+    conv = learn.model[0].features[0][0].weight
+    assert torch.equal(conv, was.features[0][0].weight)
+    quiet(learn)
+    assert torch.equal(conv, was.features[0][0].weight) and not conv.requires_grad
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, freeze_epochs=0)
+    assert not torch.equal(conv, was.features[0][0].weight)
+    learn.unfreeze()
+    learn.opt.set_hyper('lr', slice(1e-6, 1e-2))
+    assert [h['lr'] for h in learn.opt.hypers] == pytest.approx([1e-6, 1e-2])
+    again = robust_learner(dls, tv.mobilenet_v2)
+    assert len([t for t in again.dls.train.after_batch.fs if isinstance(t, Normalize)]) == 1
+
+@pytest.mark.parametrize('kw', [dict(pretrained=False), dict(normalize=False)], ids=str)
+def test_no_statistics_for_a_body_where_none_are_wanted(monkeypatch, kw):
+    vector_weights(monkeypatch, tv.mobilenet_v2)
+    learn = robust_learner(colour_dls(normalize=False), tv.mobilenet_v2, **kw)
+    assert not [t for t in learn.dls.train.after_batch.fs if isinstance(t, Normalize)]
+    if 'pretrained' in kw: assert learn.opt is None         # nothing is frozen
+    else: assert learn.opt.frozen_idx == 1
+
+def test_a_pretrained_body_on_grey_images_gets_averaged_statistics(monkeypatch):
+    vector_weights(monkeypatch, tv.mobilenet_v2)
+    dls = tiny_dls(size=32, normalize=False)
+    with pytest.warns(RobustWarning, match=r'used on 1 channel\(s\).*\(0.449, 0.226\)'):
+        robust_learner(dls, tv.mobilenet_v2)
+    t = dls.train.after_batch.fs[-1]
+    assert isinstance(t, Normalize) and t.mean.shape == (1, 1, 1, 1) and t.std.item() == pytest.approx(.226, abs=1e-3)
+
+def test_the_head_of_a_body_takes_fastais_settings(tmp_path):
+    dls,kw = colour_dls(),dict(pretrained=False)
+    bare = robust_learner(dls, tv.mobilenet_v2, **kw).model[1]
+    want = create_head(1280, 3, pool=False)
+    assert str(bare) == str(want)
+    assert all((m.bias == 0).all() for m in bare.modules() if isinstance(m, nn.Linear) and m.bias is not None)
+    settings = dict(lin_ftrs=[16], ps=.1, bn_final=True, lin_first=True, first_bn=False, y_range=(0, 1))
+    learn = robust_learner(dls, tv.mobilenet_v2, n_out=5, concat_pool=False, pool=True, n_in=3, **settings, **kw,
+                           opt_func=SGD, lr=.3, wd=.01, moms=(.9, .8, .9))
+    assert str(learn.model[1]) == str(create_head(1280, 5, pool=False, **settings)) and learn.n_out == 5
+    assert (learn.opt_func, learn.lr, learn.wd, learn.moms) == (SGD, .3, .01, (.9, .8, .9))
+    head,split = nn.Linear(1280, 3),lambda m: [list(m.parameters())]
+    learn = robust_learner(dls, tv.mobilenet_v2, custom_head=head, init=None, splitter=split, **kw)
+    assert learn.model[1] is head and learn.splitter is split
+    m = tv.mobilenet_v2(num_classes=2)
+    torch.save(m.state_dict(), tmp_path/'w.pth')
+    learn = robust_learner(dls, tv.mobilenet_v2, weights=tmp_path/'w.pth')
+    assert torch.equal(learn.model[0].features[0][0].weight, m.features[0][0].weight)
+
+class Vit(VisionTransformer):
+    def __init__(self): super().__init__(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
+
+def my_vit(pretrained=True): return Vit()       # noqa: ARG001
+def my_resnet(pretrained=True): return resnet18(weights=None)      # noqa: ARG001
+def my_stop(pretrained=True): raise StopIteration('mine')       # noqa: ARG001
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_functions_of_the_user_that_fastai_cannot_cut(channels):
+    learn = robust_learner(tiny_dls(n=8, size=32, channels=channels, bs=4), my_vit, pretrained=False, lin_ftrs=[])
+    assert isinstance(learn.model[0], Vit) and learn.model[0].conv_proj.in_channels == channels
+    quiet(learn)
+    assert type(robust_learner(colour_dls(), my_resnet, pretrained=False).model[0]) is nn.Sequential
+
+def test_another_makers_errors_are_its_own():
+    def make(dls, arch, loss_func=None): raise StopIteration('mine')        # noqa: ARG001
+    with pytest.raises(StopIteration, match='mine'): robust_learner(colour_dls(), my_vit, learner_func=make)
+    learn = robust_learner(colour_dls(), tv.mobilenet_v2, learner_func=lambda dls, arch, loss_func: Learner(dls, net()))
+    assert isinstance(learn.model, nn.Sequential) and linear(learn.model) == [3]
+
+@pytest.mark.parametrize('kw,err,msg', [
+    (dict(cut=-1), ValueError, 'mobilenet_v2 is cut before its last linear layer, got cut=-1. Leave'),
+    (dict(n_in=1), ValueError, 'expected n_in=3, the channels of the images, got 1'),
+    (dict(widht=3), TypeError, 'widht')])
+def test_refused_for_a_body(kw, err, msg):
+    with pytest.raises(err, match=msg): robust_learner(colour_dls(), tv.mobilenet_v2, pretrained=False, **kw)
+    with pytest.raises(ValueError, match='expected the number of outputs'):
+        robust_learner(SimpleNamespace(loaders=[], c=None), tv.mobilenet_v2)
