@@ -18,6 +18,8 @@ from fastrobust.data.fromarrays import *
 from fastrobust.data.holdout import *
 from fastrobust.data.longtail import *
 from fastrobust.data.openset import *
+from fastrobust.data.phases import *
+from fastrobust.data.published import *
 from fastrobust.data.weighting import *
 
 # Label noise to train on
@@ -51,6 +53,7 @@ from fastrobust.techniques.opensampling import *
 from fastrobust.techniques.sampleweights import *
 from fastrobust.techniques.smallloss import *
 from fastrobust.training.callback import *
+from fastrobust.training.keepbn import *
 from fastrobust.training.objective import *
 from fastrobust.training.technique import *
 
@@ -107,6 +110,15 @@ from fastrobust.calibration.temperature import *
 # Rare classes
 from fastrobust.tails.charts import *
 from fastrobust.tails.report import *
+
+# Heads in closed form, classes that come in phases
+from fastrobust.inference.analytic import *
+from fastrobust.inference.buffers import *
+from fastrobust.inference.dual import *
+from fastrobust.inference.recursion import *
+from fastrobust.inference.ridge import *
+from fastrobust.systems.acil.front import *
+from fastrobust.systems.closedform import *
 
 # Comparisons, reports, the audit
 from fastrobust.compare.compare import *

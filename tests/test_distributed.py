@@ -8,6 +8,8 @@ from fastai.optimizer import SGD
 import fastrobust
 from conftest import params, tiny_dls, tiny_learner
 from test_contract import ALL, SETTINGS
+from test_ridge import rows
+from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 
@@ -56,13 +58,11 @@ def dls_of_two():
     dls = tiny_dls(bs=8, shuffle=False)
     return add_label_noise(dls, NoisyLabels('symmetric', .2))
 
-@pytest.fixture(scope='module')
-def ranks(tmp_path_factory):
-    "What both ranks wrote down"
-    pytest.importorskip('accelerate')
-    d,here = tmp_path_factory.mktemp('ranks'),Path(__file__).parent
+def run_ranks(code, d):
+    "What two processes of `code`, which get the folder `d`, print"
+    here = Path(__file__).parent
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    (d/'rank.py').write_text(RANK)
+    (d/'rank.py').write_text(code)
     path = os.pathsep.join([str(here), str(Path(fastrobust.__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
     env = {**os.environ, 'PYTHONPATH': path, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
            'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBLE_DEVICES': '', 'GLOO_SOCKET_IFNAME': 'lo'}
@@ -72,7 +72,15 @@ def ranks(tmp_path_factory):
     finally:
         for p in ps: p.kill()
     for p,(_,err) in zip(ps, said): assert p.returncode == 0, err[-3000:]
-    return [dict(torch.load(d/f'{r}.pt', weights_only=False), said=said[r][0]) for r in range(2)]
+    return [out for out,_ in said]
+
+@pytest.fixture(scope='module')
+def ranks(tmp_path_factory):
+    "What both ranks wrote down"
+    pytest.importorskip('accelerate')
+    d = tmp_path_factory.mktemp('ranks')
+    said = run_ranks(RANK, d)
+    return [dict(torch.load(d/f'{r}.pt', weights_only=False), said=said[r]) for r in range(2)]
 
 def test_every_technique_trains_one_network_on_two_ranks(ranks):
     a,b = ranks
@@ -116,3 +124,46 @@ def test_each_rank_watches_its_items_or_all_of_them(ranks):
         assert np.isnan(h['losses'][0]).tolist() == (~mine).tolist()
         assert (r['history']['given'] == y).all() and not np.isnan(r['history']['losses']).any()
     assert np.array_equal(ranks[0]['history']['losses'], ranks[1]['history']['losses'])
+
+# --- closed-form heads: sums of sums ---------------------------------------------------------------------------------
+HEADS = '''
+import os, sys, torch
+torch.set_num_threads(1)
+import torch.distributed as dist
+from fastrobust.inference.analytic import AnalyticHead
+from fastrobust.inference.ranks import over_ranks
+from test_ridge import rows
+dist.init_process_group('gloo')
+rank = dist.get_rank()
+assert dist.get_world_size() == 2
+Z,y = rows()
+scaling = Z.mean(0),Z.std(0)
+mine = y < 2 if rank == 0 else y >= 1       # class 1 in both, in other columns
+mine &= torch.arange(240) % 2 == rank
+res = {}
+for b in (False, True):
+    head = over_ranks(AnalyticHead(12, 30, standardise=scaling, balance=b, intercept=True).fit(Z[mine], y[mine]))
+    res[b] = head.state_dict()
+try: over_ranks(AnalyticHead(12, 30).fit(Z[mine], y[mine]))
+except ValueError as e: res['error'] = str(e)
+torch.save(res, f"{sys.argv[1]}/head{rank}.pt")
+dist.destroy_process_group()
+'''
+
+def test_two_processes_give_the_head_of_one(tmp_path):
+    run_ranks(HEADS, tmp_path)
+    Z,y = rows()
+    of_0 = (y < 2) & (torch.arange(240) % 2 == 0)
+    of_1 = (y >= 1) & (torch.arange(240) % 2 == 1)
+    a,b = (torch.load(tmp_path/f'head{r}.pt') for r in (0, 1))
+    for balance in (False, True):
+        want = AnalyticHead(12, 30, standardise=(Z.mean(0), Z.std(0)), balance=balance, intercept=True)
+        want.fit(Z[of_0], y[of_0]).fit(Z[of_1], y[of_1])
+        for state in (a, b):
+            got = AnalyticHead(12, 30, balance=balance, intercept=True)
+            got.load_state_dict(state[balance])
+            order = [got.classes.index(k) for k in want.classes]
+            torch.testing.assert_close(got.W[:, order], want.W, atol=1e-10, rtol=0)
+            torch.testing.assert_close(got.b[order], want.b, atol=1e-10, rtol=0)
+            assert got.stats.n == want.stats.n
+    assert 'same scaling' in a['error'] and a['error'] == b['error']

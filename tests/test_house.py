@@ -27,7 +27,8 @@ FLOOR = {o: i for i,line in enumerate(FLOORS) for o in line.split()}
 ALLOWED = {('techniques.augloss', 'techniques.augmix')}     # AugLoss *is* the composition
 HEAVY = {'sklearn', 'timm', 'cleanlab', 'accelerate'}       # imported where they are used
 MODULES = modules()
-BUDGET = 160    # names of `fastrobust.all`; a commit that needs more raises it and says why
+BUDGET = 170    # names of `fastrobust.all`; a commit that needs more raises it and says why
+def part(me): return '.'.join(me.split('.')[:2])            # a module of a room, or a package of several in it
 
 @pytest.mark.parametrize('me', MODULES)
 def test_a_module(me):
@@ -54,7 +55,7 @@ def test_imports_go_down():
     for me,dep,_ in arrows():
         a,b = room(me),room(dep)
         if a == b:
-            sibling = a in ('techniques', 'systems') and '.bases' not in dep and me != dep
+            sibling = a in ('techniques', 'systems') and '.bases' not in dep and part(me) != part(dep)
             assert not sibling or (me, dep) in ALLOWED, f'{me} imports its sibling {dep}'
         else: assert FLOOR[b] < FLOOR[a], f'{me} (floor {FLOOR[a]}) imports {dep} (floor {FLOOR[b]})'
 

@@ -91,12 +91,30 @@ def take_items(
     if rec is not None: rec = rec.take(idx)
     return _dls(dls, train, rec)
 
-def _dls(dls, train, rec):
-    "`dls` with another training loader"
+def take_parts(
+    dls,    # DataLoaders; they stay as they are
+    train,  # Positions in `dls.train_ds`, ints
+    valid   # Positions in `dls.valid_ds`, ints; there may be none
+) -> DataLoaders:
+    "New dls of some training and some validation items, labels and vocab as they are"
+    rec = getattr(dls, 'noise', None)
+    if rec is not None: rec = rec.take(train)
+    with keep_random():
+        dl_a = _train_dl(dls.train, _part(dls.train_ds, train), train)
+        ds_b = _part(dls.valid_ds, valid, 1)
+        dl_b = dls.valid.new(ds_b)
+    if rec is not None and rec.valid is not None:
+        rec.valid = rec.valid.take(valid) if len(valid) else None
+        ds_b.noise = rec.valid
+    return _dls(dls, dl_a, rec, dl_b)
+
+def _dls(dls, train, rec, valid=None):
+    "`dls` with another training loader, and another validation loader if there is one"
     new = copy.copy(dls)
     new.loaders = [train, *dls.loaders[1:]]
+    if valid is not None: new.loaders[1] = valid
     if rec is None: return new
-    if len(dls.loaders) > 1 and rec.valid is not None:
+    if valid is None and len(dls.loaders) > 1 and rec.valid is not None:
         new.loaders[1] = loader_like(dls.valid, dls.valid_ds)
     return rec.attach(new)
 

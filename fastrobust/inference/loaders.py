@@ -1,6 +1,7 @@
 "Loaders as a network at rest reads them: any images, in order, through the learner's own validation transforms"
 import warnings
 from contextlib import contextmanager, nullcontext
+from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Categorize, IntToFloatTensor, ItemGetter, ToTensor
 from fastai.torch_core import TensorImageBW
+from fastai.vision.augment import Resize
 from fastai.vision.core import PILImage, PILImageBW
 from fastrobust.basics import RobustWarning, plain_dl, robust_warn, target_vocab
 from fastrobust.data.arrays import ArrayDL, unlabelled
@@ -67,12 +69,13 @@ def asked_loader(learn, dl, who):
     return need_loader(learn.dls.valid, who)
 
 class Reader:
-    "Within `with`: a loader in validation mode, every item once, in order; batches of inputs and targets"
+    "Within `with`: a loader in validation mode, every item (or `ids`) once, in order; batches of inputs and targets"
     def __init__(self,
         dl,             # A fastai loader; it stays as it is
         cut=False,      # Stop at the pixels before Normalize? `finish` does the rest
-        who='Reader'    # Who asks, for error messages
-    ): self.given,self.cut,self.who = dl,cut,who
+        who='Reader',   # Who asks, for error messages
+        ids=None        # Positions in the dataset, in the order they are wanted; None: all, in order
+    ): self.given,self.cut,self.who,self.ids = dl,cut,who,ids
 
     def __enter__(self):
         fs = list(getattr(self.given.after_batch, 'fs', []))
@@ -80,6 +83,8 @@ class Reader:
         i = norms[0] if norms and self.cut else len(fs)
         before = dict(after_batch=fs[:i]) if i < len(fs) else {}
         self.dl = self.given.new(shuffle=False, drop_last=False, **before)
+        # a partial, which worker processes can be sent
+        if self.ids is not None: self.dl.get_idxs = partial(list, self.ids)
         quiet = getattr(self.dl.dataset, 'set_split_idx', None)
         # validation transforms, should it be the training set
         self._quiet = quiet(1) if quiet else nullcontext()
@@ -120,22 +125,26 @@ def _is_grey(dl):
     if getattr(dl, 'im_shape', None): return dl.im_shape[0] == 1
     return TensorImageBW.__name__ in str(getattr(dl, '_types', ''))
 
-def learners_loader(learn, pairs, size, bs, cls, channels=None):
-    "Loader over `pairs(vocab)` of image and label with the learner's transforms; images of its size stay as they are"
-    dl = plain_dl(learn.dls.valid)
+def learners_loader(learn, pairs, size, bs, cls, channels=None, vocab=None):
+    """Loader over `pairs(vocab)` of image and label with the learner's transforms; images of its size stay as they are.
+    `size` None: of any size; `vocab` None: the learner's"""
+    # the last of one, the second of several
+    dl = plain_dl(learn.dls.loaders[:2][-1])
     _need_image_loader(dl)
     grey = _is_grey(dl)
     if channels is not None and grey != (channels == 1):
         raise ValueError(f"expected images of {'one channel' if grey else 'three channels'}, as in "
                          f"training, got {channels}. Use the arrays made from the data the learner "
                          "was trained on.")
-    items = [f for f in dl.after_item.fs if not isinstance(f, ToTensor) and not resizes_to(f, size)]
+    items = [f for f in dl.after_item.fs if not isinstance(f, ToTensor)]
     shape = getattr(dl, 'im_shape', None)
-    if shape and not items and tuple(shape[1:]) != tuple(size):
+    if size is not None: items = [f for f in items if not resizes_to(f, size)]
+    elif shape and not items: items = [Resize(shape[1:])]
+    if size is not None and shape and not items and tuple(shape[1:]) != tuple(size):
         robust_warn(f"the images are {tuple(size)} pixels, the training images "
                     f"{tuple(shape[1:])}: used as they are.")
 
-    vocab = target_vocab(learn.dls)
+    if vocab is None: vocab = target_vocab(learn.dls)
     image = PILImageBW if grey else PILImage
     steps = [ItemGetter(0), image.create],[ItemGetter(1), Categorize(vocab, sort=False)]
     todo = pairs(vocab)

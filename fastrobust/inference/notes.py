@@ -50,6 +50,6 @@ class Bar:
     def name(self, name):
         if self.bar is not None: self.bar.comment = name
 
-    def tick(self):
-        self.i += 1
+    def tick(self, n=1):
+        self.i += n
         if self.bar is not None: self.bar.update(min(self.i, self.bar.total))

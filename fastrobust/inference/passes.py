@@ -40,10 +40,11 @@ class AtRest:
 
     def read(self,
         dl,         # A fastai loader; it stays as it is
-        cut=False   # Stop at the pixels before Normalize? `Reader.finish` does the rest
+        cut=False,  # Stop at the pixels before Normalize? `Reader.finish` does the rest
+        ids=None    # Positions in its dataset to read; None: all
     )->Reader:
         "`dl` as in validation, until the `with` ends: every item once, in order, not augmented"
-        return self._open.enter_context(Reader(dl, cut, self.who))
+        return self._open.enter_context(Reader(dl, cut, self.who, ids))
 
     def place(self, x):
         "The tensors of an input, however they are bundled, where the network is, floats in its precision"

@@ -66,6 +66,10 @@ def looks_trained(model):
         if is_row and (w != w[0]).any(): return True
     return False
 
+def is_random(model):
+    "Whether a network has parameters, and none of them looks trained"
+    return next(model.parameters(), None) is not None and not looks_trained(model)
+
 def copy_net(model):
     "`copy.deepcopy`, also of networks that keep results of a forward pass, as AWD_LSTM its dropped-out weights"
     copied = {}

@@ -1,0 +1,247 @@
+"A learner whose classes come in phases: the body is trained once, then each phase is learned in one pass, exactly"
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastrobust.basics import plain_dl, robust_warn, target_vocab
+from fastrobust.data.growing import with_vocab
+from fastrobust.data.phases import ClassPhases
+from fastrobust.inference.features import Rows, fill
+from fastrobust.systems.acil.past import Phase, need_new, sketch
+from fastrobust.systems.acil.arrivals import arriving
+from fastrobust.systems.acil.scores import accuracy
+from fastrobust.systems.acil.table import phase_table
+from fastrobust.systems.bases.leftout import left_out
+from fastrobust.training.surgery import has_surgery, is_random
+
+__all__ = []
+
+_FEW = 30       # Items from which a temperature is fitted; of fewer the old one stays
+
+class SeenOnly(Callback):
+    "Refuses validation labels of classes that have not been learned: every one would count as an error"
+    order = -50
+    def before_batch(self):
+        net = self.learn.model
+        if self.training or not getattr(net, 'learned', False) or not len(self.yb): return
+        strange = set(self.yb[0].unique().tolist()) - set(net.head.classes)
+        if not strange: return
+        vocab = target_vocab(self.dls)
+        names = ', '.join(str(vocab[k]) for k in sorted(strange)[:5])
+        raise ValueError(f"expected items of the {len(net.head.classes)} classes learned so far, got "
+                         f"some of {names}. Learn them first (`fit_phases`, `add_classes`), or leave "
+                         "them out: `learn.dls.valid` holds the classes of the phases so far.")
+
+class ACILLearner(Learner):
+    """Class-incremental learning in closed form (ACIL, https://arxiv.org/abs/2205.14922). `dls` holds the items of the
+    phase learned last and the validation items of all classes so far; `acil_learner` makes one"""
+    def __init__(self,
+        plan:ClassPhases,   # Who comes when
+        net,                # `PhaseNet`
+        **kwargs            # More for Learner
+    ):
+        self.plan = plan
+        self.rows:dict = {}         # features of the training items of each phase, by name; not exported
+        self.valid_rows:dict = {}   # of the validation items of the classes that came with it
+        super().__init__(plan.loaders(0), net, **kwargs)
+        self.add_cb(SeenOnly())
+
+    def export(self, *args, **kwargs):
+        "fastai's: the file holds sums and digests of items, no item and no features"
+        kept = {k: vars(self)[k] for k in ('plan', 'rows', 'valid_rows')}
+        try:
+            self.plan,self.rows,self.valid_rows = None,{},{}
+            super().export(*args, **kwargs)
+        finally: vars(self).update(kept)
+
+    # --- gradients: the base alone, and before the head has learned ---
+    def _need_body(self, what):
+        if not self.model.learned: return
+        raise ValueError(f"expected no {what} after phases were learned: the head stands on the "
+                         "features of the body as it is, and what it knows of earlier phases would "
+                         "be lost. Train the body first (`fit_base`), in a new acil_learner.")
+
+    def fit(self, *args, **kwargs):
+        self._need_body('training')
+        super().fit(*args, **kwargs)
+
+    def fine_tune(self, *args, **kwargs):
+        self._need_body('training')
+        super().fine_tune(*args, **kwargs)
+
+    def fit_base(self,
+        n,          # Epochs on the base classes; 0: none, as a pretrained body may stay (RanPAC's setting)
+        lr=None,    # Learning rate; None: that of the learner
+        **kwargs    # More for `fit_one_cycle`, of a pretrained body for `fine_tune`
+    ):
+        "Train the body on the base classes by gradients, with the augmentation of the dls; before any phase"
+        self._need_body('training')
+        if not n: return
+        if is_random(self.model.body): self.fit_one_cycle(n, lr, **kwargs)
+        else: self.fine_tune(n, self.lr if lr is None else lr, **kwargs)
+
+    # --- phases ---
+    @property
+    def past(self):
+        "A `Phase` for each that was learned"
+        return self.model.past
+
+    @property
+    def n_learned(self):
+        "Phases of the plan that were learned, the base included"
+        return sum(p.planned for p in self.past)
+
+    def _check(self):
+        if has_surgery(self.model):
+            raise ValueError("expected the plain network, got one that a technique has changed. Take "
+                             "it off before the phases: learn.remove_cb(..).")
+
+    def fit_phases(self,
+        n=None,         # How many phases now, the base counts as one; None: all that are left
+        verbose=True    # Print a line a phase?
+    ):
+        """Learn the base and the phases that are left, one pass each: not augmented, no item dropped, no gradient.
+        After a Ctrl-C call it again: features that were computed are kept, a phase is learned whole or not at all"""
+        self._check()
+        if self.plan is None:
+            raise ValueError("expected a learner with the items of its phases, got an exported one. "
+                             "It learns more with `add_classes(path)`.")
+        left = range(self.n_learned, self.plan.n_phases+1)
+        if not left:
+            raise ValueError(f"expected phases that are left, got none: all {self.plan.n_phases+1} "
+                             "have been learned, and a second pass would count their items twice. "
+                             "New classes: `add_classes`.")
+        if not self.past and is_random(self.model.body):
+            robust_warn("the body has not been trained, its features are random: call `fit_base(n, "
+                        "lr)` first, or take a pretrained one.")
+        for k in left[:n]: self._learn_planned(k, verbose)
+
+    def _learn_planned(self, k, verbose):
+        name = str(k) if k else 'base'
+        dl,ids = plain_dl(self.plan.dls.train),self.plan.train_ids(k)
+        rows = self._read(self.rows, name, dl, ids)
+        for i in range(k+1): self._read_valid(i)
+        dls = self._dls_of(k)
+        self._learn(name, rows, verbose, planned=True)
+        self.dls = dls
+
+    def _read_valid(self, k):
+        "Validation items of the classes that come with phase `k`"
+        if not len(self.plan.yv): return
+        before = self.plan.valid_ids(k-1) if k else []
+        ids = np.setdiff1d(self.plan.valid_ids(k), before)
+        name = str(k) if k else 'base'
+        if len(ids): self._read(self.valid_rows, name, plain_dl(self.plan.dls.valid), ids)
+
+    def _dls_of(self, k):
+        "Loaders of phase `k`, with the vocab as it is now"
+        dls = self.plan.loaders(k)
+        vocab = self.model.head.vocab or self.plan.vocab
+        return with_vocab(dls, vocab) if len(vocab) > len(self.plan.vocab) else dls
+
+    def load(self, *args, **kwargs):
+        super().load(*args, **kwargs)
+        if self.plan is not None and self.n_learned: self.dls = self._dls_of(self.n_learned-1)
+        self.model.body.requires_grad_(not self.model.learned)
+        return self
+
+    def _read(self, store, name, dl, ids=None, codes=None):
+        "The `Rows` of a phase, kept in `store`; what an interrupted call has read is not read again"
+        n = len(dl.dataset) if ids is None else len(ids)
+        if name not in store: store[name] = Rows(n, keyed=store is self.rows)
+        return fill(store[name], self, self.model.body, dl, ids, 'ACILLearner', codes)
+
+    def _learn(self, name, rows, verbose, *, planned, vocab=None):
+        "All is computed beside what there is, then put in its place"
+        if not rows.n:
+            raise ValueError(f"expected items in phase {name!r}, got none.")
+        need_new(self.past, rows.keys, name)
+        net = self.model
+        head = net.head.clone()
+        old = set(head.classes)
+        head.fit(rows.f, rows.y)
+        head.vocab = vocab or head.vocab or target_vocab(self.dls)
+        T = left_out(head, rows).T if rows.n >= _FEW or not self.past else net.T
+        new = [k for k in head.classes if k not in old]
+        phase = Phase(name, new, rows.n, head.gamma_, T, self._hits(head), *sketch(rows.keys), planned)
+        self._commit(head, T, phase)
+        if verbose: print(self._said(self.past[-1]))
+
+    def _commit(self, head, T, phase):
+        net = self.model
+        net.head,net.T = head,T
+        net.n_out = len(head.vocab)
+        net.past = [*net.past, phase]
+        net.body.requires_grad_(False)
+        net.train(net.training)
+
+    def _hits(self, head):
+        "(recognised, all) of each class that `head` knows, of all validation items so far"
+        found:dict = {}
+        codes = torch.tensor(head.classes)
+        for rows in self.valid_rows.values():
+            for f,y in rows.blocks():
+                hit = codes[head(f).argmax(1)] == y
+                for k in set(y.unique().tolist()) & set(head.classes):
+                    a,b = found.get(k, (0, 0))
+                    found[k] = a+int(hit[y == k].sum()),b+int((y == k).sum())
+        return found
+
+    def _said(self, p):
+        "A line about a phase"
+        known = self.model.head.classes
+        line = f'{p.name}: {abs(p.n)} items, {len(p.new)} new classes, {len(known)} in all'
+        if not p.hits: return f'{line}, gamma {p.gamma:.3g}'
+        before = [k for k in p.hits if k not in p.new]
+        line = f'{line}: accuracy {accuracy(p.hits):.3f}'
+        if len(p.hits) < len(known): line += f' on the {len(p.hits)} with validation items'
+        if before and p.new: line += f' (old {accuracy(p.hits, before):.3f}, new {accuracy(p.hits, p.new):.3f})'
+        return f'{line}, gamma {p.gamma:.3g}'
+
+    # --- what comes unplanned, what goes ---
+    def add_classes(self,
+        data,           # Folder of class folders; DataLoaders (validation items: for `phase_table`); or a loader
+        name=None,      # Of the phase in tables; None: that of the folder, or a number
+        verbose=True    # Print a line?
+    ):
+        """Learn items of any classes, new names or old ones, in one pass; the vocab grows. An exported learner can do
+        it too, in another process: it needs none of the earlier items"""
+        self._check()
+        got = arriving(self, data, name or f'added {len(self.past)}')
+        vocab = got.vocab
+        rows = self._read(self.rows, got.name, got.dl, None, got.codes)
+        if got.valid is not None: self._read(self.valid_rows, got.name, got.valid, None, got.codes)
+        dls = with_vocab(self.dls, vocab) if len(vocab) > len(target_vocab(self.dls)) else self.dls
+        self._learn(got.name, rows, verbose, planned=False, vocab=vocab)
+        self.dls = dls
+        return self
+
+    def forget(self,
+        data,           # Items as they were learned: DataLoaders (the training items), a loader or a folder
+        verbose=True    # Print a line?
+    ):
+        """Take items out of the head, which is then as if they had never been there. Body and scaling stay, and may
+        have seen them; sums over fewer items than features tell of single ones: this is no guarantee of privacy"""
+        self._check()
+        got = arriving(self, data, 'forget')
+        if len(got.vocab) > len(target_vocab(self.dls)):
+            raise ValueError("expected items of learned classes to forget, got class "
+                             f"{got.vocab[-1]!r}. Look at the names of its labels.")
+        rows = fill(Rows(len(got.dl.dataset), keyed=True), self, self.model.body, got.dl, None, 'forget', got.codes)
+        head = self.model.head.clone()
+        head.forget(rows.f, rows.y)
+        past = [p._replace(digests=np.setdiff1d(p.digests, rows.keys)) for p in self.past]
+        T = self.model.T
+        phase = Phase(f'forgot {rows.n}', [], -rows.n, head.gamma_, T, self._hits(head),
+                      *sketch(rows.keys[:0]), False)
+        self.model.past,self.rows = past,{}     # the features kept for `phase_table` go too
+        self._commit(head, T, phase)
+        if verbose: print(self._said(phase))
+        return self
+
+    def phase_table(self,
+        rivals=True,    # Other heads on the same features too?
+        seed=0          # Of the layer trained by gradients
+    ):
+        "Accuracy after each phase, on old and new classes, beside other heads on the same features"
+        return phase_table(self, rivals, seed)
