@@ -168,7 +168,7 @@ def test_the_joint_gap_can_be_seen():
     "A head that has lost a batch differs from the joint one"
     learn = flat_learner()
     learn.fit_phases(verbose=False)
-    rows = learn.rows['1']
+    rows = learn.rows['plan', 1]
     learn.model.head.forget(rows.f[:16], rows.y[:16])
     assert learn.phase_table().summary.joint_gap > 1e-4
 
@@ -277,7 +277,7 @@ def test_ctrl_c_and_on(at, monkeypatch, learned):
     monkeypatch.setattr(where, at, stop)
     with pytest.raises(KeyboardInterrupt): learn.fit_phases(verbose=False)
     assert learn.n_learned == 1 and learn.model.head.stats.n == 90 and learn.dls.train.n == 90
-    done = learn.rows['1'].done
+    done = learn.rows['plan', 1].done
     assert done == (16 if at == 'digests' else 60)
     monkeypatch.undo()
     learn.fit_phases(verbose=False)
@@ -375,6 +375,62 @@ def test_a_table_of_paths(tmp_path):
     learn = quiet(acil_learner(dls, nn.Flatten(), base=2, phases=2, m=16))
     learn.fit_phases(verbose=False)
     assert len(learn.model.head.classes) == 4 and learn.model.head.stats.n == dls.train.n
+
+def test_two_folders_of_one_name(folder_learner, monkeypatch):
+    "An interrupted folder, then another of its name and size: what is learned is what was given last"
+    learn,path = folder_learner
+    jpegs(path/'a'/'new', [4], 6, seed=5)
+    jpegs(path/'b'/'new', [5], 6, seed=6)
+    jpegs(path/'c'/'new', [6], 9, seed=7)
+    def stop(*_args): raise KeyboardInterrupt
+    with learn.no_bar():
+        monkeypatch.setattr(module, 'left_out', stop)
+        monkeypatch.setattr(module, '_FEW', 1)
+        with pytest.raises(KeyboardInterrupt): learn.add_classes(path/'a'/'new', verbose=False)
+        monkeypatch.undo()
+        learn.add_classes(path/'b'/'new', verbose=False)
+        assert learn.dls.vocab[-1] == 'fox' and learn.predict(path/'b'/'new'/'fox'/'1.jpg')[0] == 'fox'
+        learn.add_classes(path/'c'/'new', verbose=False)
+        learn.add_classes(path/'a'/'new', '1', verbose=False)
+    assert learn.dls.vocab[4:] == ['fox', 'gnu', 'eel'] and [p.n for p in learn.past[3:]] == [6, 9, 6]
+    t = learn.phase_table().table
+    assert t.index.tolist() == ['base', '1', '2', 'new', 'new', '1'] and (t.joint == t.accuracy).all()
+
+def test_an_interrupted_folder_goes_on(folder_learner, monkeypatch):
+    learn,path = folder_learner
+    jpegs(path/'new', [4, 5], 10, seed=5)
+    body,n = learn.model.body.net,[0]
+    def stop(x):
+        n[0] += 1
+        if n[0] == 3: raise KeyboardInterrupt
+        return was(x)
+    was = body.forward
+    monkeypatch.setattr(body, 'forward', stop)
+    with learn.no_bar():
+        with pytest.raises(KeyboardInterrupt): learn.add_classes(path/'new', verbose=False)
+        assert learn.rows['added', 3].done == 16 and learn.dls.vocab == NAMES[:4]
+        learn.add_classes(path/'new', verbose=False)
+    assert n[0] == 3+1 and learn.past[-1].n == 20
+
+def test_features_of_another_body_are_not_used(monkeypatch):
+    "Ctrl-C while the base is read, then more training of the body: all is read anew"
+    learn = quiet(acil_learner(blob_dls(), small_cnn(7, 3, 8, depth=2), base=3, phases=2, m=16))
+    with learn.no_bar():
+        learn.fit(1, 1e-2)
+        monkeypatch.setattr(module, 'left_out', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt): learn.fit_phases(verbose=False)
+        assert learn.rows['plan', 0].done == 90
+        learn.fit(1, 1e-2)
+        assert not learn.rows
+        monkeypatch.undo()
+        learn.fit_phases(1, verbose=False)
+        x = learn.dls.train.new(shuffle=False, drop_last=False, bs=90).one_batch()[0]
+        with torch.no_grad(): f = learn.model.eval().body(x)
+    torch.testing.assert_close(learn.rows['plan', 0].f, f.as_subclass(torch.Tensor), atol=1e-5, rtol=0)
+
+def test_the_body_of_a_learner_of_phases(learned):
+    learn = quiet(acil_learner(blob_dls(), learned, base=3, phases=2, m=16))
+    assert learn.model.body.d == 192
 
 # --- unlearning ------------------------------------------------------------------------------------------------------
 def test_forget(learned):

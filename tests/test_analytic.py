@@ -8,6 +8,7 @@ from sklearn.model_selection import train_test_split
 from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.inference.buffers import GaussianBuffer, RandomBuffer
 from fastrobust.inference.dual import DualAnalyticHead
+from fastrobust.inference.recursion import woodbury_step
 from fastrobust.inference.ridge import RidgeStats
 from test_ridge import by_qr, rows
 
@@ -295,3 +296,31 @@ def test_ds_al_learns_a_phase_or_nothing(monkeypatch):
     h._placed = {}
     torch.testing.assert_close(h(Z), want, atol=1e-12, rtol=0)
     assert h.stats.n == 100
+
+# --- the spec's numeric checks 2 to 4 --------------------------------------------------------------------------------
+def test_the_recursion_loses_digits_in_large_blocks_and_the_sums_do_not():
+    "600 x 256, ten classes, gamma .1: one block of 300 rows costs the recursion three digits or more"
+    g = torch.Generator().manual_seed(0)
+    Z = torch.randn(600, 256, dtype=torch.float64, generator=g).relu()
+    y = torch.randint(10, (600,), generator=g)
+    Y = torch.eye(10, dtype=torch.float64)[y]
+    want = by_qr(Z, y, .1, range(10))
+    def off(n):
+        R,W = torch.eye(256, dtype=torch.float64)/.1,torch.zeros(256, 0, dtype=torch.float64)
+        for i in range(0, 600, n): R,W = woodbury_step(R, W, Z[i:i+n], Y[i:i+n])
+        return np.abs(W.numpy()-want).max()
+    assert off(7) < 1e-11 and off(60) < 1e-9 and off(300) > 100*off(7)
+    s = RidgeStats(256)
+    for i in range(0, 600, 300): s.add(Z[i:i+300], y[i:i+300])
+    order = [s.classes.index(k) for k in range(10)]
+    assert np.abs(s.solve(.1)[:, order].numpy()-want).max() < 1e-13
+
+def test_three_items_that_a_loader_drops_are_seen(digits):
+    X,y = digits[:2]
+    whole,part = (AnalyticHead(64, 512, .1, standardise=False).fit(X[:n], y[:n]) for n in (1347, 1344))
+    order = [part.classes.index(k) for k in whole.classes]
+    assert (whole.W-part.W[:, order]).abs().max() > 1e-2
+
+def test_what_the_sums_take():
+    s = RidgeStats(1024)
+    assert s.G.element_size()*s.G.numel() == 8*1024**2

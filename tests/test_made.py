@@ -42,7 +42,8 @@ def test_a_docstring_of_two_paragraphs_makes_one_line():
 
 def test_the_readme_is_short_and_complete():
     from fastrobust.recipes import RECIPES
-    assert len(TEXT.splitlines())-len(made.methods().splitlines()) <= 125
+    # a screen or two; a new wing has a few lines of its own
+    assert len(TEXT.splitlines())-len(made.methods().splitlines()) <= 136
     for k in RECIPES: assert f'`{k}`' in TEXT, k
     for to in re.findall(r'\]\((?!https?://)([^)#]+)\)', TEXT): assert (made.ROOT/to).exists(), to
     minutes = re.search(r'# the demo: (.*?) on 2 idle CPU cores', TEXT).group(1)
@@ -79,14 +80,14 @@ def test_screen_and_fits():
 
 @pytest.fixture
 def a_user(tmp_path, monkeypatch):
-    "A folder `my_images` with three classes in colour, and resnet18's weights where torch looks for them"
+    "Folders `my_images` (three classes in colour) and `new_images`, and resnet18's weights where torch looks for them"
     from torchvision.models import resnet18, ResNet18_Weights
     rng = np.random.default_rng(0)
-    for k in ('cat', 'cow', 'dog'):
-        (tmp_path/'my_images'/k).mkdir(parents=True)
+    for k in ('my_images/cat', 'my_images/cow', 'my_images/dog', 'new_images/fox'):
+        (tmp_path/k).mkdir(parents=True)
         for i in range(8):
             im = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-            Image.fromarray(im).save(tmp_path/'my_images'/k/f'{i}.jpg')
+            Image.fromarray(im).save(tmp_path/k/f'{i}.jpg')
     hub = tmp_path/'hub'/'checkpoints'
     hub.mkdir(parents=True)
     torch.save(resnet18().state_dict(), hub/ResNet18_Weights.DEFAULT.url.rsplit('/', 1)[1])

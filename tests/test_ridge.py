@@ -271,7 +271,7 @@ def test_changes_are_seen():
 def test_bad_rows():
     s = RidgeStats(3).add(torch.zeros(2, 3), [0, 1])
     for Z,y,says in [(torch.zeros(2, 4), [0, 1], 'expected rows of 3 features, got 4'),
-                     (torch.zeros(2, 3, dtype=torch.int), [0, 1], 'one row of floats per item'),
+                     (torch.zeros(2, 3, dtype=torch.int), [0, 1], 'Convert them'),
                      (torch.zeros(2, 3, 1), [0, 1], 'Pool a map'), (torch.zeros(2, 3), [0], 'for each of 2 rows'),
                      (torch.zeros(2, 3), [.5, 1.], 'one class number'),
                      (torch.zeros(2, 3), [-1, 0], 'from 0 on, got -1'), (torch.zeros(2, 3), torch.eye(2), 'argmax'),

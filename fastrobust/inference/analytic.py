@@ -197,6 +197,12 @@ class AnalyticHead(nn.Module):
         W,b = self._placed[key]
         return (self.expand(f.to(dtype)) @ W + b).to(f.dtype)
 
+    def predict(self,
+        f   # Features (n,d), float
+    )->Tensor: # int64 (n,)
+        "Class number of the largest score"
+        return torch.tensor(self.classes, device=f.device)[self(f).argmax(1)]
+
     def loo(self,
         f,  # Features (n,d) of rows that were learned
         y   # Their class numbers (n,)

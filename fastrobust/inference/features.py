@@ -1,6 +1,6 @@
 "Features of a frozen body for items of a loader: one pass, in order, not augmented; on disk where they are many"
 import tempfile
-from hashlib import blake2b
+from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,12 +12,20 @@ __all__ = []
 
 IN_MEMORY = 2**29   # Bytes of features kept in memory; more go to a temporary file
 
+@lru_cache(4)
+def _odd_numbers(n):
+    return np.random.default_rng(0).integers(0, 2**64, n, dtype=np.uint64) | np.uint64(1)
+
 def digests(x):
-    "A number for each image of a batch by which it is known again: a digest of 32 x 32 of its pixels at most"
-    step = max(1, -(-max(x.shape[-2:])//32))
-    some = x[..., ::step, ::step].float().cpu().contiguous().numpy()
-    found = [blake2b(o.tobytes(), digest_size=8).digest() for o in some]
-    return np.frombuffer(b''.join(found), np.uint64)
+    "A number for each image of a batch by which it is known again, made of 16 x 16 of its pixels at most"
+    step = max(1, -(-max(x.shape[-2:])//16))
+    some = x.as_subclass(Tensor)[..., ::step, ::step].float().cpu().numpy()
+    words = np.ascontiguousarray(some).reshape(len(x), -1).view(np.uint32)
+    # a multilinear hash: sums of uint64 wrap. Mixed as splitmix64 does: the small ones are a sample
+    h = (words*_odd_numbers(words.shape[1])).sum(1, dtype=np.uint64)
+    for shift,factor in ((30, 0xbf58476d1ce4e5b9), (27, 0x94d049bb133111eb)):
+        h = (h ^ (h >> np.uint64(shift)))*np.uint64(factor)
+    return h ^ (h >> np.uint64(31))
 
 class Rows:
     "Features (n,d) float32 and labels of n items, filled in order; what is there survives a Ctrl-C"

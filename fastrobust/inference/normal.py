@@ -111,7 +111,11 @@ class Normal:
         raise ValueError("expected penalties to choose from, got none. Give e.g. [1e-3, .1, 10].")
 
     @cached_property
-    def _best(self): return self._least(self.gammas())
+    def _best(self):
+        tried = self.gammas()
+        # one a decade first, then all around the best of these
+        i = np.flatnonzero(tried[::4] == self._least(tried[::4]))[0]*4
+        return self._least(tried[max(0, i-3):i+4])
 
     def _least(self, tried):
         errors = np.array([self._error(g) for g in tried])

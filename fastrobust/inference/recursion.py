@@ -10,6 +10,7 @@ def woodbury_step(
     Y   # Its one-hot labels, float64 (n,c), or wider where classes are new
 )->tuple: # (R, W) of all rows
     "One block of ACIL's recursion (https://arxiv.org/abs/2205.14922); `RidgeStats` must agree with it"
+    R,W,Z,Y = (torch.as_tensor(o, dtype=torch.float64) for o in (R, W, Z, Y))
     W = torch.cat([W, W.new_zeros(len(W), Y.shape[1]-W.shape[1])], 1)
     ZR = Z @ R
     K = torch.linalg.inv(torch.eye(len(Z), dtype=R.dtype) + ZR@Z.T)

@@ -14,8 +14,10 @@ def need_features(
     "Refuse what are no rows of finite numbers"
     f = torch.as_tensor(f).detach().as_subclass(Tensor)
     if f.ndim != 2 or not f.is_floating_point():
-        raise ValueError(f"expected features (n,d), one row of floats per item, got {f.dtype} "
-                         f"{tuple(f.shape)}. Pool a map of features: `.mean((2,3))`.")
+        fix = "Pool a map of features: `.mean((2,3))`."
+        if f.ndim == 2: fix = "Convert them: `.float()` of a tensor, `.astype(float)` of an array."
+        raise ValueError("expected features (n,d), one row of floats per item, got "
+                         f"{f.dtype} {tuple(f.shape)}. {fix}")
     if d is not None and f.shape[1] != d:
         raise ValueError(f"expected rows of {d} features, got {f.shape[1]}. Take them from the body "
                          "that the first came from.")

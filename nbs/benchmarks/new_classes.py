@@ -10,7 +10,7 @@ from closed_form import draw, loaders
 from pretrained_body import mobilenet
 from fastrobust.calibration.metrics import ece
 from fastrobust.systems.acil.front import acil_learner
-from fastrobust.systems.acil.scores import accuracy
+from fastrobust.systems.acil.scores import accuracy, hits
 
 GRID = 10.**np.arange(-2, 7)
 LABELS = dict(cifar='0', human='worse', trash='0')
@@ -19,7 +19,7 @@ def at_gamma(learn, gamma):
     "Accuracy of all phases' validation items with another penalty; the learner stays as it is"
     head = learn.model.head.clone()
     head.gamma = float(gamma)
-    return accuracy(learn._hits(head))
+    return accuracy(hits(head, learn.valid_rows.values()))
 
 def calibrated(learn):
     "ECE of the predicted probabilities"

@@ -18,7 +18,12 @@ class Arrival(NamedTuple):
     dl:DataLoader       # With labels of its own
     codes:torch.Tensor  # What its labels are in `vocab`, int64
     vocab:list          # Classes of the learner, new ones behind them
+    items:object        # By which it is known whether two arrivals are one: files with their times, or a dataset
     valid:DataLoader|None = None # Items to evaluate on
+
+def same_items(a, b):
+    "Whether two `Arrival.items` are the same"
+    return a is b or (isinstance(a, list) and isinstance(b, list) and a == b)
 
 def grown(vocab, names):
     "(`vocab` with those of `names` behind it that are new, codes of `names`)"
@@ -30,11 +35,12 @@ def grown(vocab, names):
     return list(known),torch.tensor([known[o] for o in names], dtype=torch.long)
 
 def _of_folder(learn, path):
-    "Loader over the images of class folders, with the learner's validation transforms; names of its labels"
+    "Loader over the images of class folders, with the learner's validation transforms; names of its labels; its files"
     files,names = folder_items(path)
     own = sorted(set(names))
     pairs = list(zip(files, names))
-    return learners_loader(learn, lambda _: pairs, None, None, TfmdDL, vocab=own),own
+    facts = [(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
+    return learners_loader(learn, lambda _: pairs, None, None, TfmdDL, vocab=own),own,facts
 
 def _normalised(learn, dl):
     "`dl` with the learner's Normalize in place of its own: the network knows images in no other form"
@@ -50,7 +56,7 @@ def arriving(
     "Items in any form, with labels in the learner's vocab"
     valid = None
     if isinstance(data, (str, Path)):
-        dl,own = _of_folder(learn, data)
+        dl,own,items = _of_folder(learn, data)
         name = Path(data).name
     else:
         loaders = list(data.loaders) if isinstance(data, DataLoaders) else [data]
@@ -59,6 +65,8 @@ def arriving(
                             f"labels, got a {type(data).__name__}.")
         loaders = [_normalised(learn, plain_dl(o)) for o in loaders[:2]]
         dl,own = loaders[0],list(label_vocab(loaders[0].dataset, 'the items'))
+        items = loaders[0].dataset
         if len(loaders) > 1 and len(loaders[1].dataset): valid = loaders[1]
     vocab,codes = grown(target_vocab(learn.dls), own)
-    return Arrival(name, dl, codes, vocab, valid)
+    if not len(dl.dataset): raise ValueError("expected items to learn or to forget, got none.")
+    return Arrival(name, dl, codes, vocab, items, valid)

@@ -1,4 +1,5 @@
 "`acil_learner`: class-incremental learning on any fastai vision data and any body, in one call"
+import copy
 from fastrobust.basics import n_classes
 from fastrobust.data.phases import class_phases
 from fastrobust.inference.analytic import AnalyticHead
@@ -39,6 +40,10 @@ def acil_learner(
     plan = class_phases(dls, base, phases, order, seed, blurry)
     x = peek_images(dls)
     if x is None: raise TypeError("expected dls whose input is images (b,c,h,w), got others.")
+    if isinstance(arch, ACILLearner):
+        # its scores are no features
+        arch = copy.copy(arch)
+        arch.model = arch.model.body
     body = body_of(arch, x, pretrained, weights)
     if normalize: add_norm(dls, body.stats, averaged=x.shape[1] != 3)
     own = {k: kwargs.pop(k) for k in _HEAD if k in kwargs}

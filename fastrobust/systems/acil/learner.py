@@ -1,6 +1,5 @@
 "A learner whose classes come in phases: the body is trained once, then each phase is learned in one pass, exactly"
 import numpy as np
-import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastrobust.basics import plain_dl, robust_warn, target_vocab
@@ -8,8 +7,8 @@ from fastrobust.data.growing import with_vocab
 from fastrobust.data.phases import ClassPhases
 from fastrobust.inference.features import Rows, fill
 from fastrobust.systems.acil.past import Phase, need_new, sketch
-from fastrobust.systems.acil.arrivals import arriving
-from fastrobust.systems.acil.scores import accuracy
+from fastrobust.systems.acil.arrivals import arriving, same_items
+from fastrobust.systems.acil.scores import hits, said
 from fastrobust.systems.acil.table import phase_table
 from fastrobust.systems.bases.leftout import left_out
 from fastrobust.training.surgery import has_surgery, is_random
@@ -41,16 +40,21 @@ class ACILLearner(Learner):
         **kwargs            # More for Learner
     ):
         self.plan = plan
-        self.rows:dict = {}         # features of the training items of each phase, by name; not exported
-        self.valid_rows:dict = {}   # of the validation items of the classes that came with it
+        self._drop_features()
         super().__init__(plan.loaders(0), net, **kwargs)
         self.add_cb(SeenOnly())
 
+    def _drop_features(self):
+        # `Rows` of the items of each phase (`key_of`), which `phase_table` compares heads on
+        self.rows,self.valid_rows = {},{}
+        self._arrived = None        # what `add_classes` was given last
+
     def export(self, *args, **kwargs):
         "fastai's: the file holds sums and digests of items, no item and no features"
-        kept = {k: vars(self)[k] for k in ('plan', 'rows', 'valid_rows')}
+        kept = {k: vars(self)[k] for k in ('plan', 'rows', 'valid_rows', '_arrived')}
         try:
-            self.plan,self.rows,self.valid_rows = None,{},{}
+            self.plan = None
+            self._drop_features()
             super().export(*args, **kwargs)
         finally: vars(self).update(kept)
 
@@ -62,7 +66,9 @@ class ACILLearner(Learner):
                          "be lost. Train the body first (`fit_base`), in a new acil_learner.")
 
     def fit(self, *args, **kwargs):
+        "fastai's, on the base classes; refused once a phase was learned"
         self._need_body('training')
+        self._drop_features()       # an interrupted call may have read some of the body as it was
         super().fit(*args, **kwargs)
 
     def fine_tune(self, *args, **kwargs):
@@ -117,12 +123,11 @@ class ACILLearner(Learner):
         for k in left[:n]: self._learn_planned(k, verbose)
 
     def _learn_planned(self, k, verbose):
-        name = str(k) if k else 'base'
         dl,ids = plain_dl(self.plan.dls.train),self.plan.train_ids(k)
-        rows = self._read(self.rows, name, dl, ids)
+        rows = self._read(self.rows, ('plan', k), dl, ids)
         for i in range(k+1): self._read_valid(i)
         dls = self._dls_of(k)
-        self._learn(name, rows, verbose, planned=True)
+        self._learn(str(k) if k else 'base', rows, verbose, planned=True)
         self.dls = dls
 
     def _read_valid(self, k):
@@ -130,8 +135,7 @@ class ACILLearner(Learner):
         if not len(self.plan.yv): return
         before = self.plan.valid_ids(k-1) if k else []
         ids = np.setdiff1d(self.plan.valid_ids(k), before)
-        name = str(k) if k else 'base'
-        if len(ids): self._read(self.valid_rows, name, plain_dl(self.plan.dls.valid), ids)
+        if len(ids): self._read(self.valid_rows, ('plan', k), plain_dl(self.plan.dls.valid), ids)
 
     def _dls_of(self, k):
         "Loaders of phase `k`, with the vocab as it is now"
@@ -141,20 +145,19 @@ class ACILLearner(Learner):
 
     def load(self, *args, **kwargs):
         super().load(*args, **kwargs)
+        self._drop_features()
         if self.plan is not None and self.n_learned: self.dls = self._dls_of(self.n_learned-1)
         self.model.body.requires_grad_(not self.model.learned)
         return self
 
-    def _read(self, store, name, dl, ids=None, codes=None):
+    def _read(self, store, key, dl, ids=None, codes=None):
         "The `Rows` of a phase, kept in `store`; what an interrupted call has read is not read again"
         n = len(dl.dataset) if ids is None else len(ids)
-        if name not in store: store[name] = Rows(n, keyed=store is self.rows)
-        return fill(store[name], self, self.model.body, dl, ids, 'ACILLearner', codes)
+        if key not in store: store[key] = Rows(n, keyed=store is self.rows)
+        return fill(store[key], self, self.model.body, dl, ids, 'ACILLearner', codes)
 
     def _learn(self, name, rows, verbose, *, planned, vocab=None):
         "All is computed beside what there is, then put in its place"
-        if not rows.n:
-            raise ValueError(f"expected items in phase {name!r}, got none.")
         need_new(self.past, rows.keys, name)
         net = self.model
         head = net.head.clone()
@@ -163,40 +166,17 @@ class ACILLearner(Learner):
         head.vocab = vocab or head.vocab or target_vocab(self.dls)
         T = left_out(head, rows).T if rows.n >= _FEW or not self.past else net.T
         new = [k for k in head.classes if k not in old]
-        phase = Phase(name, new, rows.n, head.gamma_, T, self._hits(head), *sketch(rows.keys), planned)
-        self._commit(head, T, phase)
-        if verbose: print(self._said(self.past[-1]))
+        found = hits(head, self.valid_rows.values())
+        self._commit(head, T, Phase(name, new, rows.n, head.gamma_, T, found, *sketch(rows.keys), planned), verbose)
 
-    def _commit(self, head, T, phase):
+    def _commit(self, head, T, phase, verbose):
         net = self.model
         net.head,net.T = head,T
         net.n_out = len(head.vocab)
         net.past = [*net.past, phase]
         net.body.requires_grad_(False)
         net.train(net.training)
-
-    def _hits(self, head):
-        "(recognised, all) of each class that `head` knows, of all validation items so far"
-        found:dict = {}
-        codes = torch.tensor(head.classes)
-        for rows in self.valid_rows.values():
-            for f,y in rows.blocks():
-                hit = codes[head(f).argmax(1)] == y
-                for k in set(y.unique().tolist()) & set(head.classes):
-                    a,b = found.get(k, (0, 0))
-                    found[k] = a+int(hit[y == k].sum()),b+int((y == k).sum())
-        return found
-
-    def _said(self, p):
-        "A line about a phase"
-        known = self.model.head.classes
-        line = f'{p.name}: {abs(p.n)} items, {len(p.new)} new classes, {len(known)} in all'
-        if not p.hits: return f'{line}, gamma {p.gamma:.3g}'
-        before = [k for k in p.hits if k not in p.new]
-        line = f'{line}: accuracy {accuracy(p.hits):.3f}'
-        if len(p.hits) < len(known): line += f' on the {len(p.hits)} with validation items'
-        if before and p.new: line += f' (old {accuracy(p.hits, before):.3f}, new {accuracy(p.hits, p.new):.3f})'
-        return f'{line}, gamma {p.gamma:.3g}'
+        if verbose: print(said(phase, len(head.classes)))
 
     # --- what comes unplanned, what goes ---
     def add_classes(self,
@@ -204,16 +184,21 @@ class ACILLearner(Learner):
         name=None,      # Of the phase in tables; None: that of the folder, or a number
         verbose=True    # Print a line?
     ):
-        """Learn items of any classes, new names or old ones, in one pass; the vocab grows. An exported learner can do
-        it too, in another process: it needs none of the earlier items"""
+        """Learn items of any classes, new names or old ones, in one pass. New names go to the end of the vocab, in the
+        order of their own, of folders that of the alphabet. An exported learner can do it too, in another process"""
         self._check()
-        got = arriving(self, data, name or f'added {len(self.past)}')
-        vocab = got.vocab
-        rows = self._read(self.rows, got.name, got.dl, None, got.codes)
-        if got.valid is not None: self._read(self.valid_rows, got.name, got.valid, None, got.codes)
-        dls = with_vocab(self.dls, vocab) if len(vocab) > len(target_vocab(self.dls)) else self.dls
-        self._learn(got.name, rows, verbose, planned=False, vocab=vocab)
-        self.dls = dls
+        i = len(self.past)
+        got = arriving(self, data, name or f'added {i}')
+        key = 'added',i
+        # the rest of an interrupted call, if it was given the same
+        if not same_items(self._arrived, got.items):
+            for store in (self.rows, self.valid_rows): store.pop(key, None)
+        self._arrived = got.items
+        rows = self._read(self.rows, key, got.dl, None, got.codes)
+        if got.valid is not None: self._read(self.valid_rows, key, got.valid, None, got.codes)
+        dls = with_vocab(self.dls, got.vocab) if len(got.vocab) > len(target_vocab(self.dls)) else self.dls
+        self._learn(name or got.name, rows, verbose, planned=False, vocab=got.vocab)
+        self.dls,self._arrived = dls,None
         return self
 
     def forget(self,
@@ -232,11 +217,10 @@ class ACILLearner(Learner):
         head.forget(rows.f, rows.y)
         past = [p._replace(digests=np.setdiff1d(p.digests, rows.keys)) for p in self.past]
         T = self.model.T
-        phase = Phase(f'forgot {rows.n}', [], -rows.n, head.gamma_, T, self._hits(head),
+        phase = Phase(f'forgot {rows.n}', [], -rows.n, head.gamma_, T, hits(head, self.valid_rows.values()),
                       *sketch(rows.keys[:0]), False)
         self.model.past,self.rows = past,{}     # the features kept for `phase_table` go too
-        self._commit(head, T, phase)
-        if verbose: print(self._said(phase))
+        self._commit(head, T, phase, verbose)
         return self
 
     def phase_table(self,

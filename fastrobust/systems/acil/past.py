@@ -21,6 +21,11 @@ class Phase(NamedTuple):
     limit:int           # 2^64 where the digests are of all items
     planned:bool        # Of the plan, or added?
 
+def key_of(past, i):
+    "Under what a learner keeps the features of its phase `i`"
+    if past[i].planned: return 'plan',sum(p.planned for p in past[:i])
+    return 'added',i
+
 def plain(p):
     "`Phase` as plain values and tensors, for a file"
     return {**p._asdict(), 'digests': torch.from_numpy(p.digests.view(np.int64))}

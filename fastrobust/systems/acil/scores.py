@@ -21,6 +21,27 @@ def accuracy(hits, codes=None):
     n = sum(b for _,b in pairs)
     return sum(a for a,_ in pairs)/n if n else np.nan
 
+def hits(head, valid):
+    "(recognised, all) of each class that `head` knows, of validation items in several `Rows`"
+    found:dict = {}
+    for rows in valid:
+        for f,y in rows.blocks():
+            hit = head.predict(f) == y
+            for k in set(y.unique().tolist()) & set(head.classes):
+                a,b = found.get(k, (0, 0))
+                found[k] = a+int(hit[y == k].sum()),b+int((y == k).sum())
+    return found
+
+def said(p, n_known):
+    "A line about a `Phase` after which `n_known` classes are known"
+    line = f'{p.name}: {abs(p.n)} items, {len(p.new)} new classes, {n_known} in all'
+    if not p.hits: return f'{line}, gamma {p.gamma:.3g}'
+    old,new = [k for k in p.hits if k not in p.new],[k for k in p.new if k in p.hits]
+    line = f'{line}: accuracy {accuracy(p.hits):.3f}'
+    if len(p.hits) < n_known: line += f' on the {len(p.hits)} with validation items'
+    if old and new: line += f' (old {accuracy(p.hits, old):.3f}, new {accuracy(p.hits, new):.3f})'
+    return f'{line}, gamma {p.gamma:.3g}'
+
 def forgetting(by_class):
     "After each phase, of the classes that came before it: their best accuracy so far less today's, averaged"
     v = by_class.to_numpy()

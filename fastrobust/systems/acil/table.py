@@ -4,6 +4,7 @@ import torch
 from fastrobust.reporting.report import Report
 from fastrobust.systems.acil.charts import draw_phases
 from fastrobust.systems.acil.rivals import ClassMeans, GradientHead
+from fastrobust.systems.acil.past import key_of
 from fastrobust.systems.acil.scores import class_accuracies, group_matrix, phase_numbers
 
 __all__ = []
@@ -16,8 +17,8 @@ class PhaseReport(Report):
         self.matrix = group_matrix(past)
         super().__init__(table, summary, draw_phases, name='phases', notes=notes)
         s = self.summary
-        self.title = (f"{len(table)} phases, {s.classes} classes: accuracy {s.accuracy:.3f} at the end, "
-                      f"{s.average:.3f} on average; forgetting {s.forgetting:.3f}")
+        self.title = f"{len(table)} phases, {s.classes} classes: accuracy {s.accuracy:.3f} at the end"
+        if len(table) > 1: self.title += f", {s.average:.3f} on average; forgetting {s.forgetting:.3f}"
 
     def files(self):
         return {**super().files(), 'phases_matrix': self.matrix, 'phases_by_class': self.by_class}
@@ -28,23 +29,21 @@ def _hits(predict, valid):
     found = [(int((predict(f) == y).sum()), len(y)) for rows in valid for f,y in rows.blocks()]
     return sum(a for a,_ in found)/max(1, sum(b for _,b in found))
 
-def _columns(head, f): return torch.tensor(head.classes)[head(f).argmax(1)]
-
-def _rivals(learn, names, seed):
+def _rivals(learn, keys, seed):
     "Accuracy after each phase of joint training, class means and a layer trained by gradients; and the last joint head"
     own = learn.model.head
     means,layer = ClassMeans(own.d),GradientHead(own.d, learn.model.n_out, seed)
     rows,valid,out = [],[],[]
-    for name in names:
-        rows.append(learn.rows[name])
-        if name in learn.valid_rows: valid.append(learn.valid_rows[name])
+    for key in keys:
+        rows.append(learn.rows[key])
+        if key in learn.valid_rows: valid.append(learn.valid_rows[key])
         f,y = rows[-1].f,rows[-1].y
         means.fit(f, y)
         layer.fit(own.scaled(f.double()), y)
         joint = own.empty().fit(torch.cat([r.f for r in rows]), torch.cat([r.y for r in rows]))
-        out.append({'joint': _hits(lambda f, h=joint: _columns(h, f), valid), 'NCM': _hits(means.predict, valid),
+        out.append({'joint': _hits(joint.predict, valid), 'NCM': _hits(means.predict, valid),
                     'SGD': _hits(lambda f: layer.predict(own.scaled(f.double())), valid)})
-    return pd.DataFrame(out, names),joint
+    return pd.DataFrame(out, [p.name for p in learn.past]),joint
 
 def _gap(learn, joint):
     "Largest difference of a score between the learner's head and that of joint training"
@@ -78,11 +77,12 @@ def phase_table(
     summary = dict(classes=int(last.classes), accuracy=last.accuracy, average=last.average,
                    forgetting=last.forgetting, balanced=last.balanced, gamma=learn.past[-1].gamma, T=learn.past[-1].T)
     notes = [_COLUMNS]
-    names = [p.name for p in learn.past]
-    there = [k in learn.rows for k in names]
+    keys = [key_of(learn.past, i) for i in range(len(learn.past))]
+    there = [k in learn.rows for k in keys]
     if rivals and all(there):
-        more,joint = _rivals(learn, names, seed)
-        table = table.join(more)
+        more,joint = _rivals(learn, keys, seed)
+        # by position: two phases may have one name
+        for k in more: table[k] = more[k].to_numpy()
         summary.update(joint_gap=_gap(learn, joint), **{f'{k}_average': more[k].mean() for k in more})
         notes.append(_RIVALS)
     elif rivals:
