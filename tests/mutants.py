@@ -46,6 +46,27 @@ MUTANTS = [
     ('predictions', 'off.max() > slack', 'off.max() > 10*slack', 'checks confident'),
     ('data/editing', 'if len(both):', 'if False:', 'editing'),
     ('basics', 'if len(ids) != n:', 'if False:', 'objective'),
+    # heads in closed form, bodies, phases
+    ('inference/ridge', 'if self.intercept: h = h + 1/self.n', 'pass', 'ridge'),
+    ('inference/ridge', "self.n*(1-(share**2).sum())", 'self.n', 'ridge'),
+    ('inference/ridge', 'new.grams = [g.clone() for g in self.grams]', 'pass', 'ridge'),
+    ('inference/ridge', "h = h*(Y@self.weights)", 'pass', 'ridge'),
+    ('inference/normal', 'left = self.n - self.free - used', 'left = self.n - used', 'ridge'),
+    ('inference/normal', 'return float(tried[good].max())', 'return float(tried[good].min())', 'ridge'),
+    ('inference/analytic', 'self.scaling,self.buffer = before', 'pass', 'analytic'),
+    ('inference/dual', 'E[:, :old] = 0', 'pass', 'analytic'),
+    ('inference/buffers', 'if self.C is not None: return self', 'pass', 'analytic'),
+    ('inference/features', 'self.done = to.stop', 'self.done = to.stop-1', 'features'),
+    ('inference/loaders', 'if self.ids is not None: self.dl.get_idxs = partial(list, self.ids)', 'pass', 'features'),
+    ('inference/bodies', 'out._version == version and ', '', 'bodies'),
+    ('inference/bodies', ' and calls[layer] == 1', '', 'bodies'),
+    ('training/keepbn', 'return bool((mean != 0).any() or (var != 1).any())', 'return True', 'keepbn'),
+    ('systems/closedform', 'if frozen: learn.freeze_to(frozen)', 'pass', 'closedform'),
+    ('systems/acil/learner', '        self._drop_features()       # an', '        pass       # an', 'acil'),
+    ('systems/acil/learner', 'net.body.requires_grad_(False)', 'pass', 'acil'),
+    ('systems/acil/past', 'if share > .5:', 'if share > 2:', 'acil'),
+    ('data/phases', 'np.array_split(rest, n_phases)',
+     'np.array_split(rest[:len(rest)//n_phases*n_phases], n_phases)', 'phases'),
 ]
 
 def text_of(root, module): return (root/'fastrobust'/f'{module}.py').read_text()

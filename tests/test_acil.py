@@ -16,6 +16,7 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock, ImageDataLoaders
 from torchvision.models import resnet18
 from fastrobust.basics import RobustWarning
+from fastrobust.calibration.fitting import fit_temperature
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.inference.dual import DualAnalyticHead
@@ -59,7 +60,8 @@ def flat_learner(dls=None, **kw):
 
 def jpegs(path, classes, n=8, seed=0):
     "Class folders of JPEG files"
-    X,y = blobs(n, len(NAMES), 32, seed)
+    X,y = blobs(n, len(NAMES), 8, seed)
+    X = X.repeat(4, 1).repeat(4, 2)
     for k in classes:
         folder = path/NAMES[k]
         folder.mkdir(parents=True)
@@ -385,7 +387,6 @@ def test_two_folders_of_one_name(folder_learner, monkeypatch):
     def stop(*_args): raise KeyboardInterrupt
     with learn.no_bar():
         monkeypatch.setattr(module, 'left_out', stop)
-        monkeypatch.setattr(module, '_FEW', 1)
         with pytest.raises(KeyboardInterrupt): learn.add_classes(path/'a'/'new', verbose=False)
         monkeypatch.undo()
         learn.add_classes(path/'b'/'new', verbose=False)
@@ -504,7 +505,25 @@ def test_a_class_of_one_item():
     names = np.array(NAMES)
     learn = flat_learner(array_dls(X[keep], names[y[keep]], valid=(X[:50], names[y[:50]]), bs=16), phases=4)
     learn.fit_phases(verbose=False)
-    assert learn.past[-1].n == 1 and learn.model.head.stats.counts[-1] == 1 and learn.model.T == learn.past[-2].T
+    assert learn.past[-1].n == 1 and learn.model.head.stats.counts[-1] == 1
+    assert learn.model.T == pytest.approx(learn.past[-2].T, rel=.2)
+
+def loo_temperature(head, *rows):
+    f,y = torch.cat([r.f for r in rows]),torch.cat([r.y for r in rows])
+    return fit_temperature(head.loo(f, y), torch.tensor([head.classes.index(k) for k in y.tolist()]))
+
+def test_the_temperature_is_of_all_items():
+    "Left out one by one; where the earlier ones are gone, averaged with the temperature there is, by their number"
+    learn = flat_learner(gamma=.1)
+    learn.fit_phases(verbose=False)
+    assert learn.model.T == pytest.approx(loo_temperature(learn.model.head, *learn.rows.values()), rel=1e-6)
+    assert learn.past[0].T != learn.past[1].T
+    was = learn.model.T
+    learn._drop_features()
+    X,y = blobs(20, seed=4)
+    with learn.no_bar(): learn.add_classes(array_dls(X, np.array(NAMES)[y], valid=(X[:1], ['ant'])), verbose=False)
+    new = loo_temperature(learn.model.head, *learn.rows.values())
+    assert learn.model.T == pytest.approx(was**(210/350) * new**(140/350), rel=1e-6)
 
 def test_techniques_that_change_the_network():
     learn = flat_learner()

@@ -21,7 +21,9 @@ def acil_learner(
     base=.5,            # Classes of the base: a share, a number or a list of names; see `class_phases`
     phases=5,           # Phases after it: a number, or a list of lists of names
     order=None,         # Of the classes: None, drawn with `seed`; 'vocab'; or a list
-    m=2048,             # Random features; None: none; a buffer such as GaussianBuffer(512). The paper's code: 8192
+    # Random features (the paper's code: 8192), or a buffer such as GaussianBuffer(512); None: the
+    # body's own, then with an intercept unless `intercept=False`
+    m=2048,
     gamma='auto',       # Penalty > 0; 'auto': by generalised cross-validation
     seed=0,             # Of the order and the random features
     *,
@@ -47,7 +49,7 @@ def acil_learner(
     body = body_of(arch, x, pretrained, weights)
     if normalize: add_norm(dls, body.stats, averaged=x.shape[1] != 3)
     own = {k: kwargs.pop(k) for k in _HEAD if k in kwargs}
-    if head is None: head = AnalyticHead(body.d, m, gamma, seed=seed, **own)
+    if head is None: head = AnalyticHead(body.d, m, gamma, seed=seed, **{'intercept': m is None, **own})
     elif own: raise ValueError(f"expected {', '.join(own)} in your head, got it beside it. Leave it out.")
     elif head.d != body.d: raise ValueError(f"expected a head on {body.d} features, got one on {head.d}.")
     net = PhaseNet(body, head, len(plan.vocab))

@@ -6,7 +6,7 @@ from fastrobust.basics import plain_dl, robust_warn, target_vocab
 from fastrobust.data.growing import with_vocab
 from fastrobust.data.phases import ClassPhases
 from fastrobust.inference.features import Rows, fill
-from fastrobust.systems.acil.past import Phase, need_new, sketch
+from fastrobust.systems.acil.past import Phase, key_of, need_new, sketch
 from fastrobust.systems.acil.arrivals import arriving, same_items
 from fastrobust.systems.acil.scores import hits, said
 from fastrobust.systems.acil.table import phase_table
@@ -14,8 +14,6 @@ from fastrobust.systems.bases.leftout import left_out
 from fastrobust.training.surgery import has_surgery, is_random
 
 __all__ = []
-
-_FEW = 30       # Items from which a temperature is fitted; of fewer the old one stays
 
 class SeenOnly(Callback):
     "Refuses validation labels of classes that have not been learned: every one would count as an error"
@@ -164,10 +162,17 @@ class ACILLearner(Learner):
         old = set(head.classes)
         head.fit(rows.f, rows.y)
         head.vocab = vocab or head.vocab or target_vocab(self.dls)
-        T = left_out(head, rows).T if rows.n >= _FEW or not self.past else net.T
+        T = self._temperature(head, rows)
         new = [k for k in head.classes if k not in old]
         found = hits(head, self.valid_rows.values())
         self._commit(head, T, Phase(name, new, rows.n, head.gamma_, T, found, *sketch(rows.keys), planned), verbose)
+
+    def _temperature(self, head, rows):
+        "Of all items, left out one by one; where earlier ones are gone, of the new ones, averaged with what there is"
+        earlier = [self.rows.get(key_of(self.past, i)) for i in range(len(self.past))]
+        if all(r is not None for r in earlier): return left_out(head, *earlier, rows).T
+        share = rows.n/head.stats.n
+        return self.model.T**(1-share) * left_out(head, rows).T**share
 
     def _commit(self, head, T, phase, verbose):
         net = self.model
