@@ -65,6 +65,8 @@ MUTANTS = [
     ('systems/acil/learner', '        self._drop_features()       # an', '        pass       # an', 'acil'),
     ('systems/acil/learner', 'net.body.requires_grad_(False)', 'pass', 'acil'),
     ('systems/acil/past', 'if share > .5:', 'if share > 2:', 'acil'),
+    ('systems/acil/past', 'left[item] -= 1', 'pass', 'acil'),
+    ('inference/ridge', 'if keep: need_sums(self.G)', 'pass', 'ridge'),
     ('data/phases', 'np.array_split(rest, n_phases)',
      'np.array_split(rest[:len(rest)//n_phases*n_phases], n_phases)', 'phases'),
 ]

@@ -8,6 +8,7 @@ from torch import nn
 from fastai.callback.schedule import fine_tune, fit_one_cycle, lr_find    # noqa: F401 (patch Learner)
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import ColReader
+from fastai.data.core import DataLoaders
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import load_learner
 from fastai.metrics import accuracy
@@ -17,17 +18,22 @@ from fastai.vision.data import ImageBlock, ImageDataLoaders
 from torchvision.models import resnet18
 from fastrobust.basics import RobustWarning
 from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.calibration.temperature import temperature_of, temperature_scale
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.inference.dual import DualAnalyticHead
+from fastrobust.inference.features import digests
 from fastrobust.learner import robust_learner
 from fastrobust.nets import small_cnn
 from fastrobust.noise.block import add_label_noise
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.systems.acil import learner as module
 from fastrobust.systems.acil.front import acil_learner
-from fastrobust.systems.acil.past import Phase, need_new, phase_of, plain, share_known, sketch
+from fastrobust.systems.acil.past import Phase, need_new, phase_of, plain, without
 from fastrobust.systems.acil.scores import accuracy as share, class_accuracies, forgetting, phase_numbers
+from fastrobust.systems.closedform import closed_form_head
+from fastrobust.techniques.alasca import ALASCA
+from fastrobust.techniques.jocor import JoCoR
 from fastrobust.techniques.logitclip import LogitClip
 from conftest import TwinNet
 from test_analytic import digits    # noqa: F401 (a fixture)
@@ -136,7 +142,9 @@ def test_no_item_is_lost_and_none_is_augmented():
 
 # --- the table -------------------------------------------------------------------------------------------------------
 def test_the_numbers_by_hand():
-    def p(name, new, hits): return Phase(name, new, 10, 1., 1., hits, np.zeros(0, np.uint64), 2**64, True)
+    known = iter([2, 3, 4])
+    def p(name, new, hits):
+        return phase(np.zeros(0, np.uint64), name=name)._replace(new=new, n=10, hits=hits, known=next(known))
     past = [p('base', [0, 1], {0: (9, 10), 1: (20, 20)}), p('1', [2], {0: (6, 10), 1: (20, 20), 2: (4, 5)}),
             p('2', [3], {0: (8, 10), 1: (10, 20), 2: (5, 5), 3: (0, 5)})]
     t = phase_numbers(past)
@@ -323,7 +331,7 @@ def test_new_folders(folder_learner):
         assert learn.predict(path/'first'/'bee'/'0.jpg')[0] == 'bee'
         # the validation items of before, in the longer vocab
         assert learn.validate()[1] == pytest.approx(share(learn.past[-1].hits)) and learn.dls.valid.n == 12
-        with pytest.raises(ValueError, match="phase 'later' of which about 100% were in earlier ones: later"):
+        with pytest.raises(ValueError, match="phase 'later' of which 100% were in earlier ones: later"):
             learn.add_classes(path/'later')
         assert learn.model.head.stats.counts.sum() == 48 and len(learn.past) == 4
 
@@ -463,24 +471,62 @@ def test_a_class_that_is_gone():
     with learn.no_bar():
         learn.forget(eels, verbose=False)
         assert 4 not in learn.model.head.classes and learn.predict(X[y == 4][0])[2][4] == 0
-        assert 4 not in learn.past[-1].hits
+        assert 4 not in learn.past[-1].hits and learn.past[-1].known == 6
+        assert learn.dls.valid.n == 60 and learn.validate()[1] > .8
+        assert learn.phase_table().table.classes.tolist() == [3, 5, 7, 6]
 
 # --- items that come twice -------------------------------------------------------------------------------------------
-def test_the_sketch():
+def phase(digests, labels=None, name='p'):
+    labels = np.zeros(len(digests), np.int64) if labels is None else labels
+    return Phase(name, [], len(digests), 1, 1., 1., {}, digests, labels, True)
+
+def test_items_that_are_known():
     g = np.random.default_rng(0)
     a,b = (g.integers(0, 2**64, n, dtype=np.uint64) for n in (5000, 5000))
-    def phase(d): return Phase('p', [], len(d), 1., 1., {}, *sketch(d), True)
-    small,large = phase(a[:500]),phase(a)
-    assert share_known(small, a[:100]) == 1 and share_known(small, b) == 0 and len(large.digests) == 1024
-    assert share_known(large, a) == 1 and share_known(large, b) == 0
-    assert share_known(large, np.concatenate([a[:2500], b[:2500]])) == pytest.approx(.5, abs=.06)
-    assert share_known(small, b[:0]) == 0
-    again = phase_of(plain(large))
-    assert all(np.array_equal(u, v) for u,v in zip(again, large))
-    with pytest.raises(ValueError, match='of which about 100%'): need_new([large], a, 'x')
-    with pytest.warns(RobustWarning, match='about 1.+ of the items'):
-        need_new([small], np.concatenate([a[:5], b[:300]]), 'x')
-    with pytest.raises(ValueError, match='p .50'): need_new([phase(a[:50]), phase(a[50:100])], a[:100], 'x')
+    again = phase_of(plain(phase(a)))
+    assert all(np.array_equal(u, v) for u,v in zip(again, phase(a)))
+    need_new([phase(a)], b, 'x')
+    with pytest.raises(ValueError, match="'x' of which 100% were in earlier ones: p .100.0%."):
+        need_new([phase(a)], a[:12], 'x')
+    with pytest.warns(RobustWarning, match='1.6% of the items of phase .x. are items'):
+        need_new([phase(a)], np.concatenate([a[:5], b[:300]]), 'x')
+    two = [phase(a[:50]), phase(a[50:100], name='q')]
+    with pytest.raises(ValueError, match='p .50.0%., q .50.0%'): need_new(two, a[:100], 'x')
+    need_new([phase(a[:0])], a, 'x')
+
+def test_items_to_forget():
+    "Each once, with the label it was learned with"
+    d,y = np.array([5, 6, 6, 7], np.uint64),np.array([0, 1, 1, 0])
+    past = [phase(d, y), phase(np.array([8], np.uint64), np.array([2]))]
+    out = without(past, np.array([6, 8], np.uint64), np.array([1, 2]))
+    assert out[0].digests.tolist() == [5, 6, 7] and out[0].labels.tolist() == [0, 1, 0] and not len(out[1].digests)
+    assert without(past, d, y)[0].digests.tolist() == [] and past[0].digests.tolist() == [5, 6, 6, 7]
+    for which,labels,says in [([9], [0], '1 of 1 that were not. Each'),
+                              ([5, 6], [1, 1], '1 of 2 that were not; 1 of them were learned with'),
+                              ([6, 6, 6], [1, 1, 1], '1 of 3 that were not; 1 of them')]:
+        with pytest.raises(ValueError, match=says): without(past, np.array(which, np.uint64), np.array(labels))
+
+def test_forget_takes_what_was_learned_alone(tmp_path):
+    learn = flat_learner()
+    learn.fit_phases(verbose=False)
+    X,y = blobs()
+    names = np.array(NAMES)
+    def of(ids, y=y): return array_dls(X[ids], names[y[ids]], valid=(X[:1], ['ant']), vocab=NAMES, bs=8)
+    W = learn.model.head.W
+    Xn,yn = blobs(3, seed=9)
+    with learn.no_bar():
+        for bad in (array_dls(Xn, names[yn], valid=(X[:1], ['ant'])), of(np.arange(5), (y+1) % 7)):
+            with pytest.raises(ValueError, match='that were not'): learn.forget(bad)
+        assert torch.equal(learn.model.head.W, W) and len(learn.past) == 3
+        learn.forget(of(np.arange(0, 210, 20)), verbose=False)
+        with pytest.raises(ValueError, match='11 of 11 that were not'): learn.forget(of(np.arange(0, 210, 20)))
+        rest = np.setdiff1d(np.arange(210), np.arange(0, 210, 20))
+        with pytest.raises(ValueError, match='expected items that stay, got all 199'): learn.forget(of(rest))
+        learn.path = tmp_path
+        learn.export('it.pkl')
+        far = load_learner(tmp_path/'it.pkl')
+        with far.no_bar(), pytest.raises(ValueError, match='that were not'): far.forget(of(np.arange(0, 210, 20)))
+    assert learn.model.head.stats.n == 199
 
 # --- refused at the door ---------------------------------------------------------------------------------------------
 def test_bad_data(learned, tmp_path):
@@ -529,3 +575,83 @@ def test_techniques_that_change_the_network():
     learn = flat_learner()
     learn.model = TwinNet(learn.model, copy.deepcopy(learn.model))
     with pytest.raises(ValueError, match='a technique has changed'): learn.fit_phases()
+
+def test_techniques_with_networks_of_their_own():
+    "They train the base, come off, and the phases follow"
+    for cb in (JoCoR(.2), ALASCA()):
+        learn = quiet(acil_learner(blob_dls(), small_cnn(7, 3, 8, depth=2), base=3, phases=2, m=16, cbs=cb))
+        with learn.no_bar(): learn.fit_base(1, 1e-3)
+        with pytest.raises(ValueError, match='a technique has changed'): learn.fit_phases()
+        learn.remove_cb(cb)
+        learn.fit_phases(verbose=False)
+        with pytest.raises(ValueError, match='no training'): learn.fit_base(1)
+
+def test_loaded_from_before_the_phases(tmp_path):
+    learn = quiet(acil_learner(blob_dls(), small_cnn(7, 3, 8, depth=2), base=3, phases=2, m=16, path=tmp_path))
+    with learn.no_bar():
+        learn.fit_base(1, 1e-3)
+        learn.save('before')
+        learn.fit_phases(verbose=False)
+        learn.load('before')
+        assert learn.dls.train.n == 90 and learn.dls.valid.n == 30 and not learn.past and not learn.model.learned
+        learn.fit_base(1, 1e-3)
+
+def test_an_exported_learner_loads_what_it_saved(folder_learner):
+    learn,path = folder_learner
+    learn.path = path
+    learn.export('it.pkl')
+    jpegs(path/'new', [5], 4, seed=3)
+    far = load_learner(path/'it.pkl')
+    with far.no_bar():
+        far.save('before')
+        far.add_classes(path/'new', verbose=False)
+        far.load('before')
+        p = far.predict(path/'first'/'cow'/'1.jpg')
+    assert len(far.dls.vocab) == len(p[2]) == 5 and p[0] == 'cow' and p[2][4] == 0
+
+def test_copies(monkeypatch):
+    "Also of features that lie in files"
+    import fastrobust.inference.features as features
+    monkeypatch.setattr(features, 'IN_MEMORY', 0)
+    learn = flat_learner()
+    learn.fit_phases(2, verbose=False)
+    for again in (copy.deepcopy(learn), copy.copy(learn)):
+        again.fit_phases(verbose=False)
+        assert (again.phase_table().table.joint == again.phase_table().table.accuracy).all()
+    assert learn.n_learned in (2, 3)
+
+def test_temperatures_of_an_older_head_go():
+    learn = flat_learner()
+    learn.fit_phases(1, verbose=False)
+    with learn.no_bar(): temperature_scale(learn)
+    assert temperature_of(learn) is not None
+    learn.fit_phases(verbose=False)
+    assert temperature_of(learn) is None
+
+def test_bad_arguments(tmp_path):
+    learn = flat_learner()
+    for n in (0, -1, 1.5, 'a'):
+        with pytest.raises(ValueError, match='`n` must be a whole number from 1'): learn.fit_phases(n)
+    for n in (-1, 1.5):
+        with pytest.raises(ValueError, match='`n` must be a whole number from 0'): learn.fit_base(n)
+    jpegs(tmp_path/'new', [1], 3)
+    with pytest.raises(ValueError, match='Call `fit_phases'): learn.add_classes(tmp_path/'new')
+    used = AnalyticHead(192, 8).fit(torch.randn(9, 192), [0, 1, 2]*3)
+    with pytest.raises(ValueError, match='a head that has learned nothing'): flat_learner(head=used)
+    learn = flat_learner(blob_dls(normalize=False))     # Normalize would make three channels of one
+    learn.fit_phases(verbose=False)
+    X,y = blobs(2)
+    with learn.no_bar():
+        with pytest.raises(ValueError, match='3 channels, as the body has learned, got 1'):
+            learn.add_classes(array_dls(X[..., 0], np.array(NAMES)[y], valid=(X[:1, ..., 0], ['ant'])))
+        with pytest.raises(ValueError, match='one vocab in both loaders'):
+            a,b = (array_dls(X[y == k], [NAMES[k]]*2, valid=(X[y == k], [NAMES[k]]*2), bs=2) for k in (1, 2))
+            learn.add_classes(DataLoaders(a.train, b.valid))
+    with pytest.raises(ValueError, match='closed form already'): closed_form_head(learn)
+
+def test_drawings_of_a_thin_line_are_known_apart():
+    "Two that differ in one pixel of 224 x 224 are two"
+    x = torch.zeros(3, 1, 224, 224)
+    x[1, 0, 101, 57] = 1
+    x[2, 0, 101, 58] = 1
+    assert len(set(digests(x).tolist())) == 3

@@ -216,6 +216,12 @@ def test_on_a_gpu():
     got = h(Z.float().cuda())
     assert got.device.type == 'cuda' and (got.cpu()-want(Z)).abs().max() < 1e-3
 
+def test_predict_takes_what_fit_takes():
+    Z,y = rows()
+    h = AnalyticHead(12, 30).fit(np.asarray(Z), y.tolist())
+    got = h.predict(np.asarray(Z))
+    assert torch.equal(got, torch.tensor(h.classes)[h(Z).argmax(1)]) and (got == y).double().mean() > .7
+
 # --- rare classes ----------------------------------------------------------------------------------------------------
 def test_balance_helps_rare_classes(digits):
     "Ten times fewer of five digits: mean accuracy of the classes, AIR's weights against none (the same gamma)"

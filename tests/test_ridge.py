@@ -284,8 +284,29 @@ def test_bad_rows():
 
 def test_rows_that_were_never_learned():
     s = RidgeStats(2).add(torch.eye(2), [0, 1]).add(torch.eye(2), [0, 1])
-    s.forget(3*torch.eye(2), [0, 1])
+    with pytest.raises(ValueError, match='got some that were not'): s.forget(3*torch.eye(2), [0, 1])
+    assert s.n == 4 and torch.equal(s.G, 2*torch.eye(2, dtype=torch.float64))
+    s.grams[0] -= 9*torch.eye(2)
     with pytest.raises(ValueError, match='rows forgotten that had never been learned'): s.solve(.1)
+
+def test_one_feature():
+    g = torch.Generator().manual_seed(0)
+    Z,y = torch.randn(20, 1, dtype=torch.float64, generator=g),torch.arange(20) % 2
+    s = RidgeStats(1, intercept=True).add(Z, y)
+    gamma = s.gcv()
+    np.testing.assert_allclose(solution(s, gamma), by_qr(Z, y, gamma, s.classes, True), atol=1e-12)
+
+def test_balanced_sums_ask_for_memory(monkeypatch):
+    s = RidgeStats(100, balance=True)
+    monkeypatch.setattr(memory, 'free_memory', lambda: 10**6)
+    with pytest.raises(ValueError, match='for each class.*Leave `balance` out'): s.add(torch.randn(20, 100), range(20))
+
+def test_arrays_of_any_make():
+    Z,y = rows()
+    want = RidgeStats(12).add(Z, y)
+    got = RidgeStats(12).add(np.asarray(Z)[::-1], np.asarray(y)[::-1])
+    torch.testing.assert_close(got.G, want.G, atol=1e-9, rtol=0)
+    with pytest.raises(TypeError, match='Of names take'): RidgeStats(12).add(Z[:2], ['a', 'b'])
 
 @pytest.mark.parametrize('gamma,err', [
     (0, ValueError), (-1, ValueError), (np.inf, ValueError), ('1', TypeError), (True, TypeError)])

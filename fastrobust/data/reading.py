@@ -44,7 +44,7 @@ def target(ds, what):
         got = f"a target made by {type(last).__name__}"
         if len(tls) != 1: got = f"{len(tls)} targets"
         raise ValueError(f"expected one single-label target (CategoryBlock) in {what}, got {got}. "
-                         "Label noise is defined for single-label classification.")
+                         "This is defined for single-label classification.")
     return tls[0]
 
 def label_vocab(ds, what):

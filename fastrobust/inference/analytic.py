@@ -16,7 +16,8 @@ def need_same(
     b   # Another
 ):
     "Refuse heads whose sums are not of the same rows of numbers, and say by name what differs"
-    fix = ("Start both from the same constants, `b = a.empty()`, and learn in each.")
+    fix = ("Start both from the same: `b = a.empty()` of a head that has learned, or "
+           "standardise=(mean, std) in each.")
     if a.d != b.d or a.m != b.m:
         raise ValueError(f"expected heads on the same features, got d={a.d}, m={a.m} and d={b.d}, "
                          f"m={b.m}. {fix}")
@@ -190,6 +191,7 @@ class AnalyticHead(nn.Module):
         if not self.classes:
             raise ValueError("expected a head that has learned rows, got an empty one. Call `fit(f, "
                              "y)` first.")
+        f = torch.as_tensor(f)
         dtype = torch.float32 if f.device.type == 'mps' else torch.float64
         key = f.device,self.gamma
         if key not in self._placed:
@@ -201,13 +203,15 @@ class AnalyticHead(nn.Module):
         f   # Features (n,d), float
     )->Tensor: # int64 (n,)
         "Class number of the largest score"
-        return torch.tensor(self.classes, device=f.device)[self(f).argmax(1)]
+        z = self(f)
+        return torch.tensor(self.classes, device=z.device)[z.argmax(1)]
 
     def loo(self,
         f,  # Features (n,d) of rows that were learned
         y   # Their class numbers (n,)
     )->Tensor: # Scores float64 (n,c)
-        "Of each row the scores of the head that has not seen it; exact, without refitting"
+        """Of each row the scores of the head that has not seen it, without refitting: exact for the scaling, the gamma
+        and (with `balance`) the class weights that the head has"""
         f = need_features(f, self.d)
         y = need_codes(y, len(f))
         return self.stats.loo_blocks(self._blocks(f, y), self.gamma_)

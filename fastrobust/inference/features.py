@@ -4,6 +4,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from fastrobust.basics import robust_warn
 from fastrobust.inference.loaders import need_image, need_target
 from fastrobust.inference.notes import Bar
 from fastrobust.inference.passes import AtRest, autocast
@@ -13,16 +14,17 @@ __all__ = []
 IN_MEMORY = 2**29   # Bytes of features kept in memory; more go to a temporary file
 
 @lru_cache(4)
-def _odd_numbers(n):
-    return np.random.default_rng(0).integers(0, 2**64, n, dtype=np.uint64) | np.uint64(1)
+def _odd_numbers(n, device):
+    odd = np.random.default_rng(0).integers(0, 2**63, n, dtype=np.int64) | 1
+    return torch.from_numpy(odd).to(device)
 
 def digests(x):
-    "A number for each image of a batch by which it is known again, made of 16 x 16 of its pixels at most"
-    step = max(1, -(-max(x.shape[-2:])//16))
-    some = x.as_subclass(Tensor)[..., ::step, ::step].float().cpu().numpy()
-    words = np.ascontiguousarray(some).reshape(len(x), -1).view(np.uint32)
-    # a multilinear hash: sums of uint64 wrap. Mixed as splitmix64 does: the small ones are a sample
-    h = (words*_odd_numbers(words.shape[1])).sum(1, dtype=np.uint64)
+    "A number for each image of a batch by which it is known again, uint64 (b,): of all of its pixels, to the last bit"
+    words = x.as_subclass(Tensor).float().contiguous().flatten(1)
+    if words.shape[1] % 2: words = torch.nn.functional.pad(words, (0, 1))
+    words = words.view(torch.int64)
+    # a multilinear hash, sums of int64 wrap; then mixed as splitmix64 does
+    h = (words*_odd_numbers(words.shape[1], words.device)).sum(1).cpu().numpy().view(np.uint64)
     for shift,factor in ((30, 0xbf58476d1ce4e5b9), (27, 0x94d049bb133111eb)):
         h = (h ^ (h >> np.uint64(shift)))*np.uint64(factor)
     return h ^ (h >> np.uint64(31))
@@ -42,6 +44,11 @@ class Rows:
         self._file = None
 
     def __len__(self): return self.n
+
+    def __getstate__(self):
+        # a copy is in memory
+        f = None if self._f is None else torch.tensor(self._f.numpy())
+        return {**vars(self), '_f': f, '_file': None}
 
     @property
     def f(self):
@@ -67,6 +74,17 @@ class Rows:
         "(features, labels), `n` rows at a time"
         for i in range(0, self.done, n): yield self.f[i:i+n],self.y[i:min(i+n, self.done)]
 
+def need_like(x, like, who):
+    "Refuse images of other channels than (c,h,w) `like`, warn of another size; returns the shape of these"
+    got = tuple(x.shape[1:])
+    if got[0] != like[0]:
+        raise ValueError(f"{who} expected images of {like[0]} channels, as the body has learned, got "
+                         f"{got[0]}. Convert them.")
+    if got[1:] != tuple(like[1:]):
+        robust_warn(f"{who} got images of {got[1]}x{got[2]} pixels, the body's were "
+                    f"{like[1]}x{like[2]}: it sees things larger or smaller. Resize them alike.")
+    return got
+
 def need_vectors(f, n, who):
     "Refuse features that are no vector per image"
     if isinstance(f, Tensor) and f.ndim == 2 and len(f) == n and f.is_floating_point(): return f
@@ -81,7 +99,8 @@ def fill(
     dl,         # fastai loader with labels, read as in validation
     ids=None,   # Positions in its dataset; None: all of it
     who='fill', # Who asks, for error messages
-    codes=None  # int64 (c,): what the labels of the loader are in `rows`; None: as they are
+    codes=None, # int64 (c,): what the labels of the loader are in `rows`; None: as they are
+    like=None   # (c,h,w) of the images the body knows: other channels are refused, another size is told; None: any
 ):
     "Read the items that are missing, and return `rows`"
     ids = range(len(dl.dataset)) if ids is None else ids
@@ -92,6 +111,7 @@ def fill(
         reader = rest.read(dl, ids=[int(i) for i in ids[rows.done:]])
         for xb,yb in reader:
             x = rest.place(need_image(xb, who).as_subclass(Tensor))
+            if like is not None: like = need_like(x, like, who)
             with autocast(learn): f = body(x)
             f = need_vectors(f, len(x), who).float().cpu()
             if not torch.isfinite(f.sum()):

@@ -19,12 +19,26 @@ def need_gamma(gamma):
                          "solution need not be unique: give a small one such as 1e-3.")
     return float(gamma)
 
+def need_sums(
+    G   # float (d,d), sums from which rows were taken out
+):
+    "Refuse what no rows have as sums, beyond what rounding explains"
+    A = G.double().cpu().clone()
+    slack = 1e-3 if G.dtype == torch.float32 else 1e-8
+    A.diagonal().add_(slack*max(A.diagonal().abs().max().item(), 1e-300))
+    if torch.linalg.cholesky_ex(A).info.item():
+        raise ValueError("expected rows to forget that were learned, got some that were not: what "
+                         "would be left is the sum of no rows. Forget each row once, as it was "
+                         "learned.")
+
 class _Band:
     "G = P T P' with orthogonal P and tridiagonal T, in which a solution costs nothing (LAPACK's sytrd)"
     def __init__(self, G, Q):
-        # the transpose is a Fortran array, and of a symmetric matrix the same
-        a,self.t,self.e,tau,_ = dsytrd(G.clone().numpy().T, lower=1, lwork=64*len(G), overwrite_a=1)
-        self.P = np.asfortranarray(a[1:, :-1]),tau
+        if len(G) == 1: self.t,self.e = G[0].numpy(),np.zeros(0)
+        else:
+            # the transpose is a Fortran array, and of a symmetric matrix the same
+            a,self.t,self.e,tau,_ = dsytrd(G.clone().numpy().T, lower=1, lwork=64*len(G), overwrite_a=1)
+            self.P = np.asfortranarray(a[1:, :-1]),tau
         self.Q = self._times(Q.numpy(), 'T')
         self.l = np.clip(eigvalsh_tridiagonal(self.t, self.e), 0, None)
 
@@ -36,6 +50,7 @@ class _Band:
 
     def inner(self, gamma):
         "P'W"
+        if len(self.t) == 1: return self.Q/(self.t+gamma)       # LAPACK wants two
         band = np.zeros((2, len(self.t)))
         band[0, 1:] = self.e
         band[1] = self.t + gamma

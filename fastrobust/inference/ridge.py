@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from fastrobust.basics import need_whole
 from fastrobust.inference.memory import need_memory
-from fastrobust.inference.normal import Normal
+from fastrobust.inference.normal import Normal, need_sums
 from fastrobust.inference.rows import need_codes, need_features, one_hot, row_blocks
 
 __all__ = ['RidgeStats']
@@ -89,6 +89,9 @@ class RidgeStats:
         "Columns for the classes of `y` that have none"
         more = [k for k in dict.fromkeys(y.tolist()) if k not in self.classes]
         if not more: return
+        if self.balance:
+            need_memory(16*(len(self.classes)+len(more))*self.d**2, f"sums of {self.d} x {self.d} numbers for "
+                        "each class", "Leave `balance` out, or take a smaller `m`.")
         self.classes = self.classes + more
         self.counts = torch.cat([self.counts, self.counts.new_zeros(len(more))])
         self.Q = torch.cat([self.Q, self._zeros(len(more))], 1)
@@ -125,6 +128,7 @@ class RidgeStats:
         self.Q = self.Q[:, keep]
         if self.balance: self.grams = [self.grams[i] for i in keep]
         elif not keep: self.grams = [self._zeros(self.d)]
+        if keep: need_sums(self.G)
 
     def __add__(self, other):
         "The sums of the rows of both"
@@ -201,7 +205,8 @@ class RidgeStats:
         y,      # Their class numbers (n,)
         gamma   # Penalty, above 0
     )->Tensor:  # Scores float64 (n,c)
-        "Of each row the scores of the solution without it: y - (y - p)/(1 - h), h its leverage; exact"
+        """Of each row the scores of the solution without it: y - (y - p)/(1 - h), h its leverage; exact for the gamma
+        given and, with `balance`, the weights that the classes have with it"""
         Z = need_features(Z, self.d)
         y = need_codes(y, len(Z))
         return self.loo_blocks(row_blocks(Z, y, width=self.d), gamma)

@@ -12,6 +12,7 @@ def need_features(
     d           # How long they must be; None: any length
 )->Tensor:      # (n,d), floats as they came
     "Refuse what are no rows of finite numbers"
+    if isinstance(f, np.ndarray): f = np.ascontiguousarray(f)       # torch knows no negative strides
     f = torch.as_tensor(f).detach().as_subclass(Tensor)
     if f.ndim != 2 or not f.is_floating_point():
         fix = "Pool a map of features: `.mean((2,3))`."
@@ -32,7 +33,12 @@ def need_codes(
     n           # How many
 )->Tensor:      # int64 (n,), on the CPU
     "Refuse all but one class number for each of `n` rows"
-    y = torch.as_tensor(np.asarray(y) if isinstance(y, (list, tuple)) else y)
+    if not isinstance(y, Tensor):
+        y = np.ascontiguousarray(y)
+        if y.dtype.kind not in 'iufbc':
+            raise TypeError(f"expected class numbers, got {y.dtype}. Of names take their positions in "
+                            "a vocab.")
+    y = torch.as_tensor(y)
     y = y.detach().as_subclass(Tensor).cpu()
     whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
     if y.shape != (n,) or (n and not whole):

@@ -3,6 +3,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from fastrobust.basics import n_classes, need_learner, plain_dl, robust_warn
+from fastrobust.calibration.temperature import temperature_of, untemper
 from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.inference.features import Rows, fill, need_vectors
 from fastrobust.inference.normal import need_gamma
@@ -82,6 +83,9 @@ def _check(learn, gamma, head):
     if head == 'pool' and not (isinstance(learn.model, nn.Sequential) and len(learn.model) == 2):
         raise ValueError("expected fastai's body and head for head='pool', an nn.Sequential of two, "
                          f"got {type(learn.model).__name__}. Take head='last'.")
+    if any(isinstance(m, AnalyticHead) for m in learn.model.modules()):
+        raise ValueError("expected a network with a linear layer to solve for, got one whose head is in "
+                         "closed form already.")
     if has_surgery(learn.model):
         raise ValueError("expected one plain network, got one that a technique has changed. Solve "
                          "the head before training with it, or take strip(learn).")
@@ -103,6 +107,8 @@ def _put_in(learn, solved, weights):
     "Everything is computed: the learner changes now"
     W,b = weights
     layer,head = solved.layer,solved.head
+    # of the layer as it was
+    if temperature_of(learn) is not None: untemper(learn)
     with torch.no_grad():
         layer.weight.copy_(W)
         if b is not None: layer.bias.copy_(b)
@@ -125,8 +131,9 @@ def closed_form_head(
     head='auto',
     verbose=True    # Print a line about what was found?
 ):
-    """Solve the last linear layer in one pass over `learn.dls.train`, not augmented, labels as given; its temperature
-    too, both by leave-one-out. `learn.predict` works at once. `fine_tune(.., cbs=KeepBN())` goes on from there (linear
+    """Solve the last linear layer in one pass over `learn.dls.train`, not augmented, labels as given. The penalty is by
+    generalised cross-validation, the temperature by leave-one-out on these labels: where many are wrong, the confidence
+    is too low. `learn.predict` works at once. `fine_tune(.., cbs=KeepBN())` goes on from there (linear
     probe, then fine-tuning: https://arxiv.org/abs/2202.10054); without KeepBN even a rate of 0 undoes much of it, as
     the statistics of batch normalisation move while it trains"""
     _check(learn, gamma, head)

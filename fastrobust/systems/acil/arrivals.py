@@ -66,7 +66,13 @@ def arriving(
         loaders = [_normalised(learn, plain_dl(o)) for o in loaders[:2]]
         dl,own = loaders[0],list(label_vocab(loaders[0].dataset, 'the items'))
         items = loaders[0].dataset
-        if len(loaders) > 1 and len(loaders[1].dataset): valid = loaders[1]
+        if len(loaders) > 1 and len(loaders[1].dataset):
+            valid = loaders[1]
+            others = list(label_vocab(valid.dataset, 'the validation items'))
+            if others != own:
+                raise ValueError("expected one vocab in both loaders, got other classes in that of the "
+                                 f"validation items: {others[:5]} beside {own[:5]}. Build both from one "
+                                 "DataBlock.")
     vocab,codes = grown(target_vocab(learn.dls), own)
     if not len(dl.dataset): raise ValueError("expected items to learn or to forget, got none.")
     return Arrival(name, dl, codes, vocab, items, valid)

@@ -37,11 +37,14 @@ def acil_learner(
 )->ACILLearner:
     """Learner of classes that come in phases (ACIL, https://arxiv.org/abs/2205.14922): `fit_base` trains the body on
     the base, or a pretrained one stays as it is (RanPAC without its first adaptation, arXiv 2307.02251). `fit_phases`
-    learns all classes, each item once; the head is that of all items at once, whatever the phases"""
+    learns all classes, each item once. For a given base, whose mean and std scale the features, the head is that of
+    all items at once, however many phases bring the others, in whatever order"""
+    x = peek_images(dls)
+    if x is None:
+        raise TypeError("expected dls whose input is images (b,c,h,w), got others. Phases are for image "
+                        "classifiers.")
     n_classes(dls)
     plan = class_phases(dls, base, phases, order, seed, blurry)
-    x = peek_images(dls)
-    if x is None: raise TypeError("expected dls whose input is images (b,c,h,w), got others.")
     if isinstance(arch, ACILLearner):
         # its scores are no features
         arch = copy.copy(arch)
@@ -52,5 +55,8 @@ def acil_learner(
     if head is None: head = AnalyticHead(body.d, m, gamma, seed=seed, **{'intercept': m is None, **own})
     elif own: raise ValueError(f"expected {', '.join(own)} in your head, got it beside it. Leave it out.")
     elif head.d != body.d: raise ValueError(f"expected a head on {body.d} features, got one on {head.d}.")
-    net = PhaseNet(body, head, len(plan.vocab))
+    if head.classes:
+        raise ValueError(f"expected a head that has learned nothing, got one of {len(head.classes)} classes. "
+                         "Give `head.empty()`.")
+    net = PhaseNet(body, head, len(plan.vocab), x.shape[1:])
     return ACILLearner(plan, net, splitter=groups, **kwargs)

@@ -1,33 +1,21 @@
 "A learner whose classes come in phases: the body is trained once, then each phase is learned in one pass, exactly"
 import numpy as np
-from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastrobust.basics import plain_dl, robust_warn, target_vocab
+from fastrobust.basics import need_whole, plain_dl, robust_warn, target_vocab
+from fastrobust.calibration.temperature import temperature_of, untemper
 from fastrobust.data.growing import with_vocab
 from fastrobust.data.phases import ClassPhases
 from fastrobust.inference.features import Rows, fill
-from fastrobust.systems.acil.past import Phase, key_of, need_new, sketch
+from fastrobust.systems.acil.past import Phase, key_of, need_new, without
 from fastrobust.systems.acil.arrivals import arriving, same_items
+from fastrobust.systems.acil.net import phase_nets
 from fastrobust.systems.acil.scores import hits, said
 from fastrobust.systems.acil.table import phase_table
+from fastrobust.systems.acil.seen import SeenOnly, known_alone
 from fastrobust.systems.bases.leftout import left_out
 from fastrobust.training.surgery import has_surgery, is_random
 
 __all__ = []
-
-class SeenOnly(Callback):
-    "Refuses validation labels of classes that have not been learned: every one would count as an error"
-    order = -50
-    def before_batch(self):
-        net = self.learn.model
-        if self.training or not getattr(net, 'learned', False) or not len(self.yb): return
-        strange = set(self.yb[0].unique().tolist()) - set(net.head.classes)
-        if not strange: return
-        vocab = target_vocab(self.dls)
-        names = ', '.join(str(vocab[k]) for k in sorted(strange)[:5])
-        raise ValueError(f"expected items of the {len(net.head.classes)} classes learned so far, got "
-                         f"some of {names}. Learn them first (`fit_phases`, `add_classes`), or leave "
-                         "them out: `learn.dls.valid` holds the classes of the phases so far.")
 
 class ACILLearner(Learner):
     """Class-incremental learning in closed form (ACIL, https://arxiv.org/abs/2205.14922). `dls` holds the items of the
@@ -58,7 +46,7 @@ class ACILLearner(Learner):
 
     # --- gradients: the base alone, and before the head has learned ---
     def _need_body(self, what):
-        if not self.model.learned: return
+        if not any(net.learned for net in phase_nets(self.model)): return
         raise ValueError(f"expected no {what} after phases were learned: the head stands on the "
                          "features of the body as it is, and what it knows of earlier phases would "
                          "be lost. Train the body first (`fit_base`), in a new acil_learner.")
@@ -80,8 +68,8 @@ class ACILLearner(Learner):
     ):
         "Train the body on the base classes by gradients, with the augmentation of the dls; before any phase"
         self._need_body('training')
-        if not n: return
-        if is_random(self.model.body): self.fit_one_cycle(n, lr, **kwargs)
+        if not need_whole('n', n, 0, what='epochs'): return
+        if is_random(phase_nets(self.model)[0].body): self.fit_one_cycle(n, lr, **kwargs)
         else: self.fine_tune(n, self.lr if lr is None else lr, **kwargs)
 
     # --- phases ---
@@ -107,6 +95,7 @@ class ACILLearner(Learner):
         """Learn the base and the phases that are left, one pass each: not augmented, no item dropped, no gradient.
         After a Ctrl-C call it again: features that were computed are kept, a phase is learned whole or not at all"""
         self._check()
+        if n is not None: need_whole('n', n, 1, what='phases')
         if self.plan is None:
             raise ValueError("expected a learner with the items of its phases, got an exported one. "
                              "It learns more with `add_classes(path)`.")
@@ -139,24 +128,30 @@ class ACILLearner(Learner):
         "Loaders of phase `k`, with the vocab as it is now"
         dls = self.plan.loaders(k)
         vocab = self.model.head.vocab or self.plan.vocab
-        return with_vocab(dls, vocab) if len(vocab) > len(self.plan.vocab) else dls
+        if len(vocab) > len(self.plan.vocab): dls = with_vocab(dls, vocab)
+        return known_alone(self, dls)
 
     def load(self, *args, **kwargs):
         super().load(*args, **kwargs)
         self._drop_features()
-        if self.plan is not None and self.n_learned: self.dls = self._dls_of(self.n_learned-1)
-        self.model.body.requires_grad_(not self.model.learned)
+        net = self.model
+        if self.plan is not None: self.dls = self._dls_of(max(0, self.n_learned-1))
+        net.n_out = max(net.n_out, len(target_vocab(self.dls)))
+        net.body.requires_grad_(not net.learned)
         return self
 
     def _read(self, store, key, dl, ids=None, codes=None):
         "The `Rows` of a phase, kept in `store`; what an interrupted call has read is not read again"
         n = len(dl.dataset) if ids is None else len(ids)
         if key not in store: store[key] = Rows(n, keyed=store is self.rows)
-        return fill(store[key], self, self.model.body, dl, ids, 'ACILLearner', codes)
+        return fill(store[key], self, self.model.body, dl, ids, 'ACILLearner', codes, self.model.like)
 
     def _learn(self, name, rows, verbose, *, planned, vocab=None):
         "All is computed beside what there is, then put in its place"
         need_new(self.past, rows.keys, name)
+        if not self.past and rows.n < 2:
+            raise ValueError("expected at least two items in the base, whose mean and std scale the "
+                             f"features from then on, got {rows.n}. Give it more classes: `base`.")
         net = self.model
         head = net.head.clone()
         old = set(head.classes)
@@ -165,7 +160,9 @@ class ACILLearner(Learner):
         T = self._temperature(head, rows)
         new = [k for k in head.classes if k not in old]
         found = hits(head, self.valid_rows.values())
-        self._commit(head, T, Phase(name, new, rows.n, head.gamma_, T, found, *sketch(rows.keys), planned), verbose)
+        y = rows.y.numpy().copy()
+        phase = Phase(name, new, rows.n, len(head.classes), head.gamma_, T, found, rows.keys, y, planned)
+        self._commit(head, T, phase, verbose)
 
     def _temperature(self, head, rows):
         "Of all items, left out one by one; where earlier ones are gone, of the new ones, averaged with what there is"
@@ -181,7 +178,8 @@ class ACILLearner(Learner):
         net.past = [*net.past, phase]
         net.body.requires_grad_(False)
         net.train(net.training)
-        if verbose: print(said(phase, len(head.classes)))
+        if temperature_of(self) is not None: untemper(self)     # one fitted for the head as it was
+        if verbose: print(said(phase))
 
     # --- what comes unplanned, what goes ---
     def add_classes(self,
@@ -190,8 +188,12 @@ class ACILLearner(Learner):
         verbose=True    # Print a line?
     ):
         """Learn items of any classes, new names or old ones, in one pass. New names go to the end of the vocab, in the
-        order of their own, of folders that of the alphabet. An exported learner can do it too, in another process"""
+        order of their own, of folders that of the alphabet. An exported learner can do it too, in another process.
+        `learn.dls` keeps the validation items it has: those of `data` are in `phase_table`"""
         self._check()
+        if not self.past:
+            raise ValueError("expected a base that was learned, whose mean and std scale the features "
+                             "from then on, got none. Call `fit_phases()` first.")
         i = len(self.past)
         got = arriving(self, data, name or f'added {i}')
         key = 'added',i
@@ -204,7 +206,6 @@ class ACILLearner(Learner):
         dls = with_vocab(self.dls, got.vocab) if len(got.vocab) > len(target_vocab(self.dls)) else self.dls
         self._learn(name or got.name, rows, verbose, planned=False, vocab=got.vocab)
         self.dls,self._arrived = dls,None
-        return self
 
     def forget(self,
         data,           # Items as they were learned: DataLoaders (the training items), a loader or a folder
@@ -218,15 +219,18 @@ class ACILLearner(Learner):
             raise ValueError("expected items of learned classes to forget, got class "
                              f"{got.vocab[-1]!r}. Look at the names of its labels.")
         rows = fill(Rows(len(got.dl.dataset), keyed=True), self, self.model.body, got.dl, None, 'forget', got.codes)
+        past = without(self.past, rows.keys, rows.y.numpy())
         head = self.model.head.clone()
         head.forget(rows.f, rows.y)
-        past = [p._replace(digests=np.setdiff1d(p.digests, rows.keys)) for p in self.past]
-        T = self.model.T
-        phase = Phase(f'forgot {rows.n}', [], -rows.n, head.gamma_, T, hits(head, self.valid_rows.values()),
-                      *sketch(rows.keys[:0]), False)
+        if not head.classes:
+            raise ValueError(f"expected items that stay, got all {rows.n} to forget. Make a new learner: "
+                             "acil_learner(dls, learn).")
+        T,found = self.model.T,hits(head, self.valid_rows.values())
+        none = rows.keys[:0],rows.y[:0].numpy()
+        phase = Phase(f'forgot {rows.n}', [], -rows.n, len(head.classes), head.gamma_, T, found, *none, False)
         self.model.past,self.rows = past,{}     # the features kept for `phase_table` go too
         self._commit(head, T, phase, verbose)
-        return self
+        self.dls = known_alone(self, self.dls)
 
     def phase_table(self,
         rivals=True,    # Other heads on the same features too?

@@ -11,12 +11,13 @@ class PhaseNet(nn.Module):
     def __init__(self,
         body,   # `Body`; it trains until the head learns, then it rests
         head,   # AnalyticHead on its features; its codes are positions in the vocab
-        n_out   # Classes in the vocab
+        n_out,  # Classes in the vocab
+        like    # (c,h,w) of the images
     ):
         super().__init__()
         self.body,self.head = body,head
         self.linear = nn.Linear(body.d, n_out)
-        self.n_out,self.T = n_out,1.
+        self.n_out,self.T,self.like = n_out,1.,tuple(like)
         self.past:list = []     # a `Phase` for each that was learned
 
     @property
@@ -50,6 +51,10 @@ class PhaseNet(nn.Module):
     def set_extra_state(self, state):
         self.n_out,self.T = state['n_out'],state['T']
         self.past = [phase_of(o) for o in state['past']]
+
+def phase_nets(model):
+    "The `PhaseNet` of a model, or those of two networks that a technique trains side by side"
+    return [m for m in model.modules() if isinstance(m, PhaseNet)]
 
 def groups(net):
     "Parameter groups: the body, then the layer it is trained with"

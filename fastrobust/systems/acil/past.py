@@ -1,4 +1,5 @@
-"What a learner of phases remembers of them: numbers, and digests by which it knows items again; no image, no feature"
+"What a learner of phases remembers of them: numbers, and 8 bytes of an item by which it is known again; no image"
+from collections import Counter
 from typing import NamedTuple
 import numpy as np
 import torch
@@ -6,19 +7,18 @@ from fastrobust.basics import robust_warn
 
 __all__ = []
 
-_SKETCH = 1024  # Digests kept of a phase, the smallest: of fewer items all, of more a sample
-
 class Phase(NamedTuple):
     "What is known of a phase that was learned"
     name:str            # 'base', '1', '2', .. or that of a folder
     new:list            # Codes of classes that came for the first time
     n:int               # Items; below 0: so many were forgotten
+    known:int           # Classes that the head knows afterwards
     gamma:float         # Penalty of the head afterwards
     T:float             # Temperature afterwards
     # Validation items: (recognised, all) of each class by code, after the phase
     hits:dict
-    digests:np.ndarray  # Of items, uint64: all below `limit`
-    limit:int           # 2^64 where the digests are of all items
+    digests:np.ndarray  # Of each item, uint64 (n,)
+    labels:np.ndarray   # The codes it was learned with, int64 (n,)
     planned:bool        # Of the plan, or added?
 
 def key_of(past, i):
@@ -26,38 +26,47 @@ def key_of(past, i):
     if past[i].planned: return 'plan',sum(p.planned for p in past[:i])
     return 'added',i
 
+# --- to a file and back ---------------------------------------------------------------------------
 def plain(p):
     "`Phase` as plain values and tensors, for a file"
-    return {**p._asdict(), 'digests': torch.from_numpy(p.digests.view(np.int64))}
+    arrays = dict(digests=torch.from_numpy(p.digests.view(np.int64)), labels=torch.from_numpy(p.labels))
+    return {**p._asdict(), **arrays}
 
 def phase_of(o):
     "The `Phase` that `plain` wrote"
-    return Phase(**{**o, 'digests': o['digests'].cpu().numpy().view(np.uint64)})
+    arrays = dict(digests=o['digests'].cpu().numpy().view(np.uint64), labels=o['labels'].cpu().numpy())
+    return Phase(**{**o, **arrays})
 
-def sketch(digests):
-    "(digests, limit): the smallest, a sample of the items that is the same whenever they come"
-    d = np.unique(digests)
-    return (d, 2**64) if len(d) <= _SKETCH else (d[:_SKETCH], int(d[_SKETCH]))
-
-def below(digests, limit):
-    "Those of `digests` that a sketch with `limit` would hold"
-    d = np.unique(digests)
-    return d if limit == 2**64 else d[d < np.uint64(limit)]
-
-def share_known(p, digests):
-    "Share of items with `digests` that `Phase` `p` had: exact if it had 1024 items or less, else estimated"
-    mine = below(digests, p.limit)
-    return float(np.isin(mine, p.digests).mean()) if len(mine) else 0.
-
+# --- items that come again ------------------------------------------------------------------------
 def need_new(past, digests, name):
     "Refuse items most of which were learned already: a second pass would count them twice"
-    known = [(p.name, share_known(p, digests)) for p in past]
-    share = sum(v for _,v in known)
+    known = [(p.name, float(np.isin(digests, p.digests).mean())) for p in past if len(p.digests)]
+    share = float(np.isin(digests, np.concatenate([p.digests for p in past])).mean()) if known else 0.
     if not share: return
     where = ', '.join(f'{k} ({v:.1%})' for k,v in known if v)
     if share > .5:
         raise ValueError(f"expected items that have not been learned, got phase {name!r} of which "
-                         f"about {min(share, 1):.0%} were in earlier ones: {where}. A second pass "
-                         "would count them twice; to learn them anew, `forget` them first.")
-    robust_warn(f"about {share:.1%} of the items of phase {name!r} look like items of earlier ones: "
-                f"{where}. An item that comes twice counts twice.")
+                         f"{share:.0%} were in earlier ones: {where}. A second pass would count them "
+                         "twice; to learn them anew, `forget` them first.")
+    robust_warn(f"{share:.1%} of the items of phase {name!r} are items of earlier ones: {where}. An item "
+                "that comes twice counts twice.")
+
+def without(past, digests, labels):
+    "The phases without the items that are to be forgotten; refused if some were not learned, or with other labels"
+    left = Counter(zip(digests.tolist(), labels.tolist()))
+    out = []
+    for p in past:
+        keep = np.ones(len(p.digests), bool)
+        for i in np.flatnonzero(np.isin(p.digests, digests)):
+            item = int(p.digests[i]),int(p.labels[i])
+            if left[item] > 0:
+                left[item] -= 1
+                keep[i] = False
+        out.append(p._replace(digests=p.digests[keep], labels=p.labels[keep]))
+    n = sum(left.values())
+    if not n: return out
+    known = set().union(*(p.digests.tolist() for p in past))
+    other = sum(v for (d,_),v in left.items() if d in known)
+    why = f"; {other} of them were learned with another label, or fewer times" if other else ''
+    raise ValueError(f"expected items that were learned, with the labels they were learned with, got "
+                     f"{n} of {len(digests)} that were not{why}. Each can be forgotten once.")

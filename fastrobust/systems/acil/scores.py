@@ -32,13 +32,13 @@ def hits(head, valid):
                 found[k] = a+int(hit[y == k].sum()),b+int((y == k).sum())
     return found
 
-def said(p, n_known):
-    "A line about a `Phase` after which `n_known` classes are known"
-    line = f'{p.name}: {abs(p.n)} items, {len(p.new)} new classes, {n_known} in all'
+def said(p):
+    "A line about a `Phase`"
+    line = f'{p.name}: {abs(p.n)} items, {len(p.new)} new classes, {p.known} in all'
     if not p.hits: return f'{line}, gamma {p.gamma:.3g}'
     old,new = [k for k in p.hits if k not in p.new],[k for k in p.new if k in p.hits]
     line = f'{line}: accuracy {accuracy(p.hits):.3f}'
-    if len(p.hits) < n_known: line += f' on the {len(p.hits)} with validation items'
+    if len(p.hits) < p.known: line += f' on the {len(p.hits)} with validation items'
     if old and new: line += f' (old {accuracy(p.hits, old):.3f}, new {accuracy(p.hits, new):.3f})'
     return f'{line}, gamma {p.gamma:.3g}'
 
@@ -63,7 +63,7 @@ def phase_numbers(past):
     for p in past:
         old = [k for k in p.hits if k in seen]
         seen |= set(p.new)
-        rows.append(dict(classes=len(seen), items=p.n, accuracy=accuracy(p.hits), old=accuracy(p.hits, old),
+        rows.append(dict(classes=p.known, items=p.n, accuracy=accuracy(p.hits), old=accuracy(p.hits, old),
                          new=accuracy(p.hits, p.new)))
     table = pd.DataFrame(rows, pd.Index([p.name for p in past], name='phase'))
     with np.errstate(invalid='ignore'):

@@ -87,7 +87,9 @@ def phase_table(
         notes.append(_RIVALS)
     elif rivals:
         notes.append("Other heads are not shown: the features of earlier phases are gone, as after an "
-                     "export or `forget`.")
+                     "export, `load` or `forget`.")
+    if table.accuracy.isna().any():
+        notes.append("nan: no validation items of any class were at hand after that phase.")
     noise = getattr(getattr(learn.plan, 'dls', None), 'noise', None)
     if noise is not None: notes.append(f"{noise.realised_rate:.1%} of the training labels are wrong on purpose.")
     return PhaseReport(table, learn.past, summary, notes, learn.model.head.vocab)
