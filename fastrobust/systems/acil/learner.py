@@ -19,7 +19,7 @@ __all__ = []
 
 class ACILLearner(Learner):
     """Class-incremental learning in closed form (ACIL, https://arxiv.org/abs/2205.14922). `dls` holds the items of the
-    phase learned last and the validation items of all classes so far; `acil_learner` makes one"""
+    planned phase learned last and the plan's validation items of all classes so far; `acil_learner` makes one"""
     def __init__(self,
         plan:ClassPhases,   # Who comes when
         net,                # `PhaseNet`
