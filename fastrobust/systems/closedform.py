@@ -133,9 +133,9 @@ def closed_form_head(
 ):
     """Solve the last linear layer in one pass over `learn.dls.train`, not augmented, labels as given. The penalty is by
     generalised cross-validation, the temperature by leave-one-out on these labels: where many are wrong, the confidence
-    is too low. `learn.predict` works at once. `fine_tune(.., cbs=KeepBN())` goes on from there (linear
-    probe, then fine-tuning: https://arxiv.org/abs/2202.10054); without KeepBN even a rate of 0 undoes much of it, as
-    the statistics of batch normalisation move while it trains"""
+    is too low. `learn.predict` works at once. `fine_tune(3, 1e-4, cbs=KeepBN())` goes on from there (linear probe, then
+    fine-tuning: https://arxiv.org/abs/2202.10054): without KeepBN even a rate of 0 undoes much of it, as batch-norm
+    statistics move while it trains; at fastai's default rate wrong labels come back (nbs/benchmarks/RESULTS.md)"""
     _check(learn, gamma, head)
     c = n_classes(learn.dls)
     dl = plain_dl(learn.dls.train)

@@ -21,8 +21,9 @@ def acil_learner(
     base=.5,            # Classes of the base: a share, a number or a list of names; see `class_phases`
     phases=5,           # Phases after it: a number, or a list of lists of names
     order=None,         # Of the classes: None, drawn with `seed`; 'vocab'; or a list
-    # Random features (the paper's code: 8192), or a buffer such as GaussianBuffer(512); None: the
-    # body's own, then with an intercept unless `intercept=False`
+    # Random features (the paper's code: 8192), or a buffer such as GaussianBuffer(512). None: the
+    # body's own, with an intercept unless `intercept=False`: as good on a wide pretrained body, in
+    # a quarter of the time
     m=2048,
     gamma='auto',       # Penalty > 0; 'auto': by generalised cross-validation
     seed=0,             # Of the order and the random features
