@@ -20,9 +20,9 @@ def _odd_numbers(n, device):
 
 def digests(x):
     "A number for each image of a batch by which it is known again, uint64 (b,): of all of its pixels, to the last bit"
-    words = x.as_subclass(Tensor).float().contiguous().flatten(1)
-    if words.shape[1] % 2: words = torch.nn.functional.pad(words, (0, 1))
-    words = words.view(torch.int64)
+    words = x.as_subclass(Tensor).float().flatten(1)
+    # an even number of them, in memory of its own, which can be read as int64
+    words = torch.cat([words, words.new_zeros(len(words), words.shape[1] % 2)], 1).view(torch.int64)
     # a multilinear hash, sums of int64 wrap; then mixed as splitmix64 does
     h = (words*_odd_numbers(words.shape[1], words.device)).sum(1).cpu().numpy().view(np.uint64)
     for shift,factor in ((30, 0xbf58476d1ce4e5b9), (27, 0x94d049bb133111eb)):
