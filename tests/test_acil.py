@@ -402,7 +402,9 @@ def test_two_folders_of_one_name(folder_learner, monkeypatch):
         learn.add_classes(path/'c'/'new', verbose=False)
         learn.add_classes(path/'a'/'new', '1', verbose=False)
     assert learn.dls.vocab[4:] == ['fox', 'gnu', 'eel'] and [p.n for p in learn.past[3:]] == [6, 9, 6]
-    t = learn.phase_table().table
+    rep = learn.phase_table()
+    t = rep.table
+    assert rep.matrix.shape == (6, 6) and rep.matrix.columns.tolist() == t.index.tolist()
     assert t.index.tolist() == ['base', '1', '2', 'new', 'new', '1'] and (t.joint == t.accuracy).all()
 
 def test_an_interrupted_folder_goes_on(folder_learner, monkeypatch):

@@ -299,9 +299,18 @@ def test_ds_al_learns_a_phase_or_nothing(monkeypatch):
     monkeypatch.setattr(DualAnalyticHead, 'expand2', lambda self, f: 1/0)
     with pytest.raises(ZeroDivisionError): h.fit(Z[100:], y[100:])
     monkeypatch.undo()
-    h._placed = {}
     torch.testing.assert_close(h(Z), want, atol=1e-12, rtol=0)
     assert h.stats.n == 100
+
+def test_ds_al_that_fails_at_once_has_no_constants(monkeypatch):
+    Z,y = rows()
+    h = DualAnalyticHead(12, 30)
+    monkeypatch.setattr(DualAnalyticHead, 'expand2', lambda self, f: 1/0)
+    with pytest.raises(ZeroDivisionError): h.fit(Z, y)
+    assert h.scaling is None and h.stats.n == 0
+    monkeypatch.undo()
+    want = DualAnalyticHead(12, 30).fit(Z[100:], y[100:])
+    torch.testing.assert_close(h.fit(Z[100:], y[100:])(np.asarray(Z)), want(Z), atol=1e-12, rtol=0)
 
 # --- the spec's numeric checks 2 to 4 --------------------------------------------------------------------------------
 def test_the_recursion_loses_digits_in_large_blocks_and_the_sums_do_not():

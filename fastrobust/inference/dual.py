@@ -1,4 +1,5 @@
 "DS-AL: a second closed-form head on another activation, fitted to what the first leaves of each phase"
+import copy
 import torch
 from torch import Tensor
 from fastrobust.basics import need_number
@@ -47,12 +48,13 @@ class DualAnalyticHead(AnalyticHead):
         y = need_codes(y, len(f))
         if not len(f): return self
         old = len(self.classes)
-        before = self.stats.loaded(self.stats.state())
+        # learning replaces the sums and changes none
+        before = dict(stats=copy.copy(self.stats), scaling=self.scaling)
         try:
             super().fit(f, y)
             self.second = self._with_residue(f, y, old)
         except BaseException:
-            self.stats = before
+            vars(self).update(before, _placed={})
             raise
         return self
 
@@ -85,6 +87,7 @@ class DualAnalyticHead(AnalyticHead):
         f   # Features (n,d), float
     )->Tensor: # Scores (n,c)
         "Scores of the first and C times those of the second"
+        f = torch.as_tensor(f)
         main = super().forward(f)
         W2 = self.W2
         dtype = torch.float32 if f.device.type == 'mps' else torch.float64

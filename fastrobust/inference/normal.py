@@ -1,19 +1,17 @@
 "The normal equations (G + gamma I) W = Q: solved for one gamma by Cholesky, for every gamma by one reduction to a band"
 from functools import cached_property
-from numbers import Real
 import numpy as np
 import torch
 from torch import Tensor
 from scipy.linalg import eigvalsh_tridiagonal, solveh_banded
 from scipy.linalg.lapack import dormqr, dsytrd
+from fastrobust.basics import need_number
 
 __all__ = []
 
 def need_gamma(gamma):
     "`gamma` as a float, refused unless positive and finite"
-    if isinstance(gamma, bool) or not isinstance(gamma, Real):
-        raise TypeError(f"`gamma` must be a number, got {gamma!r}. Give one such as .1; a head "
-                        "takes 'auto' too.")
+    need_number('gamma', gamma)
     if not 0 < gamma < float('inf'):
         raise ValueError(f"`gamma` must be positive and finite, got {gamma}. Without a penalty the "
                          "solution need not be unique: give a small one such as 1e-3.")

@@ -1,6 +1,6 @@
 "Ridge regression from sums over rows: learned block by block, merged, unlearned, any penalty afterwards"
 # Kept are G = Z'Z and Q = Z'Y, not the inverse (G + gamma I)^-1 of the paper's recursion: the same
-# head in a tenth of the time, and exact where the recursion in large blocks has lost all digits.
+# head in a quarter of the time or less, and exact where large blocks cost the recursion its digits.
 import copy
 import torch
 from torch import Tensor

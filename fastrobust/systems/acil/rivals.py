@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
+from fastrobust.systems.acil.net import NEVER
 
 __all__ = []
 
@@ -31,7 +32,7 @@ class GradientHead:
         self.epochs,self.lr,self.bs = epochs,lr,bs
         self.seen = torch.zeros(n_out, dtype=torch.bool)
 
-    def _logits(self, f): return self.layer(f).masked_fill(~self.seen, -1e4)
+    def _logits(self, f): return self.layer(f).masked_fill(~self.seen, NEVER)
 
     def fit(self, f, y):
         f = f.float()

@@ -53,8 +53,10 @@ def forgetting(by_class):
 
 def group_matrix(past):
     "DataFrame of accuracies: a row a phase, a column the classes that came with each"
-    found = {p.name: [accuracy(q.hits, p.new) for q in past] for p in past if p.new}
-    return pd.DataFrame(found, pd.Index([p.name for p in past], name='after phase'))
+    came = [p for p in past if p.new]
+    found = [[accuracy(q.hits, p.new) for p in came] for q in past]
+    # a list of names: two phases may have one
+    return pd.DataFrame(found, pd.Index([p.name for p in past], name='after phase'), [p.name for p in came])
 
 def phase_numbers(past):
     "DataFrame of the numbers of each phase"

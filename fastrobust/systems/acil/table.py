@@ -24,8 +24,8 @@ class PhaseReport(Report):
         return {**super().files(), 'phases_matrix': self.matrix, 'phases_by_class': self.by_class}
 
 # --- other heads on the same features -------------------------------------------------------------
-def _hits(predict, valid):
-    "(recognised, all) over the validation rows so far"
+def _recognised(predict, valid):
+    "Share of the validation rows so far that `predict` gets right"
     found = [(int((predict(f) == y).sum()), len(y)) for rows in valid for f,y in rows.blocks()]
     return sum(a for a,_ in found)/max(1, sum(b for _,b in found))
 
@@ -41,8 +41,8 @@ def _rivals(learn, keys, seed):
         means.fit(f, y)
         layer.fit(own.scaled(f.double()), y)
         joint = own.empty().fit(torch.cat([r.f for r in rows]), torch.cat([r.y for r in rows]))
-        out.append({'joint': _hits(joint.predict, valid), 'NCM': _hits(means.predict, valid),
-                    'SGD': _hits(lambda f: layer.predict(own.scaled(f.double())), valid)})
+        out.append({'joint': _recognised(joint.predict, valid), 'NCM': _recognised(means.predict, valid),
+                    'SGD': _recognised(lambda f: layer.predict(own.scaled(f.double())), valid)})
     return pd.DataFrame(out, [p.name for p in learn.past]),joint
 
 def _gap(learn, joint):
