@@ -8,10 +8,11 @@ idle cores. Prints a table; writes report.html, figures and CSV files. Another c
 fastrobust audit DIR|CSV finds wrong labels among your own images; see its --help."""
 
 _AUDIT = """DIR has a sub-folder of images per class (or train/ and valid/ with these inside); CSV
-has columns path and label, paths relative to its own folder. Writes report.html (the worst images,
-suggested labels, share of wrong labels with interval), issues.csv (all images, the most suspicious
-first), fixed.csv (path, label, action). Your files stay as they are. After Ctrl-C the same command
-goes on with the fold it was at."""
+has columns path and label, paths relative to its own folder. Writes report.html (share of wrong labels
+with interval where it can be told, the images to look at first), issues.csv (all images, the most
+suspicious first) and, where the numbers hold, fixed.csv (path, label, action). Your files stay as they
+are. After Ctrl-C the same command goes on where it was. On a machine without network give --weights;
+where there are none, gradients and colours judge, which see less."""
 
 def _number(kind, lo, hi, what):
     def parse(s):
@@ -48,23 +49,29 @@ def _audit_parser():
     p.add_argument('--out', metavar='DIR', default='./fastrobust-audit', type=Path,
                    help='folder to write to (%(default)s)')
     p.add_argument('--arch', metavar='NAME',
-                   help="network: 'small' (from scratch), or a name of torchvision or timm "
-                   "(resnet18, pretrained; where its weights cannot be had, small)")
+                   help="pretrained network, frozen: a name of torchvision or timm (resnet18; where its "
+                   "weights cannot be had, plain); 'plain': gradients and colours, no weights; 'small': "
+                   "a small one, trained from scratch")
     p.add_argument('--weights', metavar='FILE', type=Path,
-                   help='state dict for --arch, on machines without network')
+                   help='state dict of --arch, on machines without network')
+    p.add_argument('--train', action='store_true',
+                   help='train networks in folds instead, each judging what it has not seen: much slower')
     p.add_argument('--size', metavar='PX', type=whole(8),
-                   help='pixels (128; small: those of the images up to 64)')
+                   help='pixels (224, plain and --train 128; small images: their own)')
     p.add_argument('--epochs', metavar='N', type=whole(1),
-                   help='epochs of each fold (4; small: 8 to 20)')
-    p.add_argument('--folds', metavar='K', default=3, type=whole(2),
-                   help='networks, each judging what it has not seen (%(default)s)')
+                   help='with --train: epochs of each fold (4; small: 8 to 20)')
+    p.add_argument('--folds', metavar='K', type=whole(2), help='with --train: networks (3)')
     share = _number(float, .005, .3, 'a share from 0.005 to 0.3')
     p.add_argument('--plant', metavar='SHARE', default=.05, type=share,
                    help='share of labels changed on purpose, to measure by (%(default)s)')
+    p.add_argument('--draws', metavar='N', type=_whole(1, 1000),
+                   help='times that they are changed (5); not with --train')
     p.add_argument('--seed', metavar='S', default=0, type=_whole(0, 2**32-1),
-                   help='seed of folds, planted errors and training (%(default)s)')
+                   help='seed of planted errors, folds and training (%(default)s)')
     p.add_argument('--bs', metavar='N', type=whole(2),
-                   help='batch size (8 to 64, by the number of images)')
+                   help='images at a time (64; with --train 8 to 64, by the number of images)')
+    p.add_argument('--force', action='store_true',
+                   help='write fixed.csv also where the judge is too weak to call labels wrong')
     return p
 
 def _writable(out):
@@ -98,10 +105,8 @@ def _audit(argv):
     try:
         from fastrobust.audit.command import audit
         audit(**vars(args))
-    except KeyboardInterrupt:
-        says = 'No fold was finished, nothing was written.'
-        if any((args.out/'folds').rglob('*.npz')):
-            says = f"Finished folds are in {args.out/'folds'}: the same command goes on from there."
+    except KeyboardInterrupt as e:
+        says = str(e) or 'Nothing was finished, nothing was written.'
         print(f'\nfastrobust: stopped. {says}', file=sys.stderr)
         return 130
     except (OSError, ValueError) as e:

@@ -15,6 +15,7 @@ RARE = 20       # Items of a class below which nothing said about that class is 
 TAIL = 10.      # Largest class over smallest from which on the imbalance is treated
 CLEAN = .02     # Noise rate up to which labels pass for clean
 HEAVY = .5      # Noise rate from which on most methods lose their footing
+FORGIVING = 20  # Classes up to which GCE learns fast enough
 
 class Advice:
     "What `advise` found: `facts` (Series), `reasons` (sentences), `recipe`, `learner_kwargs`, `code` to paste"
@@ -40,6 +41,7 @@ def _noise(dls, report):
     "(rate, lo, hi, where from) or None; a report beats what was put there on purpose"
     if report is not None:
         rate = getattr(report, 'rate', getattr(report, 'tau', report))
+        if isinstance(rate, float) and np.isnan(rate): return None      # its judge could not judge
         if not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
             raise TypeError("expected a noise report with a `rate` in [0,1], got "
                             f"{type(report).__name__}. Pass what `noise_report` or `estimate_tau` "
@@ -61,13 +63,15 @@ def _need_own(report, y):
                          "noise_report(make_learner, dls).")
 
 # --- what follows from it -------------------------------------------------------------------------
-def _on_noise(noise):
-    "(recipe, sentences)"
+def _on_noise(noise, why):
+    "(recipe, sentences); `why`: of a report that could not tell"
     if noise is None:
+        first = ("How many labels are wrong is not known. noise_report(frozen(resnet18), dls) estimates "
+                 "it with an interval and lists the suspects; it takes a forward pass, which is why "
+                 "advise does not do it unasked.")
+        if why: first = f"How many labels are wrong could not be told: {why}"
         return 'noisy_labels',[
-            "How many labels are wrong is not known. noise_report(make_learner, dls) estimates it "
-            "with an interval and lists the suspects; it trains a few folds, which is why advise "
-            "does not do it unasked. Until then the recipe 'noisy_labels' is a cautious choice: on "
+            f"{first} Until then the recipe 'noisy_labels' is a cautious choice: on "
             "Fashion-MNIST it cost nothing measurable without wrong labels "
             "(nbs/benchmarks/RESULTS.md)."]
     rate,lo,hi,src = noise
@@ -139,8 +143,9 @@ def _code(net, kw, tail, unknown):
     star = 'tabular' if 'tabular' in net else 'vision'
     lines = [f'from fastai.{star}.all import *', 'from fastrobust.all import *', '']
     if unknown:
-        lines.append('# how many are wrong: '
-                     f'noise_report(lambda dls: robust_learner(dls, {net}), dls)')
+        judge = 'frozen(resnet18)'
+        if star == 'tabular': judge = f'lambda dls: robust_learner(dls, {net})'
+        lines.append(f'# how many are wrong: noise_report({judge}, dls)')
     if tail: lines.append("dls = weighted_dls(dls, 'balanced')")
     lines.append(f'learn = robust_learner(dls, {net}{given}, metrics={metric})')
     lines.append('learn.fine_tune(5)' if kw.get('pretrained') else 'learn.fit_one_cycle(8)')
@@ -162,7 +167,7 @@ def _noise_fact(noise):
 def advise(
     dls,                # DataLoaders with one single-label target
     report=None,        # `noise_report(..)` or `estimate_tau(..)` of these dls; None: `dls.noise`, if there is any
-    make_learner=None   # Function (dls) -> new Learner: makes the report here and now; None: nothing is trained
+    make_learner=None   # frozen(body), or a function (dls) -> new Learner: makes the report now; None: no report
 ) -> Advice:
     "A recipe for these data and why, in words; rules of thumb are called so"
     y = given_labels(dls)
@@ -192,7 +197,12 @@ def advise(
         if not small: kw['pretrained'] = pretrained
     facts['wrong labels'] = _noise_fact(noise)
 
-    recipe,words = _on_noise(noise)
+    recipe,words = _on_noise(noise, getattr(report, 'why', None))
+    words += getattr(report, 'caveats', []) if noise is not None else []
+    if recipe is not None and len(names) > FORGIVING:
+        recipe = None
+        words.append(f"With {len(names)} classes the recipe's loss (GCE) learns too slowly (rule of thumb: up to "
+                     f"{FORGIVING}). Train plainly for few epochs, or with JoCoR(tau) where the rate is known.")
     more,tail = _on_classes(counts, names)
     if recipe is not None: kw['recipe'] = recipe
     code = _code(net, kw, tail, noise is None)

@@ -68,8 +68,10 @@ from fastrobust.images.lpsets import *
 from fastrobust.labels.confident import *
 from fastrobust.labels.crossval import *
 from fastrobust.labels.fixing import *
+from fastrobust.labels.frozen import *
 from fastrobust.labels.history import *
 from fastrobust.labels.issues import *
+from fastrobust.labels.labelwave import *
 from fastrobust.labels.memorisation import *
 from fastrobust.labels.pictures import *
 from fastrobust.labels.report import *

@@ -17,7 +17,7 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock, ImageDataLoaders
 from torchvision.models import resnet18
 from fastrobust.basics import RobustWarning
-from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.inference.fitting import fit_temperature
 from fastrobust.calibration.temperature import temperature_of, temperature_scale
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.inference.analytic import AnalyticHead

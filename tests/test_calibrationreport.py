@@ -8,7 +8,7 @@ from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.calibration.charts import plot_reliability
 from fastrobust.calibration.metrics import brier, classwise_ece, ece, ece_mass, nll, reliability_bins
-from fastrobust.calibration.fitting import cross_fit, fit_temperature
+from fastrobust.inference.fitting import cross_fit, fit_temperature
 from fastrobust.calibration.temperature import temper, temperature_scale
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, is_whole, need_whole
-from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.inference.fitting import fit_temperature
 from fastrobust.compare.tuning import find_tau
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.labels.memorisation import plot_memorisation

@@ -10,7 +10,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from torchvision.models import resnet18
 from fastrobust.basics import RobustWarning
-from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.inference.fitting import fit_temperature
 from fastrobust.data.editing import take_items
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.learner import robust_learner

@@ -1,5 +1,5 @@
 "Cross-validated predictions: nobody predicts what he trained on, order and columns, interrupts, refusals"
-import gc, random, sys, weakref
+import gc, os, random, subprocess, sys, weakref
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from fastai.optimizer import SGD
 from fastai.vision.data import ImageBlock
 from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
+from fastrobust.labels.codemarks import code_mark
 from fastrobust.labels.issues import find_label_issues
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.data.editing import stratified_folds
@@ -170,10 +171,10 @@ def test_fine_tune_for_frozen_bodies_one_cycle_for_others(monkeypatch):
         return learn
     dls = tiny_dls()
     for kw in ({}, dict(epochs=2), dict(epochs=2, lr=.1)): cross_val_preds(frozen, dls, 2, verbose=False, **kw)
-    assert calls[::2] == [('fine_tune', 8, {}), ('fine_tune', 2, {}), ('fine_tune', 2, dict(base_lr=.1))]
+    assert calls[::2] == [('fine_tune', 4, {}), ('fine_tune', 2, {}), ('fine_tune', 2, dict(base_lr=.1))]
     calls.clear()
     for kw in ({}, dict(epochs=2, lr=.1)): cross_val_preds(make, dls, 2, verbose=False, **kw)
-    assert calls[::2] == [('one_cycle', 8, dict(lr_max=None)), ('one_cycle', 2, dict(lr_max=.1))]
+    assert calls[::2] == [('one_cycle', 20, dict(lr_max=None)), ('one_cycle', 2, dict(lr_max=.1))]
 
 def test_how_it_may_not_be_asked():
     dls = tiny_dls()
@@ -184,11 +185,18 @@ def test_how_it_may_not_be_asked():
     with pytest.raises(TypeError, match='DataLoaders'): cross_val_preds(make, dls.train_ds)
 
 # --- interrupts ------------------------------------------------------------------------------------------------------
+class Calls:
+    "Counts the networks made; an object of its own kind, so it is no setting of the run"
+    def __init__(self, stop, error): self.n,self.stop,self.error = 0,stop,error
+    def __len__(self): return self.n
+    def one(self):
+        self.n += 1
+        if self.n == self.stop: raise self.error
+
 def counted(stop=None, error=KeyboardInterrupt):
-    made = []
+    made = Calls(stop, error)
     def mk(d):
-        made.append(1)
-        if len(made) == stop: raise error
+        made.one()
         return tiny_learner(dls=d)
     return mk,made
 
@@ -254,6 +262,122 @@ def test_other_files_and_other_functions_are_other_runs():
     three,four = (lambda learn: [learn.fit(o) for o in (1, 3)]),(lambda learn: [learn.fit(o) for o in (1, 4)])
     assert marks(fit=three) != marks(fit=four)
     assert marks(mk=partial(Learner, n=2)) != marks(mk=partial(Learner, n=3)) != marks(mk=partial(Learner, m=3))
+
+SCRIPT = """
+import argparse, enum, sys
+from dataclasses import dataclass
+from functools import cache, partial
+from types import SimpleNamespace
+import numpy as np, torch
+from torch import nn
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastrobust.losses import GCELoss
+from fastrobust.nets import small_cnn
+from torchvision.models import resnet18, resnet34
+import fastrobust.nets as other_nets
+
+W,deep,names,weights = 8,dict(a=[1, (2, None)], b=.5),{'x', 'yy', 'zzz', ('u', 1)},torch.tensor([1., 2.])
+loss,flat,arch,cfg,args = GCELoss(.7),CrossEntropyLossFlat(),resnet18,SimpleNamespace(w=1),argparse.Namespace(w=1)
+class Net(nn.Module):
+    width = 3
+    def __init__(self): super().__init__(); self.l = nn.Linear(3, W)
+    def forward(self, x): return self.l(x) if x in {'p', 'q', 'r'} else head(x)
+@dataclass
+class Conf: w: int = 1
+class Kind(enum.Enum): a = 1; b = 2
+class Maker:
+    def __init__(self, w): self.w = w
+    def __call__(self, d): return Learner(d, small_cnn(3, self.w))
+    def make(self, d): return self(d)
+conf,kind = Conf(),Kind.a
+def head(x): return even(x, W)
+def even(x, w): return head(x-1) if x else [even, w]
+@cache
+def kept(x): return x+1
+def outer(k, step=1):
+    def mk(d, p=.1, *, q=slice(.1, None)): return Learner(d, small_cnn(3, k), lr=step)
+    return mk
+def far(d): return lambda: [o*W for o in d]
+
+MAKERS = dict(
+    scalar=lambda d: small_cnn(3, W), nested=lambda d: [[W for _ in d] for _ in d], deep=lambda d: deep,
+    names=lambda d: (names, d in {'a', 'b', 'c'}), tensor=lambda d: CrossEntropyLossFlat(weight=weights),
+    loss=lambda d: Learner(d, Net(), loss_func=loss), flat=lambda d: flat, arch=lambda d: arch, cfg=lambda d: cfg.w,
+    args=lambda d: args.w, conf=lambda d: conf.w, kind=lambda d: kind, net=lambda d: Net(), helper=lambda d: head(d),
+    far=far, closure=outer(4), method=Maker(4).make, called=Maker(4), part=partial(outer(4), p=.2, q=.3),
+    slices=partial(outer(4), q=slice(1e-3, 1e-2)), module=lambda d: other_nets.small_cnn, kept=lambda d: kept(d))
+"""
+
+def script(**new):
+    "The makers of SCRIPT; `new`: old text=new text"
+    text = SCRIPT
+    for old,after in new.items():
+        assert old in text
+        text = text.replace(old, after)
+    exec(compile(text, '<cell>', 'exec'), cell := {'__name__': 'cell'})
+    return {k: code_mark(f) for k,f in cell['MAKERS'].items()}
+
+def test_marks_tell_what_a_function_reads():
+    first = script()
+    def other(old, new): return {k for k,v in script(**{old: new}).items() if v != first[k]}
+    net,outer = {'net', 'loss'},{'closure', 'part', 'slices'}
+    assert script() == first == script(**{'import argparse': '# a comment\n\nimport argparse'})
+    for old,new,which in [
+        ('weights = 8,', 'weights = 16,', {'scalar', 'nested', 'far', 'helper', *net}),
+        ('(2, None)', '(2, 0)', {'deep'}), ('b=.5', 'b=.25', {'deep'}), ('dict(a=', 'dict(c=', {'deep'}),
+        ("'zzz'", "'z'", {'names'}), ("{'a', 'b', 'c'}", "{'a', 'b', 'd'}", {'names'}),
+        ('([1., 2.])', '([1., 3.])', {'tensor'}), ('GCELoss(.7)', 'GCELoss(.6)', {'loss'}),
+        ('Flat(),', 'Flat(axis=1),', {'flat'}), ('(),resnet18,', '(),resnet34,', {'arch'}),
+        ('SimpleNamespace(w=1)', 'SimpleNamespace(w=2)', {'cfg'}),
+        ('argparse.Namespace(w=1)', 'argparse.Namespace(w=2)', {'args'}), ('Conf(),', 'Conf(2),', {'conf'}),
+        ('Kind.a\n', 'Kind.b\n', {'kind'}), ('width = 3', 'width = 4', net), ("'q', 'r'}", "'q', 's'}", net),
+        ('head(x-1)', 'head(x-2)', {'helper', *net}), ('outer(4),', 'outer(5),', outer), ('step=1', 'step=2', outer),
+        ('p=.1', 'p=.3', outer), ('q=slice(.1', 'q=slice(.2', outer), ('Maker(4).make', 'Maker(5).make', {'method'}),
+        ('called=Maker(4)', 'called=Maker(5)', {'called'}), ('p=.2', 'p=.4', {'part'}),
+        ('slice(1e-3', 'slice(1e-4', {'slices'}), ('nets as other_nets', 'losses as other_nets', {'module'}),
+        ('return x+1', 'return x+2', {'kept'})]: assert other(old, new) == which, (old, new)
+
+def test_marks_are_the_same_in_every_process(tmp_path):
+    (tmp_path/'cell.py').write_text(SCRIPT)
+    code = ("import cell; from fastrobust.labels.codemarks import code_mark\n"
+            "print({k: code_mark(f) for k,f in cell.MAKERS.items()})")
+    # the second time it is read from its .pyc
+    said = [subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=tmp_path, check=True, capture_output=True,
+                           text=True, env={**os.environ, 'PYTHONHASHSEED': str(i)}).stdout for i in (1, 2)]
+    assert said[0] == said[1] and set(eval(said[0])) == set(script())
+
+def test_marks_end_where_values_hold_themselves():
+    loop,sure = [1],dict(a=1)
+    loop.append(loop)
+    sure['me'] = sure
+    mark = lambda: code_mark(lambda d: (loop, sure))
+    a = mark()
+    assert a == mark()
+    loop[0] = 2
+    assert a != mark()
+    def late(): return unset
+    assert code_mark(late)                                      # neither the global nor the cell is set
+    if loop is None: unset = 1
+
+def test_what_is_no_setting_leaves_the_marks_alone():
+    dls,log = tiny_dls(),Calls(3, None)
+    net = nn.Linear(64, 3)
+    mark = lambda: code_mark(lambda d: Learner(d, net, lr=log.n, cbs=dls))
+    a = mark()
+    log.one(); net.eval(); dls.train.one_batch()
+    assert a == mark()
+
+def test_a_global_that_changed_is_another_run(tmp_path):
+    world = dict(tiny_learner=tiny_learner, W=4)
+    exec("mk = lambda d: tiny_learner(dls=d, seed=W)\nfit = lambda learn, n=1: learn.fit(n, W)", world)
+    go = lambda **kw: cross_val_preds(world['mk'], tiny_dls(), 2, path=tmp_path, verbose=False, **kw)
+    go(epochs=1)
+    assert go(epochs=1).seconds
+    for kw in (dict(epochs=2), dict(epochs=1, lr=slice(1e-3, 1e-2)), dict(fit=world['fit'])):
+        with pytest.raises(ValueError, match='of other training'): go(**kw)
+    world['W'] = 5
+    with pytest.raises(ValueError, match=r'of other learner .its code or a value it reads.\.'): go(epochs=1)
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('')

@@ -8,7 +8,7 @@ from PIL import Image
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
 from fastai.callback.data import weighted_dataloaders  # noqa: F401
-from fastai.data.transforms import RandomSplitter, ToTensor, get_image_files, parent_label
+from fastai.data.transforms import ColReader, IndexSplitter, RandomSplitter, ToTensor, get_image_files, parent_label
 from fastai.tabular.core import Categorify, Normalize
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
@@ -149,6 +149,33 @@ def test_errors():
     df = pd.DataFrame(dict(u=np.arange(20.), y=np.arange(20.)))
     reg = TabularPandas(df, procs=[Normalize], cont_names=['u'], y_names='y', splits=[[*range(15)], [*range(15, 20)]])
     with pytest.raises(ValueError, match='single-label'): given_labels(reg.dataloaders(bs=4))
+
+@pytest.mark.parametrize('get_y', [ColReader('y'), ColReader(1), lambda r: r['y']])
+def test_missing_labels_are_named_with_the_remedy(folder, get_y):
+    names = sorted(get_image_files(folder))
+    df = pd.DataFrame(dict(file=names, y=[o.parent.name for o in names]), index=[f'r{i}' for i in range(30)])
+    def of(df, **kw):
+        return DataBlock((ImageBlock, CategoryBlock(**kw)), get_x=ColReader('file'), get_y=get_y,
+                         splitter=IndexSplitter([0, 2])).dataloaders(df, bs=8, num_workers=0, device='cpu')
+    bad = df.copy()
+    bad.loc[['r2', 'r5', 'r6', 'r7', 'r8', 'r9', 'r29'], 'y'] = np.nan
+    drop = r"\(subset=\['y'\]\)" if isinstance(get_y, ColReader) else r'\(\)'
+    match = rf"training set, got 6 of 28 without one.*first rows \['r5', 'r6', 'r7', 'r8', 'r9'\].*df.dropna{drop}"
+    for f in (given_labels, lambda dls: add_label_noise(dls, NoisyLabels('symmetric', .1))):
+        with pytest.raises(ValueError, match=match): f(of(bad))
+    assert len(given_labels(of(bad.dropna(subset=['y'])))) == 21
+    with pytest.raises(ValueError, match='got 11 of 28 without one .NaN, or a class it'):
+        given_labels(of(df, vocab=list('ab')))
+
+def test_missing_labels_of_files_and_tables(folder):
+    names = sorted(get_image_files(folder))
+    block = DataBlock((ImageBlock, CategoryBlock(vocab=list('ab'))), get_y=parent_label, splitter=IndexSplitter([0]))
+    dls = block.dataloaders(names, bs=8, num_workers=0, device='cpu')
+    with pytest.raises(ValueError, match=r"first \['.*png'.*Leave these items out or give"): given_labels(dls)
+    df = pd.DataFrame(dict(u=np.arange(20.), y=list('abcd'*5)))
+    df.loc[[4, 6], 'y'] = None
+    dls = TabularDataLoaders.from_df(df, cont_names=['u'], y_names='y', y_block=CategoryBlock(), valid_idx=[0], bs=4)
+    with pytest.raises(ValueError, match=r"got 2 of 19.*rows \[4, 6\].*subset=\['y'\]"): given_labels(dls)
 
 def test_noise_on_a_table():
     "As on images: by position, the truth kept, validation clean or noisy, the given dls untouched"

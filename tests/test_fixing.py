@@ -1,12 +1,14 @@
 "The cure: which items, what becomes of them, what stays as it was; tables that come back from a reviewer"
-import sys, types
+import sys, types, warnings
+from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given as draw, settings, strategies as st
 from PIL import Image
 from fastai.data.block import CategoryBlock, DataBlock
-from fastai.data.transforms import IndexSplitter, RandomSplitter, get_image_files, parent_label
+from fastai.data.core import Datasets, TfmdLists
+from fastai.data.transforms import ColReader, IndexSplitter, RandomSplitter, get_image_files, parent_label
 from fastai.tabular.core import Categorify
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
@@ -17,9 +19,10 @@ from fastrobust.data.editing import given_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.data.weighting import weighted_dls
-from fastrobust.labels.fixing import fix_labels, to_cleaner
+from fastrobust.labels.cleaner import to_cleaner
+from fastrobust.labels.fixing import fix_labels
 from fastrobust.reporting.report import Report
-from fastrobust.labels.reviewing import read_review
+from fastrobust.labels.reviewing import item_names, read_review
 
 VOCAB = ['ant', 'bee', 'cat']
 
@@ -171,6 +174,19 @@ def test_what_is_not_selected_is_not_touched(seed, how, k):
     else: assert (given_labels(new)[rest] == y[rest]).all() and len(new.train_ds) == 48
     assert (given_labels(dls) == y).all()
 
+@pytest.mark.parametrize('by', ['wrong', 'margin', 'neither'])
+def test_the_most_suspicious_whatever_the_file_is_sorted_by(dls, tmp_path, by):
+    "A spreadsheet sorted it by class and left the index out"
+    rep = report(dls)
+    rep.table['wrong'] = np.repeat(np.linspace(1, 0, 8), 6)     # ties, in which the margin decides
+    drop = dict(wrong=[], margin=['wrong'], neither=['wrong', 'margin'])[by]
+    t = rep.table.drop(columns=drop).sort_values(['given', 'item'])
+    t.to_csv(tmp_path/'sorted.csv', index=False)
+    first = t if by == 'neither' else rep.table
+    for k in (3, 8, 20):
+        new = fix_labels(dls, tmp_path/'sorted.csv', 'relabel', top=k)
+        assert set(new.fixes.table['item']) == set(first['item'][:k])
+
 # --- the wrong report ------------------------------------------------------------------------------------------------
 def test_reports_of_other_dls_are_refused(dls):
     rep = report(dls)
@@ -298,6 +314,49 @@ def test_rows_that_name_files(folder):
     new = fix_labels(dls, report(dls, 5, names=rows.path.tolist()), 'relabel')
     assert len(new.fixes) == 5 and (given_labels(new) != given_labels(dls)).sum() == 5
 
+@pytest.fixture(scope='module')
+def numbered(tmp_path_factory):
+    "Image i is of grey i, and a table of them whose index says nothing"
+    d = tmp_path_factory.mktemp('numbered')
+    for i in range(30): Image.fromarray(np.full((4, 4), i, np.uint8)).save(d/f'im_{i}.png')
+    i = np.random.default_rng(0).permutation(30)
+    return d,pd.DataFrame(dict(file=[f'im_{k}.png' for k in i], stem=[f'im_{k}' for k in i], no=i, size=i/2,
+                               label=[VOCAB[k%3] for k in i]), index=(i+11)%30)
+
+def opened(dls): return [f'im_{np.array(x).max()}.png' for x,_ in dls.train_ds]
+
+@pytest.mark.parametrize('cols,kw', [
+    (['file', 'label'], {}), (['label', 'file'], dict(fn_col=1, label_col=0)), (['file', 'label'], dict(fn_col='file')),
+    (['label', 'file'], dict(fn_col=-1, label_col='label')), (['size', 'label', 'stem'], dict(fn_col=2)),
+    (['no', 'stem', 'label'], dict(fn_col='stem', label_col=2))], ids=str)
+def test_names_are_the_files_that_fastai_opens(numbered, cols, kw):
+    d,df = numbered
+    for t in (df[cols], df[cols][df.no > 5], df[cols].set_index('label', drop=False)):
+        dls = ImageDataLoaders.from_df(t, d, suff='.png' if 'stem' in cols else '', seed=1, bs=4, num_workers=0,
+                                       device='cpu', **kw)
+        assert item_names(dls.train_ds) == [str(d/o) for o in opened(dls)]
+
+@pytest.mark.parametrize('reader', [ColReader('no', pref='im_', suff='.png'), ColReader(0, suff='.png'),
+                                    ColReader('file', pref=Path('a')), ColReader('size', suff='.png'), ColReader(2)])
+def test_names_are_read_as_fastai_reads_rows(numbered, reader):
+    d,df = numbered
+    for t in (df, df[['no', 'size', 'size']].set_axis(['no', 'size', 'file'], axis=1), df[:0]):
+        tl = TfmdLists(t, reader, do_setup=False)
+        assert item_names(Datasets(tls=[tl])) == [str(reader(t.iloc[i])) for i in range(len(t))]
+
+def test_a_reviewed_csv_drops_the_right_rows(numbered, tmp_path):
+    d,df = numbered
+    df[['file', 'label']].to_csv(d/'labels.csv', index=False)
+    dls = ImageDataLoaders.from_csv(d, delimiter=',', seed=1, bs=4, num_workers=0, device='cpu')
+    t = report(dls, names=item_names(dls.train_ds)).table.drop(columns='item').sort_values('name')
+    t['item'],t['decision'] = np.arange(len(t)),''              # sorted and numbered anew: the names hold
+    bad = [f'im_{i}.png' for i in (3, 8, 17) if f'im_{i}.png' in opened(dls)]
+    t.loc[t.name.isin([str(d/o) for o in bad]), 'decision'] = 'drop'
+    t.to_csv(tmp_path/'r.csv', index=False)
+    with pytest.warns(RobustWarning, match='flagged ones without'): new = fix_labels(dls, tmp_path/'r.csv', how='drop')
+    assert bad and set(opened(dls))-set(opened(new)) == set(bad) and len(new.train_ds) == len(dls.train_ds)-len(bad)
+    assert set(new.fixes.table.name) == {str(d/o) for o in bad}
+
 @pytest.mark.parametrize('how', ['drop', 'relabel', 'weight'])
 def test_tables(how):
     g = np.random.default_rng(0)
@@ -363,3 +422,47 @@ def test_cleaner_without_widgets(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)
     monkeypatch.delitem(sys.modules, 'fastai.vision.widgets', raising=False)
     with pytest.raises(ImportError, match='ipywidgets.*plot_label_issues.*fix_labels'): to_cleaner(files(folder), None)
+
+# --- what the report could not judge ----------------------------------------------------------------------------------
+def _suspects(dls, judged, n=6):
+    "A report's table with the first `n` items flagged, judged as told"
+    y,vocab = given_labels(dls),[str(o) for o in dls.vocab]
+    other = [vocab[(k+1)%len(vocab)] for k in y]
+    t = pd.DataFrame(dict(item=np.arange(len(y)), given=[vocab[k] for k in y], suggested=other, margin=.4,
+                          suspicion=np.linspace(1, 0, len(y)), wrong=np.nan, flagged=np.arange(len(y)) < n))
+    return t.assign(judged=judged)
+
+def test_a_report_that_cannot_judge_relabels_nothing():
+    dls = tiny_dls(n=40)
+    weak = _suspects(dls, False)
+    with pytest.raises(ValueError, match='judge is too weak.*force=True'): fix_labels(dls, weak, 'relabel')
+    with pytest.warns(RobustWarning, match='too weak to say'): assert len(fix_labels(dls, weak, 'drop').fixes) == 6
+    assert (fix_labels(dls, weak, 'relabel', force=True).fixes.table.how == 'relabel').all()
+    seen = weak.assign(decision=['drop', *['']*39])            # a person has looked: that counts
+    warnings.simplefilter('error', RobustWarning)
+    assert fix_labels(dls, seen[seen.decision != '']).fixes.table['item'].tolist() == [0]
+
+def test_classes_that_are_not_judged_are_left_alone():
+    dls = tiny_dls(n=40)
+    t = _suspects(dls, True)
+    t.loc[[0, 2], 'judged'] = False
+    with pytest.warns(RobustWarning, match='2 selected rows.*could not judge'): new = fix_labels(dls, t, top=4)
+    assert sorted(new.fixes.table['item']) == [1, 3]
+    assert len(fix_labels(dls, t, top=4, force=True).fixes) == 4
+
+def test_it_says_where_more_right_labels_may_go_than_wrong_ones():
+    dls = tiny_dls(n=40)
+    class Rep:
+        table,precision_lo,precision_hi,caveats = _suspects(dls, True),.1,.9,['a caveat']
+    says = 'of the 6 labels .* between 10% and 90% are wrong.*review_sample'
+    with pytest.warns(RobustWarning, match=says): new = fix_labels(dls, Rep())
+    assert new.fixes.notes[1:] == ['a caveat']
+    Rep.precision_lo = .6
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RobustWarning)
+        assert fix_labels(dls, Rep()).fixes.notes == ['a caveat']
+
+def test_without_chances_the_margin_weighs():
+    dls = tiny_dls(n=40)
+    w = fix_labels(dls, _suspects(dls, True), 'weight').fixes.weights
+    assert np.allclose(w[:6], .4) and (w[6:] == 1).all()

@@ -1,5 +1,5 @@
 "SampleHistory: exact by item on plain learners of every kind, costs nothing it should not, and what it concludes"
-import copy, pickle
+import copy, pickle, tracemalloc
 import numpy as np, pandas as pd
 import pytest
 import torch
@@ -8,8 +8,9 @@ from torch import nn
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.callback.mixup import MixUp
 from fastai.callback import schedule     # noqa: F401 (Learner.fit_one_cycle, lr_find)
-from fastai.data.block import CategoryBlock
+from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from fastai.data.core import DataLoaders, Datasets
+from fastai.data.transforms import ColReader, IndexSplitter
 from fastai.imports import noop
 from fastai.learner import Learner, load_learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
@@ -224,7 +225,7 @@ def test_tables(source):
     assert set(t.given.dropna()) <= {'yes', 'no'} and sorted(t.item) == list(range(60)) and t.name[0] == t.item[0]
 
 def test_texts():
-    from fastai.text.all import TextBlock, DataBlock, ColReader, RandomSplitter
+    from fastai.text.all import TextBlock, RandomSplitter
     r = np.random.RandomState(0)
     words = lambda: ' '.join(r.choice(['good', 'bad', 'so', 'film'], r.randint(3, 9)))
     df = pd.DataFrame(dict(text=[words() for _ in range(40)]))
@@ -258,6 +259,25 @@ def test_what_has_no_single_label_is_refused_at_the_first_batch():
     assert steps == [0]
     learn = quiet(Learner(dls, nn.Conv2d(1, 4, 1), loss_func=lambda p, y: p.mean(), cbs=SampleHistory('eval')))
     with pytest.raises(ValueError, match='leave it out here'): learn.fit(1)
+
+@pytest.mark.parametrize('source', ['train', 'eval'])
+def test_what_surely_has_no_single_label_is_refused_before_the_first_batch(source):
+    df = pd.DataFrame(dict(u=np.arange(20.), l=['a b', 'b']*10))
+    kw = dict(bs=4, num_workers=0, device=torch.device('cpu'))
+    def block(b, get_y):
+        return DataBlock((TransformBlock, b), get_x=lambda r: torch.full((3,), r.u), get_y=get_y,
+                         splitter=IndexSplitter([0, 1])).dataloaders(df, **kw)
+    table = TabularDataLoaders.from_df(df, cont_names=['u'], y_names='u', valid_idx=[0, 1], **kw)
+    for dls,made in ((block(MultiCategoryBlock, lambda r: r.l.split()), 'made by MultiCategorize'),
+                     (block(MultiCategoryBlock(True, list('ab')), lambda r: [1, 0]), 'made by EncodedMultiCategorize'),
+                     (block(RegressionBlock, ColReader('u')), 'made by RegressionSetup'),
+                     (table, r"\['u'\] of dtype float32")):
+        steps = []
+        net = nn.Linear(3, 2)
+        net.register_forward_pre_hook(lambda *a, steps=steps: steps.append(1))
+        learn = quiet(Learner(dls, net, loss_func=lambda *a: 0, cbs=SampleHistory(source)))
+        with pytest.raises(ValueError, match=f'one single-label target, got .*{made}.*leave it out here'): learn.fit(1)
+        assert not steps
 
 def test_other_errors():
     with pytest.raises(ValueError, match="'train' .free. or 'eval'"): SampleHistory('valid')
@@ -317,6 +337,38 @@ def test_suggestion_is_the_most_frequent_class_and_of_equals_the_later():
     h.rows[0]['preds'] = np.array([-1, 1]); h.rows[1]['preds'] = np.array([-1, -1])
     assert h.suggested()[1] == pytest.approx([.5, 2/3]) and h.suggested()[0].tolist() == [1, 1]
 
+def synthetic(E, n, c, seed=0, seen=.8):
+    "A history of random predictions, some items not seen in some epochs, some never"
+    g,h = np.random.default_rng(seed),SampleHistory()
+    h.given = g.integers(0, c, n)
+    for e in range(E):
+        ok = (g.random(n) < seen) & (np.arange(n) % 17 > 0)
+        losses,margins = (np.where(ok, o, np.nan).astype(np.float32) for o in (g.gamma(1, 1, n), g.normal(0, 1, n)))
+        preds = np.where(ok, g.integers(0, c, n), -1).astype(np.int32)
+        h.rows.append(dict(losses=losses, margins=margins, preds=preds)); h.epochs.append(e+1)
+    h.n_epochs = E
+    return h
+
+def test_suggestions_by_blocks_are_those_of_all_at_once(monkeypatch):
+    for E,n,c,block in ((1, 5, 2, 2**26), (7, 301, 6, 8*6*50), (40, 200, 3, 1), (3, 90, 11, 8*11*45)):
+        h = synthetic(E, n, c, seed=E)
+        ps,rows = h.preds,np.arange(n)
+        votes = np.zeros((n, ps.max()+1))
+        for e,p in enumerate(ps): votes[rows[p >= 0],p[p >= 0]] += 1 + 1e-6*e
+        monkeypatch.setattr('fastrobust.labels.recorded._BLOCK', block)
+        code,share = h.suggested()
+        assert (code == votes.argmax(1)).all() and code.dtype == votes.argmax(1).dtype
+        assert np.array_equal(share, votes.max(1).astype(int)/np.maximum((ps >= 0).sum(0), 1))
+    with pytest.raises(ValueError, match='at least one recorded epoch'): SampleHistory().suggested()
+
+def test_a_table_of_many_classes_takes_little_memory():
+    h = synthetic(3, 20_000, 1_000)
+    tracemalloc.start()
+    t = h.table(warn=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6 and len(t) == 20_000            # votes of all at once: 160 MB
+
 def trained(source='train', rate=.3):
     "Wrong labels are fitted late: an easy two-group case"
     dls = noisy_dls(n=200, rate=rate, drop_last=False)
@@ -355,7 +407,6 @@ def test_split_score_table_and_ids():
 
 def test_names_of_files_and_a_history_without_its_learner(tmp_path):
     from PIL import Image
-    from fastai.data.block import DataBlock
     from fastai.data.transforms import parent_label
     from fastai.vision.data import ImageBlock
     for i in range(12):

@@ -98,7 +98,7 @@ def test_one_network_whoever_asks(kind):
 def test_the_audit_of_labels_too(kind):
     dls = noisy()
     rep = noise_report(lambda d: make(kind, d), dls, n_folds=2, epochs=1, verbose=False, plant=.1)
-    assert len(rep.table) == 90 and rep.probs.sum(1) == pytest.approx(1) and 0 <= rep.rate <= 1
+    assert len(rep.table) == 90 and rep.probs.sum(1) == pytest.approx(1) and 0 <= rep.estimate.rate <= 1
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_callbacks_that_look_leave_no_trace(kind):

@@ -5,12 +5,16 @@ matplotlib.use('Agg')
 import numpy as np, pandas as pd
 import pytest
 import torch
+from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
+from fastai.data.transforms import ColReader, IndexSplitter
 from fastai.learner import Learner
+from fastai.tabular.data import TabularDataLoaders
 from fastrobust.basics import RobustWarning
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.samples import sample_data
+from fastrobust.labels.crossval import cross_val_preds
 from fastrobust.labels.result import Tau
 from fastrobust.labels.report import estimate_tau, noise_report
 from fastrobust.labels.channel import wrong_if_given
@@ -45,9 +49,11 @@ def test_the_table():
     y,g,p = world()
     rep = NoiseReport(g, p, VOCAB)
     t = rep.table
-    assert list(t.columns) == ['item', 'name', 'given', 'suggested', 'confidence', 'margin', 'wrong', 'flagged']
+    assert list(t.columns) == ['item', 'name', 'given', 'suggested', 'confidence', 'margin', 'suspicion', 'wrong',
+                               'flagged', 'judged']
     assert list(t.index) == list(range(1500)) and sorted(t['item']) == list(range(1500))
-    assert (np.diff(t.wrong) <= 0).all() and t.flagged.dtype == bool
+    assert (np.diff(t.suspicion) <= 0).all() and (np.diff(t.wrong) <= 0).all()
+    assert t.flagged.dtype == bool and t.judged.all()
     k = int(t.flagged.sum())
     assert t.flagged[:k].all() and not t.flagged[k:].any()                      # the flagged come first
     assert (t.given == np.array(VOCAB)[g[t['item']]]).all()
@@ -57,13 +63,16 @@ def test_the_table():
     assert np.allclose(t.margin, ((own-rest+1)/2)[t['item']])
     assert (rep.issues[t['item']] == t.flagged).all() and rep.T.shape == (5, 5) and np.allclose(rep.T.sum(1), 1)
 
+def t_mean(v, n): return v[:n].mean()
+
 def test_its_numbers_hold_against_the_truth():
     y,g,p = world(6000)
     rep,wrong = NoiseReport(g, p, VOCAB),g != y
     assert rep.lo <= .25 <= rep.hi and abs(rep.rate-.25) < .03
     precision,recall = wrong[rep.issues].mean(),rep.issues[wrong].mean()
-    assert rep.precision_lo-.03 <= precision <= rep.precision_hi+.03 and abs(rep.precision-precision) < .08
-    assert abs(rep.recall-recall) < .06
+    assert rep.precision_lo <= precision <= rep.precision_hi and abs(rep.precision-precision) < .12
+    assert rep.recall_lo <= recall <= rep.recall_hi and abs(rep.recall-recall) < .12
+    assert abs(t_mean(rep.table.wrong, 200)-wrong[rep.table['item'][:200]].mean()) < .15
     t = rep.table
     right = t.suggested.to_numpy() == np.array(VOCAB)[y[t['item']]]
     assert right[t.flagged.to_numpy() & wrong[t['item']]].mean() > .75
@@ -81,7 +90,7 @@ def test_where_hardly_any_label_is_called_wrong_the_order_is_judged():
     new,mask = plant_labels(g, 5, .05, 1)
     rep,bare = NoiseReport(g, p, VOCAB, planted=(new, mask)),NoiseReport(g, p, VOCAB)
     assert not rep.issues.any() and rep.few and rep.recall < .5 < .6 < rep.by_rank
-    assert rep.notes[0].startswith('no label is called wrong (0 of 1,500); of 75 planted errors, 73% (62% to 82%) are')
+    assert rep.notes[0].startswith('no label is called wrong (0 of 1,500); of 75 planted errors, ')
     assert 'planted' not in bare.notes[0] and 'among the 75 most suspicious' in bare.notes[0]
     assert abs(bare.by_rank-rep.by_rank) < .1                   # what to expect of plants, and what they did
     # the share by hand: the planted ones among the 75 highest chances to be wrong, of labels as the networks saw them
@@ -90,14 +99,14 @@ def test_where_hardly_any_label_is_called_wrong_the_order_is_judged():
     some = NoiseReport(*world(1500, rate=.01)[1:], VOCAB)
     assert some.issues.any() and 'hardly any label' in some.notes[0] and 'of the flagged' in some.notes[0]
     many = NoiseReport(*world(1500, rate=.25)[1:], VOCAB)
-    assert not many.few and 'random errors would be flagged' in many.notes[0] and 'planted' not in many.notes[0]
+    assert not many.few and 'of the wrong labels are flagged' in many.notes[0] and 'planted' not in many.notes[0]
 
 def test_flagged_too_few_for_the_rate():
     rep = NoiseReport(*world(1500, rate=.03, sure=1.)[1:], VOCAB)
-    assert rep.rate > .02 and 0 < rep.issues.mean() < .05/3 and rep.few and 'by its order' not in rep.notes[0]
+    assert 0 < rep.issues.mean() < .05/3 and rep.few and 'by its order' not in rep.notes[0]
     assert 'hardly any label' in rep.notes[0]
     rep = NoiseReport(*world(1500, rate=.025, sure=9.)[1:], VOCAB)
-    assert rep.issues.mean() > .05/3 and rep.rate < .02 and rep.few     # all that the rate asks for, but little
+    assert rep.issues.any() and rep.rate < .02 and rep.few              # all that the rate asks for, but little
 
 def test_a_sure_network_leaves_ties_to_chance():
     y = np.arange(1000)%5
@@ -158,7 +167,9 @@ def test_given_probabilities_train_nothing_and_the_rate_is_that_of_the_report(ca
     rep = noise_report(None, dls, probs=oof)
     assert len(rep.fold_acc) == 3 and any('nothing was planted' in o for o in rep.notes)
     tau = estimate_tau(None, dls, probs=oof)
-    assert tau == (rep.rate, rep.lo, rep.hi) and capsys.readouterr().out.strip() == str(tau)
+    assert tau == (rep.rate, rep.lo, rep.hi)
+    said = capsys.readouterr().out.splitlines()         # the number, and what belongs beside it
+    assert said[0] == str(tau) and [o.strip() for o in said[1:]] == rep.caveats and rep.caveats
     assert estimate_tau(None, dls, probs=oof, verbose=False) == tau and not capsys.readouterr().out
     with pytest.raises(TypeError, match='make_learner'): estimate_tau(None, dls)        # nothing is remembered
 
@@ -180,9 +191,12 @@ def test_nothing_is_left_on_the_loaders(monkeypatch):
 def test_with_a_path_the_same_estimate_is_free(fashion, tmp_path):
     "What is kept is kept where the user says, and by whom it was made is checked there"
     y,g,dls = fashion
-    made = []
+    class Made:
+        n = 0
+        def __len__(self): return self.n
+    made = Made()       # a list would be a setting that changes
     def counted(dls):
-        made.append(1)
+        made.n += 1
         return make(dls)
     kw = dict(n_folds=2, epochs=1, verbose=False, path=tmp_path)
     call = lambda maker=counted, **more: estimate_tau(maker, dls, **{**kw, **more, 'verbose': False})
@@ -190,7 +204,10 @@ def test_with_a_path_the_same_estimate_is_free(fashion, tmp_path):
     tau = call()
     assert len(made) == 2 and call() == tau and len(made) == 2
     with pytest.raises(ValueError, match='of other learner'): call(lambda dls: make(dls))
-    with pytest.raises(ValueError, match='of other training'): call(epochs=2)
+    for more in (dict(epochs=2), dict(lr=slice(1e-4, 1e-2)), dict(lr=.1)):
+        with pytest.raises(ValueError, match='of other training'): call(**more)
+    for more in (dict(seed=1), dict(plant=.1), dict(n_folds=3), dict(tag='wide')):
+        with pytest.raises(ValueError, match='of other'): call(**more)
     other = with_labels(dls, np.roll(g, 1))
     with pytest.raises(ValueError, match='of other labels'): estimate_tau(counted, other, **kw, verbose=False)
     assert len(made) == 2
@@ -248,6 +265,33 @@ def test_a_learner_is_refused_with_both_remedies():
     for f in (noise_report, estimate_tau):
         with pytest.raises(TypeError, match='(?s)noise_report.*probs='): f(learn, dls)
 
+FRAME = pd.DataFrame(dict(u=np.arange(20.), w=np.arange(20) % 3, label=list('abcd'*5), two=['a b', 'b']*10))
+KW = dict(bs=4, num_workers=0, device=torch.device('cpu'))
+def block(b, get_y):
+    return DataBlock((TransformBlock, b), get_x=lambda r: torch.zeros(1, 4, 4), get_y=get_y,
+                     splitter=IndexSplitter([0, 1])).dataloaders(FRAME, **KW)
+def table(df, y, **kw): return TabularDataLoaders.from_df(df, cont_names=['u'], y_names=y, valid_idx=[0, 1], **kw, **KW)
+
+@pytest.mark.parametrize('dls,got', [
+    (lambda: block(MultiCategoryBlock, ColReader('two', label_delim=' ')), 'made by OneHotEncode'),
+    (lambda: block(MultiCategoryBlock(True, list('ab')), lambda r: [1, 0]), 'made by EncodedMultiCategorize'),
+    (lambda: block(RegressionBlock, ColReader('w')), 'made by RegressionSetup'),
+    (lambda: table(FRAME, 'u'), r"\['u'\] of dtype float32.*CategoryBlock"),
+    (lambda: table(FRAME, 'w'), r"\['w'\] of dtype int8.*CategoryBlock"),
+    (lambda: table(FRAME, ['label', 'two']), r"\['label', 'two'\].*one name in y_names")])
+def test_what_has_no_single_label_is_refused(dls, got):
+    dls = dls()
+    for f in (lambda: noise_report(make, dls), lambda: noise_report(dls=dls, probs=np.full((18, 3), 1/3)),
+              lambda: estimate_tau(make, dls, method='gmm'), lambda: cross_val_preds(make, dls, epochs=1)):
+        with pytest.raises(ValueError, match=f'one single-label target.* in the training set, got .*{got}'): f()
+
+def test_missing_labels_are_named_with_the_remedy():
+    df = FRAME.assign(label=FRAME.label.where(~FRAME.index.isin([3, 8, 11])))
+    dls = table(df, 'label', y_block=CategoryBlock())
+    match = r"got 3 of 18 without one.*rows \[3, 8, 11\].*dropna\(subset=\['label'\]\)"
+    for f in (lambda: noise_report(make, dls), lambda: cross_val_preds(make, dls, epochs=1)):
+        with pytest.raises(ValueError, match=match): f()
+
 # --- end to end ------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
 def fashion():
@@ -265,7 +309,7 @@ def test_end_to_end(fashion, tmp_path):
     kw = dict(n_folds=2, epochs=6, verbose=False, path=tmp_path)
     rep = noise_report(make, dls, plant=.1, **kw)
     assert (given_labels(dls) == before).all() and torch.equal(torch.get_rng_state(), state)
-    assert rep.lo <= .3 <= rep.hi and abs(rep.rate-.3) < .06
+    assert rep.lo <= .3 <= rep.hi and abs(rep.rate-.3) < .08
     assert rep.planted.sum() == 70 and rep.check.n == 70 and rep.check.p > .001 and len(rep.fold_acc) == 2
     wrong = g != y
     assert wrong[rep.issues].mean() > .8 and rep.issues[wrong].mean() > .7
@@ -297,7 +341,8 @@ def test_a_network_that_errs_often_is_said_to():
     p = np.exp(z); p /= p.sum(1, keepdims=True)
     rep = NoiseReport(y, p, list('abcd'), folds=np.arange(900) % 3)
     assert .5 < rep.acc < .7 and rep.rate < 1-rep.acc-.2
-    assert any('the folds contradict' in o and 'upper bound' in o for o in rep.notes)
+    assert any('the judge contradicts' in o and 'rough' in o for o in rep.caveats)
     z[np.arange(900), y] += 3
     q = np.exp(z); q /= q.sum(1, keepdims=True)
-    assert not any('the folds contradict' in o for o in NoiseReport(y, q, list('abcd'), folds=np.arange(900) % 3).notes)
+    rep = NoiseReport(y, q, list('abcd'), folds=np.arange(900) % 3)
+    assert not any('the judge contradicts' in o for o in rep.notes)

@@ -2,8 +2,10 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from fastrobust.labels.channel import label_channel, wrong_if_given
-from fastrobust.labels.planting import noise_rate, plant_check, plant_labels, planted_tail, rival_margins
+from fastrobust.labels.channel import label_channel, pairs, wrong_if_given
+from fastrobust.labels.planting import Plants, plant_labels
+from fastrobust.labels.rates import noise_rate
+from fastrobust.labels.tails import plant_check, planted_tail, rival_margins
 
 fast = settings(derandomize=True, deadline=None, max_examples=15)
 
@@ -118,7 +120,7 @@ def slow_channel(y, p, steps, temp=1.):
             post.append(w/w.sum())
             N[:, y[i]] += post[-1]
         r = 1-sum(N[k, k] for k in range(c))/n
-        T = [[N[a, b] + c*((1-r) if a == b else r/(c-1)) for b in range(c)] for a in range(c)]
+        T = [[N[a, b] + .3*N[a].sum()*((1-r) if a == b else r/(c-1)) for b in range(c)] for a in range(c)]
         T = [[v/sum(row) for v in row] for row in T]
     return r,np.array(T),np.array([1-post[i][y[i]] for i in range(n)])
 
@@ -126,7 +128,12 @@ def test_the_channel_against_loops():
     y,g,p = world(300, 4, rate=.25)
     a = label_channel(g, p)
     r,T,wrong = slow_channel(g, p, 150, a.temperature)
-    assert a.rate == pytest.approx(r, abs=2e-3) and np.abs(a.T-T).max() < .01 and np.abs(a.wrong-wrong).max() < .03
+    assert a.rate == pytest.approx(r, abs=2e-3) and np.abs(a.T-T).max() < .01 and np.abs(a.wrong-wrong).max() < .2
+    for i in range(0, 300, 7):                                  # single labels are judged by M
+        w = np.array([p[i, t]**(1/a.temperature)*a.M[t, g[i]] for t in range(4)])
+        assert a.wrong[i] == pytest.approx(1-w[g[i]]/w.sum()) and a.likely[i] == w.argmax()
+        assert a.chance[i] == pytest.approx(w.max()/w.sum())
+        assert a.chance_other[i] == pytest.approx(np.delete(w, g[i]).max()/w.sum())
 
 @pytest.mark.parametrize('kind', ['symmetric', 'pair'])
 @pytest.mark.parametrize('rate', [0., .2, .4])
@@ -136,9 +143,11 @@ def test_the_channel_finds_rate_and_matrix(kind, rate):
     real = np.zeros((10, 10))
     np.add.at(real, (y, g), 1)
     real /= real.sum(1, keepdims=True)
-    assert abs(a.rate-rate) < .035 and np.abs(a.T-real).mean() < .018
+    assert abs(a.rate-rate) < .04 and np.abs(a.T-real).mean() < .035      # drawn towards symmetric noise
     assert np.allclose(a.T.sum(1), 1) and .8 < a.temperature < 1.25
-    assert a.rate == pytest.approx(a.wrong.mean()) and np.allclose(a.true.sum(1), 1)
+    assert a.rate == pytest.approx(a.wrong.mean(), abs=.03) and a.mass.sum() == pytest.approx(len(g))
+    assert (a.other != g).all() and np.allclose(a.M.sum(1), 1)
+    assert rate == 0 or (pairs(a.T, a.mass) > .4) == (kind == 'pair')
 
 @fast
 @given(st.floats(.4, 2.5))
@@ -168,7 +177,7 @@ def test_the_interval_covers():
             for s,k in enumerate(('symmetric', 'pair'))]
     res = [(r, noise_rate(*world(2000, rate=r, acc=a, kind=k, seed=s)[1:])) for r,a,k,s in runs]
     inside = np.mean([e.lo <= r <= e.hi for r,e in res])
-    assert inside >= .8 and np.mean([e.hi-e.lo for _,e in res]) < .16
+    assert inside >= .8 and np.mean([e.hi-e.lo for _,e in res]) < .18
     assert all(0 <= e.lo <= e.rate <= e.hi <= 1 for _,e in res)
 
 def test_the_rate_grows_with_the_noise():
@@ -187,10 +196,12 @@ def test_two_classes():
 def test_honest_plants_pass_and_memorised_ones_do_not():
     y,g,p = world()
     new,mask = plant_labels(g, 10, .05, 3)
-    ok = plant_check(g, p, new, mask)
+    plants = lambda p: Plants(np.flatnonzero(mask), new[mask], p[mask])
+    ok = plant_check(g, p, plants(p))
     assert ok.n == 200 and ok.p > .05 and ok.distance < .1
     leak = p.copy()
     leak[mask] = .5*p[mask] + .5*np.eye(10)[new[mask]]          # the network has seen these labels
-    assert plant_check(g, leak, new, mask).p < 1e-6
-    with pytest.raises(ValueError, match="'symmetric' or 'confusion', got 'pair'"): plant_check(g, p, new, mask, 'pair')
-    with pytest.raises(ValueError, match='at least one planted'): plant_check(g, p, g, np.zeros(4000, bool))
+    assert plant_check(g, p, plants(leak)).p < 1e-6
+    with pytest.raises(ValueError, match="'symmetric' or 'confusion', got 'pair'"): plant_check(g, p, plants(p), 'pair')
+    none = Plants(np.zeros(0, int), np.zeros(0, int), p[:0])
+    with pytest.raises(ValueError, match='at least one planted'): plant_check(g, p, none)

@@ -13,11 +13,11 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from conftest import MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
-from fastrobust.calibration import fitting as module
+from fastrobust.inference import fitting as module
 from fastrobust.calibration.metrics import nll
 from fastrobust.calibration.temperature import (Tempered, temper, temperature_of,
                                                 temperature_scale, untemper)
-from fastrobust.calibration.fitting import cross_fit, fit_temperature
+from fastrobust.inference.fitting import cross_fit, fit_temperature
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.losses import FuncLoss, GCELoss

@@ -30,7 +30,7 @@ class Listing(NamedTuple):
 # --- folders --------------------------------------------------------------------------------------
 def _left(d):
     "Whether `d` is the folder of an audit"
-    return all((d/o).is_file() for o in ('report.html', 'issues.csv', 'fixed.csv'))
+    return all((d/o).is_file() for o in ('report.html', 'issues.csv'))
 
 def _dirs(d, out):
     "Folders in `d`, none that is hidden or of an audit"
@@ -110,6 +110,21 @@ def _sort_out(rows, root):
         else: seen[p] = label
     return seen,skipped
 
+def _need_classes(labels):
+    "Refuse what nothing can be compared in, warn of single images"
+    classes = Counter(labels)
+    if len(classes) < 2:
+        raise ValueError(f"expected two classes or more, got {next(iter(classes))!r} alone. "
+                         "Nothing can be confused.")
+    single = [k for k,n in classes.items() if n == 1]
+    if len(classes)-len(single) < 2:
+        counts = ', '.join(f'{n:,} of {k}' for k,n in classes.most_common(5))
+        raise ValueError(f"expected two images or more of two classes, got {counts}. A single image "
+                         "has nothing to be compared with: add images, or merge classes.")
+    if single:
+        robust_warn(f"a single image: {', '.join(single[:5])}. Nothing can be said about such a "
+                    "class.")
+
 def read_source(
     src,        # Folder of class folders, or CSV with columns for path and label
     out=None    # Folder of the audit itself, never taken for a class
@@ -137,14 +152,7 @@ def read_source(
         raise ValueError(f"expected images that can be read, got none of {len(rows)}{why}. Paths "
                          "in a CSV are relative to its own folder.")
     labels = [seen[p] for p in good]
-    classes = Counter(labels)
-    if len(classes) < 2:
-        raise ValueError(f"expected two classes or more, got {next(iter(classes))!r} alone. "
-                         "Nothing can be confused.")
-    single = [k for k,n in classes.items() if n == 1]
-    if single:
-        robust_warn(f"a single image: {', '.join(single[:5])}. Nothing can be said about such a "
-                    "class.")
+    _need_classes(labels)
 
     modes,sides = zip(*good.values())
     grey = set(modes) <= {'1', 'L', 'LA', 'I;16', 'I'}

@@ -1,17 +1,18 @@
-"The network of an audit: small from scratch, or a pretrained body with weights from torchvision, timm or a file"
-import inspect
+"The network of an audit: pretrained, of torchvision, timm or a file; or a small one from scratch"
 from pathlib import Path
 import torch, torchvision
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.learner import create_body, model_meta, vision_learner, _default_meta
 from fastrobust.basics import nearest, robust_warn
+from fastrobust.inference.bodies import body_of
 from fastrobust.losses import GCELoss
 from fastrobust.nets import small_cnn
 
 __all__ = []
 
 DEFAULT = 'resnet18'
+SCRATCH,PLAIN = 'small','plain'     # No names of networks
 # From scratch: learning rate, largest images; 150 steps at least
 SMALL = dict(lr=3e-3, side=64, epochs=(8, 20))
 BODY  = dict(epochs=4, side=128)    # Pretrained: epochs of `fine_tune`, size of the images
@@ -20,16 +21,17 @@ FORGIVING = 20
 
 def _arch(name):
     "Architecture of that name: a function of torchvision, or a name timm knows"
-    f = getattr(torchvision.models, name, None)
-    if inspect.isfunction(f): return f
+    own = torchvision.models.list_models(torchvision.models)
+    if name in own: return getattr(torchvision.models, name)
     try: import timm
     except ImportError: known = []
     else: known = timm.list_models()
-    if name in known: return name
-    both = ['small', *torchvision.models.list_models(torchvision.models), *known]
-    hint = nearest(name, both).split('Known')[0]
-    raise ValueError(f"expected --arch small, a network of torchvision or of timm, got {name!r}. "
-                     f"{hint}For example: resnet18, mobilenet_v3_small.")
+    # 'resnet18.a1_in1k' says which of timm's weights
+    if name.split('.')[0] in known: return name
+    hint = nearest(name, sorted({PLAIN, SCRATCH, *own, *known})).split('Known')[0]
+    without = '' if known else ' (timm is not installed)'
+    raise ValueError(f"expected --arch plain, small, a network of torchvision or of timm{without}, "
+                     f"got {name!r}. {hint}For example: resnet18, mobilenet_v3_small.")
 
 def _load(file):
     try: sd = torch.load(file, map_location='cpu', weights_only=True)
@@ -70,10 +72,50 @@ def _body(arch, name, file):
     cut = model_meta.get(arch, _default_meta)['cut']
     return create_body(net, cut=cut).state_dict()
 
+def _not_had(name, e):
+    return f"the weights of {name} could not be had ({type(e).__name__}: no network?)"
+
+def need_network(arch, weights):
+    "Refuse unknown names and files that hold no weights, before any image is read"
+    if arch not in (PLAIN, SCRATCH): _arch(arch or DEFAULT)
+    if weights is not None: _load(weights)
+
+# --- frozen ---------------------------------------------------------------------------------------
+def _checked_body(net, weights, size):
+    "`Body` of an architecture whose weights are there; refused where it does not fit"
+    x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    try: return body_of(net, x, weights=weights)
+    except ValueError as e:
+        fix = f"For other pixels than these {size}: --size."
+        if str(e).startswith('expected a file'):
+            fix = f"Name the architecture that {str(weights)!r} is of: --arch."
+        raise ValueError(f"{e} {fix}") from e
+
+def frozen_body(
+    arch,       # Name; None: pretrained resnet18, 'plain' where its weights cannot be had
+    weights,    # File with a state dict, or None
+    size        # Pixels that the body will see
+):
+    "(`Body` or 'plain', None or a sentence: what could not be had, and what would help)"
+    if arch == PLAIN: return PLAIN,None
+    name = arch or DEFAULT
+    net = _arch(name)
+    if weights is not None: return _checked_body(net, Path(weights), size),None
+    try: _pretrained(net)
+    except (OSError, RuntimeError, ValueError) as e:
+        why = _not_had(name, e)
+        if arch is not None:
+            raise OSError(f"{why}. Give a file of them, --weights {name}.pth, or use --arch "
+                          "plain, which needs none.") from e
+        return PLAIN,(f"{why}, so gradients and colours judge in its place, which see less. What "
+                      f"would help: --weights {name}.pth, its state_dict from a machine with network.")
+    return _checked_body(net, None, size),None
+
+# --- trained --------------------------------------------------------------------------------------
 def learner_maker(arch, weights):
     "(function dls -> learner, what it is in words, None or 'small' if it had to be that one)"
     scratch = 'a network of four convolutions, trained from scratch'
-    if arch == 'small': return _small,scratch,True
+    if arch == SCRATCH: return _small,scratch,True
     name = arch or DEFAULT
     net = _arch(name)
 
@@ -88,7 +130,7 @@ def learner_maker(arch, weights):
 
     try: _pretrained(net)
     except (OSError, RuntimeError, ValueError) as e:
-        why = f"the weights of {name} could not be had ({type(e).__name__}: no network?)"
+        why = _not_had(name, e)
         if arch is not None:
             raise OSError(f"{why}. Give a file of them, --weights {name}.pth, or use --arch "
                           "small.") from e
@@ -105,7 +147,7 @@ def _small(dls):
     return Learner(dls, small_cnn(dls.c, n_in), loss_func=loss, lr=SMALL['lr'])
 
 def _pretrained(net):
-    "Find out before the folds whether the weights can be had; they stay in torch's cache"
+    "Find out at the door whether the weights can be had; they stay in torch's cache"
     if isinstance(net, str):
         import timm
         return timm.create_model(net, pretrained=True)

@@ -1,16 +1,20 @@
-"The page an audit leaves: how many labels are wrong, which ones most likely, how to go on, and what it cannot know"
+"The page an audit leaves: how many labels are wrong, which ones, how to go on, what it cannot know"
 import base64, io, platform
-from pathlib import Path
+from html import escape
 import pandas as pd
 import fastai, torch
 from PIL import Image
 from fastrobust import __version__
+from fastrobust.audit.words import (chance_words, headline, not_judged, nothing_shown,
+                                    precision_words)
+from fastrobust.labels.words import pct, unjudged
 from fastrobust.reporting import page as html
 
 __all__ = []
 
 WORST = 60      # Images on the page; all are in issues.csv
 
+# --- parts ----------------------------------------------------------------------------------------
 def _png(file, side=128):
     "The image as PNG for the page, at most `side` pixels"
     with Image.open(file) as im:
@@ -21,93 +25,100 @@ def _png(file, side=128):
         im.save(buf, 'PNG')
     return base64.b64encode(buf.getvalue()).decode()
 
-def sure(v): return '> 99%' if v > .99 else f'{v:.0%}'
-def _pct(v): return f'{v:.1%}' if v < .1 else f'{v:.0%}'
+def _banner(first, sentences):
+    "What stands in place of numbers"
+    style = ('border-left: 6px solid #D55E00; background: #fdf3ec; padding: .8rem 1.2rem; '
+             'margin: 1.4rem 0')
+    text = html.para(first, 'lead') + ''.join(map(html.para, sentences))
+    return f'<div class="banner" style="{style}">{text}</div>'
 
-def rate_words(rep):
-    "The noise rate with its interval, in a sentence"
-    n = len(rep.table)
-    return (f"About {_pct(rep.rate)} of the {n:,} labels are wrong, that is {round(rep.rate*n):,} "
-            f"images; anything between {_pct(rep.lo)} and {_pct(rep.hi)} agrees with what was "
-            "seen.")
+def _card(png, r, trusted):
+    "One image: its label, struck through where it is called wrong, and the suggested one"
+    name,given,other = (escape(str(o)) for o in (r.name_, r.given, r.suggested))
+    if trusted and r.flagged: given = f'<s>{given}</s>'
+    parts = [f'<img src="data:image/png;base64,{png}" alt="{name}">', f'<div>{given}</div>']
+    if r.suggested != r.given:
+        parts.append(f'<b>{other}</b>' if trusted else f'<div>or {other}?</div>')
+    if trusted and chance_words(r): parts.append(f'<div>{chance_words(r)}</div>')
+    return f'<div class="card">{"".join(parts)}<i>{name}</i></div>'
 
-def by_class(t):
+def by_class(rep):
     "Items and suspects of each given class, and what they are most often taken for"
     rows,count = {},{}
-    for k,g in t.groupby('given'):
+    out = {rep.vocab[k] for k in unjudged(rep)}
+    for k,g in rep.table.groupby('given'):
         sus = g[g.flagged]
         top = sus.suggested.value_counts()
         taken = f'{top.index[0]} ({top.iloc[0]})' if len(top) else ''
         rows[k] = [f'{len(g):,}', f'{len(sus):,}', f'{len(sus)/len(g):.1%}', taken]
+        if k in out: rows[k] = [f'{len(g):,}', 'not judged', '', '']
         count[k] = len(sus)
     columns = ['images', 'suspects', 'share', 'most often taken for']
     df = pd.DataFrame.from_dict(rows, 'index', columns=columns)
     return df.loc[sorted(df.index, key=lambda k: -count[k])]
 
-def _code(listing, out, size):
-    def load(label):
-        if any(Path(o).is_absolute() for o in listing.paths):
-            return (f"label = {{path/f: k for f,k in zip(df.path, df.{label})}}\n"
-                    "dls = ImageDataLoaders.from_path_func(path, list(label), lambda f: label[f], "
-                    f"{how}, {tfm})")
-        return (f"dls = ImageDataLoaders.from_df(df, path, fn_col='path', label_col={label!r}, "
-                f"{how},\n{' '*31}{tfm})")
-
-    tfm = f'item_tfms=Resize({size})'
-    how,own = 'valid_pct=.2',''
-    if listing.split:
-        a,b = (o+'/' for o in listing.split)
-        how = "valid_col='is_valid'"
-        own = (f"df  = df[df.path.str.startswith(({a!r}, {b!r}))]"
-               f".assign(is_valid=df.path.str.startswith({b!r}))\n")
-    less = ''
-    if listing.skipped: less = f"; the {len(listing.skipped)} left out are not in it"
-    return f'''from fastai.vision.all import *
-from fastrobust.all import *
-
-path = Path({str(listing.root.resolve())!r})
-
-# the images that were looked at, with your labels and the suggested ones{less}
-df  = pd.read_csv({str((out/'fixed.csv').resolve())!r}, dtype=str, keep_default_na=False)
-{own}
-# your labels, the suspects left out of the training set (files are found by name)
-{load('given')}
-dls = fix_labels(dls, {str((out/'issues.csv').resolve())!r}, how='drop')
-
-# or the suggested labels
-{load('label')}'''
-
-def limits(rep):
-    "What a reader must know before believing the numbers"
-    notes = [o[0].upper() + o[1:] for o in rep.notes]
-    return [*notes,
-            "A suspicion is no proof: rare but right images are among the suspects. Look before "
+def limits():
+    "What a reader must know before believing any such list"
+    return ["A suspicion is no proof: rare but right images are among the suspects. Look before "
             "you delete.",
             "An image that is none of the classes cannot get a right label here. Write drop beside "
             "it.",
-            "Images shown twice, of the same thing or file, vouch for each other's wrong labels."]
+            "Photographs of the same thing, almost alike, vouch for each other's wrong labels. "
+            "Copies that are alike to the last pixel are left out together."]
 
+# --- sections -------------------------------------------------------------------------------------
 def _tiles(rep, n_suspects):
     "The three numbers of the page"
-    return [(_pct(rep.rate), f'of the labels wrong, {_pct(rep.lo)} to {_pct(rep.hi)}', '#D55E00'),
-            (f'{n_suspects:,}', f'suspects among {len(rep.table):,} images', '#E69F00'),
-            (f'{rep.acc:.1%}', 'of the given labels predicted by networks that did not see them',
+    rate = (pct(rep.rate), f'of the labels wrong, {pct(rep.lo)} to {pct(rep.hi)}', '#D55E00')
+    if nothing_shown(rep):
+        says = 'of the labels wrong; nothing shows for certain that any is'
+        rate = (f'0 to {pct(rep.hi)}', says, '#D55E00')
+    sus = f'suspects among {len(rep.table):,} images'
+    if n_suspects: sus += '; ' + precision_words(rep)
+    return [rate, (f'{n_suspects:,}', sus, '#E69F00'),
+            (f'{rep.acc:.1%}', 'of the labels agree with the judge, which had not seen them',
              '#0072B2')]
 
-def _worst(rep, root, bad):
-    "Heading, sentence and pictures of the suspects; without any, of what fits its label least"
-    title,some = 'No suspects: these fit their label least',''
-    shown = rep.table[:12]
-    if len(bad):
-        title = 'The worst first'
-        shown = bad[:WORST]
-        some = f"{len(shown)} of {len(bad):,} suspects; about {rep.precision:.0%} are wrong. "
-    cards = [(_png(root/r.name_), r.given, r.suggested, sure(r.confidence), r.name_)
-             for r in shown.rename(columns=dict(name='name_')).itertuples()]
-    return [html.heading(title),
-            html.para(some + "Struck through: the label as given. Below it: the one suggested by a "
-                      "network that was trained without this image, and how probable it is."),
-            html.sheet(cards)]
+def _top(rep, said, n_suspects):
+    "What was found, or why nothing can be told; caveats; who judged"
+    if rep.trusted:
+        parts = [html.para(headline(rep), 'lead'), html.tiles(_tiles(rep, n_suspects))]
+    else: parts = [_banner(headline(rep), said)]
+    parts.append(html.para(f'Judge: {rep.judge}.'))
+    if rep.trusted: parts.append(html.bullets(said))
+    left = not_judged(rep)
+    if left:
+        parts += [html.para('Not judged:'), html.bullets(left)]
+    return parts
+
+def _pictured(rep, root, bad):
+    "Heading, sentence and pictures: of the suspects, else of what comes first"
+    chance = ''
+    if bad.wrong.notna().any(): chance = ' Then the chance that the given label is wrong.'
+    if not rep.trusted:
+        title,shown = 'To look at',rep.table[:WORST]
+        text = (f"The first {len(shown):,} of {len(rep.table):,} images in the order of suspicion. None "
+                "of these labels is called wrong: the order says where to look first. Below each "
+                "image its label, and what else it may be.")
+    elif len(bad):
+        title,shown = 'The worst first',bad[:WORST]
+        text = (f"{len(shown):,} of {len(bad):,} suspects; {precision_words(rep)}. Struck through: "
+                f"the label as given. Below it: the one that is suggested.{chance}")
+    else:
+        title,shown = 'No suspects: these fit their label least',rep.table[:12]
+        text = "Below each image its label, and what else it may be. None of these is called wrong."
+    rows = shown.rename(columns=dict(name='name_')).itertuples()
+    cards = ''.join(_card(_png(root/r.name_), r, rep.trusted and len(bad) > 0) for r in rows)
+    return [html.heading(title), html.para(text), f'<div class="sheet">{cards}</div>']
+
+def _files(written):
+    "What to do with the files that were written"
+    res = ["Look: issues.csv has every image, the most suspicious first. In its column decision "
+           "write keep, drop or the right class; fix_labels takes the file back, rows in any order."]
+    if 'fixed.csv' in written:
+        res.append("fixed.csv has the suggested label wherever one is suspected, and says so in its "
+                   "column action. Nobody has looked at these.")
+    return [*res, "Nothing was changed in your files."]
 
 def _left_out(skipped):
     "What could not be looked at, and why"
@@ -118,32 +129,21 @@ def _left_out(skipped):
 def audit_page(
     rep,        # `NoiseReport`, its table with relative paths as `name`
     listing,    # What was audited
-    out,        # Folder of the CSV files
+    said,       # Sentences beside the numbers, as `remarks` gives them
+    written,    # Names of the CSV files
+    code,       # Lines to paste
     pics,       # Name -> (PNG file, caption, alt)
-    settings,   # Sentences: how it was done
-    size        # Pixels, for the code
+    how         # Sentences: how it was done
 ):
     "The report as HTML"
-    t = rep.table
-    bad = t[t.flagged]
-    parts = [html.para(rate_words(rep), 'lead'),
-             html.tiles(_tiles(rep, len(bad))),
-             *_worst(rep, listing.root, bad),
-             html.heading('How to go on'),
-             html.bullets(["Look: issues.csv has every image, the most suspicious first. In its "
-                           "column decision write keep, drop or the right class; fix_labels takes "
-                           "the file back, rows in any order.",
-                           "fixed.csv has the suggested label wherever one is suspected, and says "
-                           "so in its column.",
-                           "Nothing was changed in your files."]),
-             html.code(_code(listing, out, size)),
-             html.heading('Where the suspects are'),
-             html.table(by_class(t)),
-             *[html.figure(*v) for v in pics.values()],
-             html.heading('What this cannot know'),
-             html.bullets(limits(rep))]
+    bad = rep.table[rep.table.flagged & rep.trusted]
+    parts = [*_top(rep, said, len(bad)), *_pictured(rep, listing.root, bad),
+             html.heading('How to go on'), html.bullets(_files(written)), html.code(code)]
+    if rep.trusted: parts += [html.heading('Where the suspects are'), html.table(by_class(rep))]
+    parts += [html.figure(*v) for v in pics.values()]
+    parts += [html.heading('What this cannot know'), html.bullets(limits())]
     if listing.skipped: parts += _left_out(listing.skipped)
-    parts += [html.heading('How this was measured'), html.bullets(settings)]
+    parts += [html.heading('How this was measured'), html.bullets(how)]
     foot = (f'fastrobust {__version__}, fastai {fastai.__version__}, torch {torch.__version__}, '
             f'Python {platform.python_version()}.')
     return html.page(f'Label audit of {listing.root.resolve().name or "your images"}', parts, foot)

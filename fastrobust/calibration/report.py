@@ -6,7 +6,7 @@ import numpy as np, pandas as pd
 import torch
 from fastrobust.basics import plain_dl, robust_warn
 from fastrobust.calibration.charts import draw_reliability, panels_of, size_of
-from fastrobust.calibration.fitting import cross_fit_logits, fit_temperature
+from fastrobust.inference.fitting import cross_fit_logits, fit_temperature
 from fastrobust.calibration.metrics import bins_table, brier_rows, classwise_ece, ece_mass, nll_rows
 from fastrobust.calibration.temperature import (labelled_logits, stale_note, temperature_of,
                                                 warn_fit_items)

@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from fastai.callback.mixup import MixHandler
 from fastrobust.basics import need_learner, plain_dl, robust_warn
-from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.inference.fitting import fit_temperature
 from fastrobust.data.apart import share_items
 from fastrobust.inference.keys import net_mark
 from fastrobust.inference.passes import passes, wrong

@@ -136,3 +136,13 @@ def share_items(a, b):
     # copies too, where that is quick; a few may be chance
     a,b = set(image_hashes(a)),set(image_hashes(b))
     return len(a & b) > .5*min(len(a), len(b))
+
+def count_shared(a, b):
+    "How many items of loader `b` loader `a` holds too, by file or by pixels; all of them if both read one dataset"
+    if isinstance(a, DataLoader) and isinstance(b, DataLoader) and a.dataset is b.dataset:
+        return len(b.dataset)
+    files = _files(a) & _files(b)
+    if files: return len(files)
+    if array_of(a) is None or array_of(b) is None: return 0
+    known = set(image_hashes(a))
+    return _n_known([b], known)

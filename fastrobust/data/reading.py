@@ -5,7 +5,8 @@ import numpy as np, pandas as pd
 import torch
 from fasttransform import Pipeline
 from fastai.data.core import Datasets
-from fastai.data.transforms import Categorize, EncodedMultiCategorize, MultiCategorize
+from fastai.data.transforms import (Categorize, ColReader, EncodedMultiCategorize,
+                                    MultiCategorize, OneHotEncode, RegressionSetup)
 from fastai.tabular.core import Tabular
 from fastai.torch_core import no_random
 from fastrobust.data.arrays import ArrayItems
@@ -30,6 +31,21 @@ def int_labels(y, n=None):
                          "the vocab's size.")
     return y
 
+_SEVERAL = (MultiCategorize, EncodedMultiCategorize)
+
+def _makes_one_label(f): return isinstance(f, Categorize) and not isinstance(f, _SEVERAL)
+
+def other_target(ds):
+    "What the target of `ds` is instead, if it is known to be no single label; else None"
+    if isinstance(ds, Tabular):
+        y = ds.items[ds.y_names].to_numpy()
+        if y.shape[1] < 2 and y.dtype.kind != 'f': return None
+        return f"{list(ds.y_names)} of dtype {y.dtype}"
+    if not isinstance(ds, Datasets): return None
+    others = (*_SEVERAL, OneHotEncode, RegressionSetup)
+    makers = [f for tl in ds.tls[ds.n_inp:] for f in tl.tfms.fs if isinstance(f, others)]
+    return f"a target made by {type(makers[0]).__name__}" if makers else None
+
 def target(ds, what):
     "The one list of single-label targets of `ds`"
     if type(ds) not in (Datasets, NoisyDatasets):
@@ -39,8 +55,7 @@ def target(ds, what):
     tls = ds.tls[ds.n_inp:]
     fs = ds.tls[-1].tfms.fs
     last = fs[-1] if len(fs) else None
-    multi = isinstance(last, (MultiCategorize, EncodedMultiCategorize))
-    if len(tls) != 1 or not isinstance(last, Categorize) or multi:
+    if len(tls) != 1 or not _makes_one_label(last):
         got = f"a target made by {type(last).__name__}"
         if len(tls) != 1: got = f"{len(tls)} targets"
         raise ValueError(f"expected one single-label target (CategoryBlock) in {what}, got {got}. "
@@ -57,12 +72,46 @@ def codes(ds, what):
     "Labels of `ds` as ints, by position"
     if isinstance(ds, Tabular):
         y = ds.items[ds.y_names].to_numpy()
-        if y.shape[1] == 1 and y.dtype.kind in 'iu': return y[:,0].astype(np.int64)
-        raise ValueError(f"expected one single-label target in {what}, got {list(ds.y_names)} of "
-                         f"dtype {y.dtype}. Build the table with y_block=CategoryBlock().")
+        coded = y.dtype.kind in 'iu' and any(_makes_one_label(f) for f in ds.procs.fs)
+        if y.shape[1] != 1 or not coded:
+            raise ValueError(f"expected one single-label target in {what}, got {list(ds.y_names)} "
+                             f"of dtype {y.dtype}. Build the table with one name in y_names and "
+                             "y_block=CategoryBlock().")
+        return _need_labels(ds, y[:,0].astype(np.int64), what)
     tl = target(ds, what)
     if isinstance(ds.items, ArrayItems): return ds.items.y.cpu().numpy().copy()
-    return np.array([int(tl[i]) for i in range(len(tl))], dtype=np.int64)
+    return codes_at(ds, range(len(tl)), what)
+
+def codes_at(ds, idxs, what):
+    "Labels of the items `idxs` of a `Datasets` as ints"
+    tl = target(ds, what)
+    def code(i):
+        try: return int(tl[i])
+        except KeyError: return -1      # of `Categorize`: NaN, or no class of the vocab
+    return _need_labels(ds, np.array([code(i) for i in idxs], dtype=np.int64), what, idxs)
+
+def _need_labels(ds, y, what, idxs=None):
+    "`y`, labels of the items `idxs` (None: all), refused where one is -1"
+    bad = np.flatnonzero(y < 0)
+    if not len(bad): return y
+    if idxs is not None: bad = np.asarray(idxs)[bad]
+    if isinstance(ds.items, pd.DataFrame):
+        first = f"rows {list(ds.items.index[bad[:5]])}"
+        fix = f"Drop these rows, df.dropna({_label_subset(ds)}),"
+    else:
+        first = [str(ds.items[int(i)]) for i in bad[:5]]
+        fix = "Leave these items out"
+    raise ValueError(f"expected a class of the vocab for every item of {what}, got {len(bad)} of "
+                     f"{len(y)} without one (NaN, or a class it lacks), first {first}. {fix} or "
+                     "give CategoryBlock a vocab with their class, before you build the dls.")
+
+def _label_subset(ds):
+    "`subset=[..]`, the column of `ds.items`, a DataFrame, that holds the labels; '' where that cannot be told"
+    if isinstance(ds, Tabular): return f"subset={list(ds.y_names)}"
+    readers = [f for f in ds.tls[-1].tfms.fs if isinstance(f, ColReader)]
+    if not readers: return ''
+    cols = [ds.items.columns[c] if isinstance(c, int) else c for c in readers[0].cols]
+    return f"subset={cols}"
 
 def table_with(ds, y):
     "The table `ds` with labels `y`"
@@ -124,8 +173,7 @@ class Part:
     @property
     def y(self):
         if self.idxs is None: return codes(self.ds, self.what)
-        tl = target(self.ds, self.what)
-        return np.array([int(tl[i]) for i in self.idxs], dtype=np.int64)
+        return codes_at(self.ds, self.idxs, self.what)
     @property
     def X(self): return images(self.ds, self.after_item, self.idxs)
     @property

@@ -113,7 +113,8 @@ class AnalyticHead(nn.Module):
         f = self.scaled(f)
         return f if self.buffer is None else self.buffer(f)
 
-    def _blocks(self, f, y):
+    def blocks(self, f, y):
+        "(rows as they are solved for, labels), block by block"
         for part,t in row_blocks(f, y, width=max(self.d, self.m)):
             yield self.expand(part.to(self.stats.device, self.stats.dtype)),t
 
@@ -139,7 +140,7 @@ class AnalyticHead(nn.Module):
         before = self.scaling,self.buffer
         try:
             if not self.stats.n: self._start(f)
-            self.stats.add_blocks(self._blocks(f, y))
+            self.stats.add_blocks(self.blocks(f, y))
         except BaseException:
             self.scaling,self.buffer = before
             raise
@@ -154,7 +155,7 @@ class AnalyticHead(nn.Module):
         seen them, and G tells of single rows where they are fewer than m. This is no guarantee of privacy"""
         f = need_features(f, self.d)
         y = need_codes(y, len(f))
-        if len(f): self.stats.add_blocks(self._blocks(f, y), -1)
+        if len(f): self.stats.add_blocks(self.blocks(f, y), -1)
         self._placed = {}
         return self
 
@@ -214,7 +215,7 @@ class AnalyticHead(nn.Module):
         and (with `balance`) the class weights that the head has"""
         f = need_features(f, self.d)
         y = need_codes(y, len(f))
-        return self.stats.loo_blocks(self._blocks(f, y), self.gamma_)
+        return self.stats.loo_blocks(self.blocks(f, y), self.gamma_)
 
     # --- to a file and back ---
     def get_extra_state(self):

@@ -24,10 +24,8 @@ class RidgeStats:
     ):
         self.d = need_whole('d', d, 1, what='features')
         if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"`dtype` must be torch.float64 or torch.float32, got {dtype}. Half "
-                             "precision has too few digits for sums.")
-        need_memory(4*8*d**2, f"sums of {d} x {d} numbers and their solution", "Take fewer features: "
-                    "a smaller `m`.")
+            raise ValueError(f"`dtype` must be torch.float64 or torch.float32, got {dtype}. Half precision rounds.")
+        need_memory(4*8*d**2, f"sums of {d} x {d} numbers and their solution", "Take fewer features: a smaller `m`.")
         self.intercept,self.balance = bool(intercept),bool(balance)
         self.dtype,self.device = dtype,torch.device(device)
         self.classes = []       # Codes, in the order of the columns: that in which they appeared
@@ -40,8 +38,7 @@ class RidgeStats:
 
     def __getstate__(self): return {**vars(self), '_normal': None}
 
-    def __repr__(self):
-        return f'RidgeStats({self.d}): {self.n} rows of {len(self.classes)} classes'
+    def __repr__(self): return f'RidgeStats({self.d}): {self.n} rows of {len(self.classes)} classes'
 
     @property
     def n(self): return int(self.counts.sum())
@@ -90,8 +87,8 @@ class RidgeStats:
         more = [k for k in dict.fromkeys(y.tolist()) if k not in self.classes]
         if not more: return
         if self.balance:
-            need_memory(16*(len(self.classes)+len(more))*self.d**2, f"sums of {self.d} x {self.d} numbers for "
-                        "each class", "Leave `balance` out, or take a smaller `m`.")
+            c = len(self.classes) + len(more)
+            need_memory(16*c*self.d**2, f"sums of {self.d} x {self.d} numbers for each class", "Leave `balance` out.")
         self.classes = self.classes + more
         self.counts = torch.cat([self.counts, self.counts.new_zeros(len(more))])
         self.Q = torch.cat([self.Q, self._zeros(len(more))], 1)
@@ -112,16 +109,15 @@ class RidgeStats:
 
     def _unknown(self, y):
         strange = sorted(set(y.tolist())-set(self.classes))
-        return ValueError(f"expected rows of the {len(self.classes)} classes learned so far, got "
-                          f"class {strange[0]}. Learn it first, or leave its rows out.")
+        return ValueError(f"expected rows of the {len(self.classes)} classes learned so far, got class {strange[0]}. "
+                          "Learn it first, or leave its rows out.")
 
     def _drop_empty(self):
         "After rows were forgotten: refuse more than there were; a class without rows has no column"
         if (self.counts < 0).any():
             k = self.classes[int(self.counts.argmin())]
-            raise ValueError(f"expected no more rows to forget than were learned, got "
-                             f"{-int(self.counts.min())} too many of class {k}. Each row can be "
-                             "forgotten once.")
+            raise ValueError(f"expected no more rows to forget than were learned, got {-int(self.counts.min())} too "
+                             f"many of class {k}. Each row can be forgotten once.")
         keep = (self.counts > 0).nonzero()[:, 0].tolist()
         self.classes = [self.classes[i] for i in keep]
         self.counts = self.counts[keep]
@@ -135,8 +131,7 @@ class RidgeStats:
         if not isinstance(other, RidgeStats): return NotImplemented
         for k in ('d', 'intercept', 'balance'):
             a,b = getattr(self, k),getattr(other, k)
-            if a != b: raise ValueError(f"expected sums of one kind, got {k} {a} and {b}. Make both "
-                                        "with the same settings.")
+            if a != b: raise ValueError(f"expected sums of one kind, got {k} {a} and {b}. Make both alike.")
         new = copy.deepcopy(self)
         new.grow(torch.tensor(other.classes, dtype=torch.long))
         at = [new.classes.index(k) for k in other.classes]
@@ -166,8 +161,7 @@ class RidgeStats:
         return self._normal
 
     def _equations(self):
-        if not self.n: raise ValueError("expected rows to solve for, got none. Call `add` or `fit` "
-                                        "first.")
+        if not self.n: raise ValueError("expected rows to solve for, got none. Call `add` or `fit` first.")
         w = self.weights
         Q = self.Q.double().cpu()*w
         G = self.grams[0].double().cpu()
@@ -216,10 +210,17 @@ class RidgeStats:
         gamma   # Penalty, above 0
     )->Tensor:  # Scores float64 (n,c)
         "`loo` of rows that come in blocks, with one factorisation"
+        none = torch.zeros(0, len(self.classes), dtype=torch.float64)
+        return torch.cat([none, *self.loo_each(blocks, gamma)])
+
+    def loo_each(self,
+        blocks, # Pairs (Z, y) of rows that were learned
+        gamma   # Penalty, above 0
+    ):          # Scores float64 (b,c) of each block
+        "`loo_blocks`, one block after the other, for rows too many to be kept"
         W,b = self.solve(gamma),self.offset(gamma)
         L = self.normal.factor(gamma)
-        found = [self._loo(Z, y, W, b, L) for Z,y in blocks]
-        return torch.cat(found) if found else W.new_zeros(0, W.shape[1])
+        for Z,y in blocks: yield self._loo(Z, y, W, b, L)
 
     def _loo(self, Z, y, W, b, L):
         Y = one_hot(y, self.classes)

@@ -5,17 +5,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fine_tune and fit_one_cycle)
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastrobust.basics import need_whole, robust_warn, target_vocab
 from fastrobust.data.editing import given_labels, split_items, stratified_folds
 from fastrobust.inference.notes import warn_callbacks
 from fastrobust.inference.passes import by_position
+from fastrobust.losses import GCELoss
 from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
 from fastrobust.resting import keep_random
 
 __all__ = ['cross_val_preds']
 
+FROM_SCRATCH = 8,20  # Epochs of a network from scratch: at least, at most
+PRETRAINED = 4      # Epochs of `fine_tune`
+FORGIVING = 20      # Classes up to which GCE learns fast enough; it keeps folds from learning errors
 _EXAMPLE = 'lambda dls: vision_learner(dls, resnet18)'
 
 def need_maker(make_learner):
@@ -43,11 +48,27 @@ def _warn_rare(y, vocab, n_folds):
                     "wrong whatever it is. Look at these yourself.")
 
 # --- one fold -------------------------------------------------------------------------------------
+def usual_bs(n):
+    "Batch size for `n` items to train on: few items need small batches (a rule of thumb)"
+    return int(np.clip(n//28, 8, 64))
+
+def usual_epochs(n, bs):
+    "Epochs of a network from scratch on `n` items: 150 steps at least (a rule of thumb)"
+    return int(np.clip(225*bs//max(n, 1), *FROM_SCRATCH))
+
 def _train(learn, epochs, lr):
     "`fine_tune` where the body is frozen (a pretrained net), else one cycle"
     if getattr(learn.opt, 'frozen_idx', 0):
-        learn.fine_tune(epochs, **({} if lr is None else dict(base_lr=lr)))
-    else: learn.fit_one_cycle(epochs, lr_max=lr)
+        learn.fine_tune(epochs or PRETRAINED, **({} if lr is None else dict(base_lr=lr)))
+        return
+    if epochs is None: epochs = usual_epochs(len(learn.dls.train_ds), learn.dls.bs)
+    learn.fit_one_cycle(epochs, lr_max=lr)
+
+def _warn_slow_loss(learn, classes):
+    if classes <= FORGIVING or not isinstance(learn.loss_func, GCELoss): return
+    robust_warn(f"GCE learns too slowly on {classes} classes (rule of thumb: up to {FORGIVING}). Build "
+                "the learner with cross-entropy, or take a judge that trains nothing: "
+                "noise_report(frozen(resnet18), dls).")
 
 def _need_own(learn, part, seen):
     "Refuse a learner that could have seen the items it is to predict"
@@ -95,9 +116,12 @@ def _fold(make_learner, dls, y, valid, classes, seed, fit, seen):
     t = time.perf_counter()
     set_seed(seed)      # before the loaders, which draw their own streams when they are made
     part = split_items(dls, ~valid, valid)
+    bs = min(usual_bs(len(y)), dls.bs or 64)
+    if bs != dls.bs: part = DataLoaders(*(o.new(bs=bs) for o in part.loaders), path=part.path, device=part.device)
     learn = make_learner(part)
     _need_own(learn, part, seen)
     first = not seen
+    if first: _warn_slow_loss(learn, classes)
     seen.update((id(p), weakref.ref(p)) for p in learn.model.parameters())
     with learn.no_bar(), learn.no_logging():
         fit(learn)
@@ -114,7 +138,9 @@ def cross_val_preds(
     n_folds:int=5,  # Each item is predicted by the one of so many networks that did not train on it
     seed:int=0,     # Of folds, initialisation and batches; the global streams are put back
     *,
-    epochs:int=None, # Epochs per fold, of `fine_tune` where the body is frozen, else `fit_one_cycle`; None: 8
+    # Epochs per fold: of `fine_tune` where the body is frozen (None: 4), else of `fit_one_cycle`
+    # (None: 8 to 20, by the number of items)
+    epochs:int=None,
     lr:float=None,  # Its learning rate; None: fastai's default, or the learner's own `lr`
     fit=None,       # In place of epochs and lr: function (learn) that trains, e.g. `lambda learn: learn.fine_tune(3)`
     path=None,      # Folder that keeps finished folds: after an interrupt the same call goes on from there
@@ -126,8 +152,7 @@ def cross_val_preds(
     if fit is not None and not (epochs is lr is None):
         raise ValueError(f"expected either `fit` or `epochs` and `lr`, got both (epochs={epochs}, "
                          f"lr={lr}). Say them inside `fit`.")
-    epochs = 8 if epochs is None else epochs
-    need_whole('epochs', epochs, 1)
+    if epochs is not None: need_whole('epochs', epochs, 1)
     train = fit or partial(_train, epochs=epochs, lr=lr)
 
     y,vocab = given_labels(dls),target_vocab(dls)

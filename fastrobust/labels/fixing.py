@@ -3,7 +3,6 @@ import numpy as np, pandas as pd
 from fastai.data.core import DataLoaders
 from fastrobust.basics import nearest, need_number, robust_warn
 from fastrobust.data.editing import given_labels, take_items, with_labels
-from fastrobust.data.reading import codes
 from fastrobust.data.weighting import weighted_dls
 from fastrobust.labels.reviewing import by_position, class_names, need_columns, read_review
 from fastrobust.reporting.report import saving
@@ -17,8 +16,11 @@ class Fixes:
     def __init__(self,
         dls,    # The loaders before
         table,  # DataFrame, one row per item that was changed
-        weights # (n,) by position in the old training set: 0 dropped, 1 as ever
-    ): self._dls,self.table,self.weights = dls,table,weights
+        weights,# (n,) by position in the old training set: 0 dropped, 1 as ever
+        notes=() # What the report says beside its numbers
+    ):
+        self._dls,self.table,self.weights = dls,table,weights
+        self.notes = list(notes)
 
     def undo(self):
         "The loaders as they were"
@@ -47,11 +49,21 @@ def _count(top, n):
                      f"{top!r}. For example top={n} for all of them, top=.05 for one in twenty; to "
                      "change none, leave out fix_labels.")
 
+def _rank(t):
+    "Place of each row, 0 the most suspicious, whatever the table is sorted by; its own order where no number tells"
+    by = []     # the last counts first
+    if 'margin' in t: by.append(t.margin)
+    for k in ('suspicion', 'wrong'):
+        if k in t and not t[k].isna().any():
+            by.append(-t[k])
+            break
+    return np.argsort(np.lexsort(by)) if by else np.arange(len(t))
+
 def _selected(t, n, top, threshold):
     "Rows to act on (bool), and whether somebody asked for them"
     if top is not None and threshold is not None:
         raise ValueError(f"expected `top` or `threshold`, got both ({top}, {threshold}). Give one.")
-    if top is not None: return np.arange(len(t)) < _count(top, n), True
+    if top is not None: return _rank(t) < _count(top, n), True
     if threshold is not None:
         need_number('threshold', threshold)
         if not 0 < threshold <= 1:
@@ -64,9 +76,30 @@ def _selected(t, n, top, threshold):
     need_columns(t, 'flagged', 'to select without `top` and `threshold`')
     return t.flagged.to_numpy(bool), False
 
-def _actions(t, n, how, top, threshold, keep):
+def _need_judged(t, chosen, asked, how, force):
+    "`chosen` without rows of classes that nobody can judge; of a report that cannot judge nothing is relabelled"
+    if force or 'judged' not in t: return chosen
+    judged = t.judged.to_numpy(bool)
+    unseen = chosen.copy()
+    if 'decision' in t and (t.decision != '').any(): unseen &= (t.decision == '').to_numpy() & asked
+    if not judged.any():
+        if how == 'relabel' and unseen.any():
+            raise ValueError("expected a report that can judge, got one whose judge is too weak: its "
+                             "suggested labels are mostly guesses. Look first (decisions in a CSV are "
+                             "taken), or force=True.")
+        if unseen.any():
+            robust_warn("this report's judge is too weak to say how many of these labels are wrong. "
+                        "Look before you train without them.")
+        return chosen
+    if (unseen & ~judged).any():
+        robust_warn(f"{int((unseen & ~judged).sum())} selected rows are of classes that the report "
+                    "could not judge: they stay as they are. Look at them, or force=True.")
+    return chosen & judged
+
+def _actions(t, n, how, top, threshold, keep, force):
     "What becomes of each row: 'drop', 'weight', a class, or '' (nothing)"
     chosen,asked = _selected(t, n, top, threshold)
+    chosen = _need_judged(t, chosen, asked, how, force)
     act = np.full(len(t), '', object)
     if chosen.any():
         if how == 'relabel': need_columns(t, 'suggested', "for how='relabel'")
@@ -109,10 +142,18 @@ def _need_all_classes(old, y, stay, names, how):
 
 def _trust(t):
     "Chance that a given label is right (rows,), 1 where the table does not tell"
-    if 'wrong' in t: trust = 1-t.wrong
-    elif 'margin' in t: trust = t.margin
-    else: trust = pd.Series(np.ones(len(t)))
+    trust = t.margin if 'margin' in t else pd.Series(np.ones(len(t)))
+    if 'wrong' in t: trust = (1-t.wrong).fillna(trust)
     return trust.to_numpy().clip(0, 1)
+
+def _gain(report, act, t):
+    "What to know of a report whose flagged labels are treated unseen, if more right labels than wrong ones may be lost"
+    lo,hi = (getattr(report, k, np.nan) for k in ('precision_lo', 'precision_hi'))
+    unseen = int((act != '').sum())
+    if np.isnan(lo) or not unseen or lo >= .5 or 'decision' in t: return None
+    return (f"of the {unseen:,} labels that are treated unseen, between {lo:.0%} and {hi:.0%} are wrong: it "
+            "cannot be told that more wrong labels go than right ones. See what a sample says first: "
+            "`report.review_sample()`.")
 
 def _done(t, act, drop, weigh):
     "What became of the rows, as a table"
@@ -128,16 +169,21 @@ def fix_labels(
     # Of the selected items: 'drop', 'relabel' (as suggested), 'weight' (draw by 1-`wrong`, times
     # the weights that the training loader draws by already)
     how='drop',
-    top=None,       # Select so many of the most suspicious: an int, or a share of the training set in (0,1)
+    # Select so many of the most suspicious, by `suspicion`, `wrong` or `margin`, else the first rows:
+    # an int, or a share of the training set in (0,1)
+    top=None,
     threshold=None, # Select the items with a smaller margin, in (0,1]; neither: the flagged ones
-    keep=None       # Positions in `dls.train_ds` never to be touched, or a mask (n,)
+    keep=None,      # Positions in `dls.train_ds` never to be touched, or a mask (n,)
+    force=False     # Also on a report that is too weak to judge, and on classes that it does not judge
 ) -> DataLoaders:
     "New dls after the cure, validation the same; `.fixes` tells what was done and undoes it"
     if how not in _HOW:
         raise ValueError(f"expected `how` to be one of {_HOW}, got {how!r}. {nearest(how, _HOW)}")
     y,names = given_labels(dls),class_names(dls)
     t = by_position(read_review(report, names), dls, y, names)
-    act = _actions(t, len(y), how, top, threshold, keep)
+    act = _actions(t, len(y), how, top, threshold, keep, force)
+    gain = _gain(report, act, t)
+    if gain: robust_warn(gain)
     trust = _trust(t)
     same = (act == t.given.to_numpy()) | (act == 'weight') & (trust == 1)
     act[same] = ''
@@ -161,63 +207,6 @@ def fix_labels(
     res = with_labels(dls, new)
     if drop.any(): res = take_items(res, stay)
     if weigh.any(): res = weighted_dls(res, w[stay]*getattr(res.train, 'wgts', 1))
-    res.fixes = Fixes(dls, _done(t, act, drop, weigh), w)
+    caveats = getattr(report, 'caveats', [])
+    res.fixes = Fixes(dls, _done(t, act, drop, weigh), w, [gain, *caveats] if gain else caveats)
     return res
-
-# --- fastai's widget ------------------------------------------------------------------------------
-class _Suspicion:
-    "What fastai's cleaner asks of a learner: the files, their classes, and suspicion in place of the loss"
-    def __init__(self, dls, score): self.dls,self.score = dls,score
-    def get_preds(self, dl=None, **kwargs):
-        train = dl.dataset is self.dls.train_ds
-        y = given_labels(self.dls) if train else codes(dl.dataset, 'the validation set')
-        score = list(self.score) if train else [0.]*len(y)
-        return None,y,None,score
-
-def to_cleaner(
-    learn,      # Learner, or DataLoaders, whose items are image files
-    report,     # `noise_report(..)`, its table, or a CSV of it
-    max_n=30,   # Images shown of each class, the most suspicious first
-    **kwargs    # More for fastai's `ImagesCleaner`: height, width
-):
-    "fastai's `ImageClassifierCleaner` in the report's order; `.review()` gives its choices as a table for `fix_labels`"
-    try: from fastai.vision.widgets import ImageClassifierCleaner
-    except ImportError as e:
-        raise ImportError("expected the package ipywidgets for fastai's cleaner, got none. Install "
-                          "it, or go without: look with `plot_label_issues(report, dls)`, edit the "
-                          "CSV of `report.save(dir)`, and give it to `fix_labels`.") from e
-    dls = getattr(learn, 'dls', learn)
-    y,names = given_labels(dls),class_names(dls)
-    t = by_position(read_review(report, names), dls, y, names)
-    files = list(dls.train_ds.items)
-    if not hasattr(files[0], 'suffix'):
-        raise TypeError("expected items that are image files (Path), got "
-                        f"{type(files[0]).__name__}. Look at the rest with "
-                        "`plot_label_issues(report, dls)`.")
-    score = np.zeros(len(y))
-    score[t.item] = len(t)-np.arange(len(t))
-
-    class Cleaner(ImageClassifierCleaner):
-        "fastai's, but it remembers its choices when another class is shown"
-        def __init__(self, *args, **kw):
-            self.chosen = {}
-            super().__init__(*args, **kw)
-
-        def remember(self):
-            shown = zip(getattr(self.iw, 'fns', ()), self.iw.values())
-            self.chosen.update({fn: v for fn,v in shown if v != '<Keep>' or fn in self.chosen})
-
-        def on_change_ds(self, change=None):
-            self.remember()
-            super().on_change_ds(change)
-            for fn,box in zip(self.iw.fns, self.iw.widget.children):
-                box.children[1].value = self.chosen.get(fn, '<Keep>')
-
-        def review(self):
-            "The report's table with the choices made so far as `decision`"
-            self.remember()
-            say = {'<Delete>': 'drop', '<Keep>': 'keep'}
-            said = [self.chosen.get(files[i], '') for i in t.item]
-            decision = [say.get(o, str(o)) for o in said]
-            return t.rename(columns=dict(name_='name')).assign(decision=decision)
-    return Cleaner(_Suspicion(dls, score), max_n=max_n, **kwargs)

@@ -6,6 +6,7 @@ from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Recorder
 from fastrobust.basics import as_f32, batch_idxs, epoch_idxs, need_whole, robust_warn
+from fastrobust.data.reading import other_target
 from fastrobust.inference.passes import training_pass
 from fastrobust.labels.metrics import label_margin
 from fastrobust.labels.recorded import Recorded
@@ -51,6 +52,9 @@ class SampleHistory(Recorded, QuickEvents, Callback):
         self.active = fit_starts(self.learn) and not hasattr(self.learn, 'lr_finder')
         self.batches = None
         if not self.active: return
+        if other := other_target(self.dls.train_ds):
+            raise ValueError(f"SampleHistory expected one single-label target, got {other}. It is "
+                             "defined for single-label classification: leave it out here.")
         n = len(self.dls.train_ds)
         if self.given is not None and len(self.given) != n:
             raise ValueError(f"expected the {len(self.given)} training items recorded so far, got "

@@ -1,11 +1,11 @@
 "What a cross-validation leaves: probabilities of all items by networks that did not see them, on disk and for cleanlab"
-import json, os, zipfile, zlib
-from functools import partial
+import json, os, zipfile
 from pathlib import Path
 import numpy as np
 import torch
 from fastcore.foundation import L
 from fastrobust.basics import robust_warn
+from fastrobust.labels.codemarks import code_mark, crc
 from fastrobust.reporting.report import saving
 
 __all__ = []
@@ -75,39 +75,24 @@ def write_whole(path, **arrays):
     return path
 
 # --- finished folds on disk -----------------------------------------------------------------------
-def _crc(o):
-    if not isinstance(o, (bytes, np.ndarray)): o = repr(o).encode()
-    return zlib.crc32(o)
-
-def _code(f):
-    "What a function says, as far as it can be told: another architecture or number of epochs is another code"
-    if isinstance(f, partial):
-        parts = [f.func, *f.args, *sum(f.keywords.items(), ())]
-        return [_code(o) for o in parts]
-    f = getattr(f, '__code__', f)
-    if hasattr(f, 'co_code'):
-        consts = [_code(o) if hasattr(o, 'co_code') else repr(o) for o in f.co_consts]
-        return [_crc(f.co_code), list(f.co_names), consts]
-    return repr(f) if isinstance(f, (int, float, str)) else _name(f)
-
-def _name(o): return getattr(o, '__qualname__', type(o).__qualname__)
-
 def _items(ds):
     "What tells the items from others: pixels in memory, file names, else how many"
     items = getattr(ds, 'items', ())
     if isinstance(getattr(items, 'x', None), torch.Tensor):
-        return _crc(np.ascontiguousarray(items.x.cpu().numpy()))
+        return crc(np.ascontiguousarray(items.x.cpu().numpy()))
     if not isinstance(items, (list, tuple, L)): return len(ds)
-    return _crc([str(o) for o in items if isinstance(o, (str, Path))])
+    return crc([str(o) for o in items if isinstance(o, (str, Path))])
+
+_WORDS = {o: f'{o} (its code or a value it reads)' for o in ('training', 'learner')}
 
 class OtherRun(ValueError): "Stored folds are of another run"
 
 def run_marks(dls, y, folds, seed, vocab, fit, make_learner, tag=''):
-    "What tells this run from others, as far as it shows; what a function takes from outside it does not"
+    "What tells this run from others, as far as it shows; of most objects that functions read only the class does"
     names = [str(o) for o in vocab]
-    marks = dict(labels=_crc(y), folds=_crc(folds), seed=seed, vocab=_crc(names),
+    marks = dict(labels=crc(y), folds=crc(folds), seed=seed, vocab=crc(names),
                  items=_items(dls.train_ds),
-                 training=_code(fit), learner=_code(make_learner),
+                 training=code_mark(fit), learner=code_mark(make_learner),
                  batch=getattr(dls, 'bs', None), tag=str(tag))
     return json.loads(json.dumps(marks))
 
@@ -124,7 +109,7 @@ def stored_folds(path, marks, n_folds):
         except (zipfile.BadZipFile, KeyError, ValueError, OSError) as e:
             robust_warn(f"{file} cannot be read ({e}): fold {k+1} is trained again.")
             continue
-        if other := [o for o in marks if old.get(o) != marks[o]]:
+        if other := [_WORDS.get(o, o) for o in marks if old.get(o) != marks[o]]:
             raise OtherRun(f"expected folds of this very run in {str(path)!r}, got one of other "
                            f"{', '.join(other)}. Give another `path`, or delete that folder if its "
                            "folds are of no use any more.")

@@ -1,20 +1,18 @@
 "How the rate of wrong labels was found, in one picture"
 import numpy as np
-from fastrobust.labels.planting import rival_margins
 from fastrobust.reporting.style import BLUE, DARK, VERMILION, new_figure, tidy
 
 __all__ = []
 
 def _tails(rep, ax):
     "How the two distributions part"
-    own,rivals = rival_margins(rep.given, rep.probs)
-    others = rivals[~np.isnan(rivals)]
-    curves = [(own[~rep.planted], BLUE, 'labels as given', '-'),
-              (others, VERMILION, 'labels planted at random', '--')]
-    for v,color,label,style in curves:
-        v = np.sort(v)
+    tails = rep.estimate.tails
+    own = np.sort(tails.own)
+    curves = [(own, (np.arange(len(own))+1)/len(own), BLUE, 'labels as given', '-'),
+              (tails.rivals, tails.cumulated(rep.law), VERMILION, 'labels planted like the errors found', '--')]
+    for v,share,color,label,style in curves:
         i = np.linspace(0, len(v)-1, min(len(v), 2000)).astype(int)
-        ax.plot(v[i], (i+1)/len(v), style, color=color, lw=2, label=label)
+        ax.plot(v[i], share[i], style, color=color, lw=2, label=label)
 
     t = rep.tail
     ax.axvline(t.threshold, color=DARK, lw=1,
@@ -28,19 +26,24 @@ def _tails(rep, ax):
 def _rates(rep, ax):
     "The estimates, one a row, and the interval"
     e = rep.estimates.rate[::-1]
-    ax.axvspan(rep.lo, rep.hi, color=BLUE, alpha=.15, lw=0,
-               label=f'interval {rep.lo:.1%} to {rep.hi:.1%}')
-    ax.axvline(rep.rate, color=BLUE, lw=2, label=f'reported {rep.rate:.1%}')
+    if rep.trusted:
+        ax.axvspan(rep.lo, rep.hi, color=BLUE, alpha=.15, lw=0,
+                   label=f'interval {rep.lo:.1%} to {rep.hi:.1%}')
+        ax.axvline(rep.rate, color=BLUE, lw=2, label=f'reported {rep.rate:.1%}')
     colors = {'planted tail': BLUE, 'label channel': BLUE}     # the two that count
     ax.scatter(e, range(len(e)), c=[colors.get(k, DARK) for k in e.index], s=36, zorder=3)
     for i,v in enumerate(e):
         if not np.isfinite(v): continue
         ax.annotate(f'{v:.1%}', (v, i), xytext=(7, 5), textcoords='offset points', fontsize=9)
-    top = max(.1, 1.25*float(np.nanmax([rep.hi, *e])))      # with room for the last number
+    far = [rep.hi, *e] if rep.trusted else e
+    top = max(.1, 1.25*float(np.nanmax(far)))      # with room for the last number
+    title = 'Estimates beside each other'
+    if not rep.trusted: title = 'None of these can be trusted here'
     tidy(ax, 'x')
     ax.set(yticks=range(len(e)), yticklabels=list(e.index), xlim=(0, top), ylim=(-.6, len(e)-.3),
-           xlabel='share of wrong labels', title='Estimates beside each other')
-    ax.legend(frameon=False, loc='upper center', bbox_to_anchor=(.5, -.17), fontsize=9, ncols=2)
+           xlabel='share of wrong labels', title=title)
+    if rep.trusted:
+        ax.legend(frameon=False, loc='upper center', bbox_to_anchor=(.5, -.17), fontsize=9, ncols=2)
 
 def draw_rates(rep, figsize=(11, 4.6)):
     axs = new_figure(figsize).subplots(1, 2)

@@ -9,21 +9,37 @@ from fastrobust.labels.reviewing import class_names, item_names
 
 __all__ = []
 
+_BLOCK = 2**26      # Bytes of votes at a time
+
 def _mean(a):
     "Mean over epochs (E,n) -> (n,) of those that are not NaN"
     n = (~np.isnan(a)).sum(0)
     return np.where(n, np.nansum(a, 0)/np.maximum(n, 1), np.nan)
 
+def _most_frequent(ps, c):
+    "Of predictions (E,n) in 0..c-1, -1: none, the most frequent one (n,), of equals the later, and its share (n,)"
+    rows = np.arange(ps.shape[1])
+    votes = np.zeros((len(rows), c))
+    for e,p in enumerate(ps):
+        seen = p >= 0
+        votes[rows[seen],p[seen]] += 1 + 1e-6*e
+    n_seen = (ps >= 0).sum(0)
+    share = votes.max(1).astype(int)/np.maximum(n_seen, 1)
+    return votes.argmax(1),share
+
 class Recorded:
     "`rows` of one dict an epoch, `epochs` their numbers, `given` the labels; `SampleHistory` fills them"
     # --- what was recorded ------------------------------------------------------------------------
-    def _get(self, k):
+    def _need_rows(self):
         if not self.rows:
             plural = 's'*(self.every > 1)
             raise ValueError(f"expected at least one recorded epoch, got none of {self.n_epochs}. "
                              f"First train with this callback, at least {self.every} epoch{plural} "
                              "(`every`).")
-        return np.stack([r[k] for r in self.rows])
+
+    def _get(self, k, part=slice(None)):
+        self._need_rows()
+        return np.stack([r[k][part] for r in self.rows])
 
     @property
     def losses(self):
@@ -86,15 +102,13 @@ class Recorded:
 
     def suggested(self):
         "The class most often predicted for each item (n,), of equals the later, and its share of the epochs seen (n,)"
-        ps = self.preds
-        rows = np.arange(len(self.given))
-        votes = np.zeros((len(rows), ps.max()+1))
-        for e,p in enumerate(ps):
-            seen = p >= 0
-            votes[rows[seen],p[seen]] += 1 + 1e-6*e
-        n_seen = (ps >= 0).sum(0)
-        share = votes.max(1).astype(int)/np.maximum(n_seen, 1)
-        return votes.argmax(1),share
+        self._need_rows()
+        c = 1+max(0, *(int(r['preds'].max()) for r in self.rows))
+        step = max(_BLOCK//(8*c), 1)
+        blocks = [slice(i, i+step) for i in range(0, len(self.given), step)]
+        parts = [_most_frequent(self._get('preds', b), c) for b in blocks]
+        code,share = map(np.concatenate, zip(*parts))
+        return code,share
 
     def memorisation(self):
         "`Memorised` shares by epoch, where `dls.noise` knows the true labels; of what was recorded, without training"

@@ -3,12 +3,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastrobust.basics import robust_warn, target_vocab
+from fastrobust.basics import need_whole, robust_warn, target_vocab
 from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.labels.crossval import cross_val_preds, need_maker
+from fastrobust.labels.frozen import Frozen
 from fastrobust.labels.mixtures import small_loss_split
 from fastrobust.labels.outofsample import warn_in_sample
-from fastrobust.labels.planting import KINDS, plant_labels
+from fastrobust.labels.planting import KINDS, Plants, few_share, plant_labels
 from fastrobust.labels.result import NoiseReport, Tau
 from fastrobust.labels.reviewing import item_names
 from fastrobust.predictions import need_probs
@@ -46,6 +47,13 @@ def _planted_preds(make_learner, dls, y, c, n_folds, share, seed, kind, kwargs):
     new,mask = plant_labels(y, c, share, seed, kind=kind, probs=first)
     return run(with_labels(dls, new), 'planted'),(new, mask)
 
+def need_two_classes(y, vocab):
+    "Refuse labels that are all alike"
+    have = np.unique(y)
+    if len(have) > 1: return
+    raise ValueError(f"expected labels of two classes or more, got {len(y)} of {str(vocab[have[0]])!r} alone. "
+                     "Nothing can be confused.")
+
 def _need_either(make_learner, dls, probs):
     "Refuse a call without data, or without anything to judge them by"
     if dls is None:
@@ -73,42 +81,82 @@ def _aum(history, y):
                              f"{int(other.sum())} items. Pass that of a training on them.")
     return a.astype(float)
 
+def _seeds(seed, n):
+    return [int(np.random.SeedSequence([seed, s]).generate_state(1)[0]) for s in range(n)]
+
+def left_out_report(
+    out,        # `LeaveOut` of the labels
+    y,          # Given labels (n,)
+    vocab,      # Names of the classes
+    plant=.05,  # Share of labels to plant; 0: none
+    draws=5,    # Times
+    seed=0,     # Of the planting
+    **kwargs    # More for `NoiseReport`
+)->NoiseReport:
+    "Report of items that were left out one by one; labels are planted like the errors that are found"
+    p = out.probs()
+    def planted(law, use):
+        even = law.spread >= 1
+        n = int(use.sum())
+        for s in np.random.SeedSequence(seed).generate_state(draws if plant and n > 1 else 0).tolist():
+            new,mask = plant_labels(y, len(vocab), few_share(plant, n), s, kind=law, probs=None if even else p, use=use)
+            i = np.flatnonzero(mask)
+            yield Plants(i, new[mask], out.planted(i, new[mask]))
+    return NoiseReport(y, p, vocab, planted=planted, **kwargs)
+
 def noise_report(
-    # Function (dls) -> new Learner on those dls; not needed beside `probs`. A robust loss (GCELoss)
-    # keeps the folds from learning the errors, as pair noise makes a plain network do
+    # Who judges: frozen(body), which trains nothing; or a function (dls) -> new Learner on those dls,
+    # trained in folds, with smaller batches where items are few: a robust loss (GCELoss, up to 20
+    # classes) keeps these from learning the errors, as pair noise makes a plain network do. Not needed
+    # beside `probs`
     make_learner=None,
     dls=None,           # DataLoaders with one single-label target; they stay as they are
     probs=None,         # Out-of-sample probabilities (n,c) in the order of the training set: nothing is trained
-    n_folds:int=3,      # Networks to train, each on the other folds
-    plant:float=.05,    # Share of labels made wrong before training, in [0,.5]; 0: none, no check on the audit itself
+    n_folds:int=3,      # Networks to train, each on the other folds; not for a frozen judge
+    plant:float=.05,    # Share of labels made wrong to measure by, in [0,.5]; 0: none, no check on the audit itself
     *,
     seed:int=0,         # Of the planting, folds and networks; the global streams are put back
-    plant_kind:str='symmetric', # 'symmetric', or 'confusion': as a first round of folds confuses them (twice the time)
+    # Of folds: 'symmetric', or 'confusion': as a first round of folds confuses them (twice the time).
+    # A frozen judge plants labels like the errors it finds
+    plant_kind:str='symmetric',
+    draws:int=5,        # Times that a frozen judge plants
     history=None,       # A fitted `SampleHistory`, or AUM values (n,) by position: column `aum` of the table
-    **kwargs            # More for `cross_val_preds`: epochs, lr, fit, path, verbose
+    verbose:bool=True,  # Show how far it is?
+    **kwargs            # More for `cross_val_preds`: epochs, lr, fit, path
 )->NoiseReport:
-    "Share of wrong labels with interval, precision and recall of the list, and all items, most suspicious first"
+    """Share of wrong labels with interval, precision and recall of the list, and all items, most suspicious first; no
+    numbers from a judge that cannot judge"""
     if plant_kind not in KINDS:
         raise ValueError(f"`plant_kind` must be one of {KINDS}, got {plant_kind!r}.")
     _need_either(make_learner, dls, probs)
     y,vocab = given_labels(dls),target_vocab(dls)
+    need_two_classes(y, vocab)
     aum = _aum(history, y)
+    told = dict(names=item_names(dls.train_ds), aum=aum)
     if probs is not None:
         if kwargs:
             raise ValueError(f"expected no {', '.join(kwargs)} beside `probs`, where nothing is "
                              "trained. Leave them or `probs` out.")
         p,folds = _given_probs(y, probs, len(vocab))
-        planted = None
         notes = ["nothing was planted, as the probabilities were given: the tail of planted labels "
                  "is computed from them, and nothing checks that they are out-of-sample."]
-    else:
-        need_maker(make_learner)
-        res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed,
-                                     plant_kind, kwargs)
-        p,folds = res.probs,res.folds
-        notes = []
-    return NoiseReport(y, p, vocab, names=item_names(dls.train_ds), folds=folds, planted=planted,
-                       kind=plant_kind, notes=notes, aum=aum)
+        return NoiseReport(y, p, vocab, folds=folds, notes=notes, judge='probabilities as given', **told)
+    if isinstance(make_learner, Frozen):
+        if kwargs:
+            raise ValueError(f"expected no {', '.join(kwargs)} with a frozen judge, which trains nothing. "
+                             "Leave them out; a folder for its features: frozen(body, path=).")
+        if plant_kind != KINDS[0]:
+            raise ValueError(f"expected no plant_kind={plant_kind!r} with a frozen judge, which plants labels like the "
+                             "errors it finds. Leave it out.")
+        need_whole('draws', draws, 1)
+        out = make_learner.left_out(dls, y, len(vocab), verbose)
+        return left_out_report(out, y, vocab, plant, draws, seed, judge=make_learner.says(out),
+                               notes=make_learner.notes(), **told)
+    need_maker(make_learner)
+    res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed,
+                                 plant_kind, dict(verbose=verbose, **kwargs))
+    return NoiseReport(y, res.probs, vocab, folds=res.folds, planted=planted, kind=plant_kind,
+                       judge=f'networks trained in {n_folds} folds', **told)
 
 # --- the rate alone -------------------------------------------------------------------------------
 def _warmed_up(make_learner, dls, epochs):
@@ -130,7 +178,7 @@ def _warmed_up(make_learner, dls, epochs):
     return Tau(min(r, .99), min(r, surely_noisy), min(max(r, not_surely_clean), .99))
 
 def estimate_tau(
-    make_learner=None,  # Function (dls) -> new Learner on those dls; not needed beside `probs`
+    make_learner=None,  # frozen(body), or a function (dls) -> new Learner on those dls; not needed beside `probs`
     dls=None,           # DataLoaders with one single-label target; they stay as they are
     probs=None,         # Out-of-sample probabilities (n,c): nothing is trained
     *,
@@ -150,11 +198,13 @@ def estimate_tau(
                              "method='gmm', got some. Leave them out, or use method='planted'.")
         need_maker(make_learner)
         given_labels(dls)       # refuses what has no single label
-        tau = _warmed_up(make_learner, dls, warmup)
+        tau,caveats = _warmed_up(make_learner, dls, warmup),[]
     else:
         if probs is None: kwargs = dict(verbose=False, **kwargs)
         rep = noise_report(make_learner, dls, probs, **kwargs)
-        tau = rep.tau
-        if rep.notes and rep.notes[0].startswith('model too weak'): robust_warn(rep.notes[0])
-    if verbose: print(tau)
+        tau,caveats = rep.tau,rep.caveats
+        if not rep.trusted: robust_warn(rep.why)
+    if verbose:
+        print(tau)
+        for o in caveats: print(f'  {o}')
     return tau

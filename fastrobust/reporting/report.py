@@ -41,6 +41,10 @@ class Report:
         # DataFrame.map is younger than fastai's pandas
         return self.table.apply(lambda col: col.map(show))
 
+    def told(self):
+        "Sentences that are shown below the table"
+        return self.notes
+
     def files(self):
         "Name -> DataFrame that `save` writes as CSV"
         summary = self.summary.rename('value').to_frame()
@@ -70,11 +74,11 @@ class Report:
         return out
 
     def __repr__(self):
-        parts = [self.title, self.formatted().to_string(), *[f'- {n}' for n in self.notes]]
+        parts = [self.title, self.formatted().to_string(), *[f'- {n}' for n in self.told()]]
         return '\n'.join(p for p in parts if p)
 
     def _repr_html_(self):
         html = self.formatted().to_html()
         if self.title: html = f'<b>{escape(self.title)}</b>{html}'
-        notes = ''.join(f'<li>{escape(n)}</li>' for n in self.notes)
+        notes = ''.join(f'<li>{escape(n)}</li>' for n in self.told())
         return f'{html}<ul>{notes}</ul>' if notes else html

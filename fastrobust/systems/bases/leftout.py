@@ -4,7 +4,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from fastrobust.basics import RobustWarning
-from fastrobust.calibration.fitting import fit_temperature
+from fastrobust.inference.fitting import fit_temperature
 
 __all__ = []
 

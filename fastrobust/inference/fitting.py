@@ -1,7 +1,9 @@
-"The temperature that fits labelled logits best, in float64: convex in 1/T, so surely found"
+"The temperature that fits labelled logits best, alone or with a constant a class: convex, so surely found"
+import warnings
 import numpy as np
 import torch
-from fastrobust.basics import robust_warn
+import torch.nn.functional as F
+from fastrobust.basics import RobustWarning, robust_warn
 from fastrobust.data.editing import stratified_folds
 from fastrobust.predictions import need_logits
 
@@ -91,3 +93,35 @@ def cross_fit(
     "Calibrated probabilities of every item, with a T that was fitted without it: on the other folds"
     T,z = cross_fit_logits(z, y, n_folds, seed)
     return T,z.softmax(1)
+
+# --- with a constant a class ----------------------------------------------------------------------
+def fit_scores(
+    z,      # Scores (n,c) of items by who has not seen them
+    y,      # Their labels int (n,)
+    rows=20_000, # Items that are asked; more change the third digit
+    ridge=1e-3 # Penalty on b^2: of a class with few items little is known
+)->tuple:   # (T, b float64 (c,)): softmax(z/T + b) are probabilities
+    """The temperature and constants that make the labels most likely. Least squares on one-hot labels give a rare class
+    scores that are too low, the constants make up for it"""
+    z = torch.as_tensor(z)
+    step = -(-len(z)//min(rows, max(2*_ROWS//z.shape[1], 1)))
+    z,y = need_logits(z[::step], y[::step])
+    with warnings.catch_warnings():
+        # where all are right or all alike, that of the edge is as good as any
+        warnings.simplefilter('ignore', RobustWarning)
+        T = fit_temperature(z, y)
+    z = z/T
+    slope = torch.ones((), dtype=torch.float64, requires_grad=True)
+    b = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
+    opt = torch.optim.LBFGS([slope, b], max_iter=100, line_search_fn='strong_wolfe')
+    def loss():
+        opt.zero_grad()
+        l = F.cross_entropy(slope*z + b, y) + ridge*(b**2).sum()
+        l.backward()
+        return l
+
+    with torch.enable_grad(): opt.step(loss)
+    factor,b = slope.item(),b.detach()
+    # scores that say nothing keep their T
+    if not (factor > 0 and torch.isfinite(b).all()): return T,torch.zeros_like(b)
+    return T/factor,b
