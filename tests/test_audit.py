@@ -256,7 +256,7 @@ def test_chances_where_they_can_be_told(sure, capsys):
     what = r'<s>\w+</s></div><b>\w+</b><div>(> )?\d+% wrong'
     assert len(cards) == rep.issues.sum() and all(re.search(what, unescape(o)) for o in cards)
     assert 'the chance that the given label is wrong' in page_text(d/'o'/'report.html')
-    assert pd.read_csv(d/'o'/'fixed.csv').wrong.notna().all()
+    assert pd.read_csv(d/'o'/'issues.csv').wrong.notna().all()
     auditing._tell(rep, [], d/'o', ['issues.csv'])
     out = capsys.readouterr().out
     assert len(re.findall(r'looks like \w+ \((> )?\d+% wrong\)', out)) == 8 and 'fixed.csv' not in out
@@ -773,3 +773,15 @@ def test_a_signal_from_the_outside(tmp_path, random_weights):
     assert p.returncode == 130 and re.search(r'Features of \d+ of 300 images', err) and 'Traceback' not in err
     r = subprocess.run(args, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200)
     assert r.returncode == 0 and not (tmp_path/'o'/'features').exists()
+
+def test_decisions_of_an_earlier_audit_are_put_aside(tmp_path):
+    from fastrobust.audit.command import keep_decisions
+    t = pd.DataFrame(dict(item=[0, 1], given=['a', 'b'], decision=['', '']))
+    keep_decisions(tmp_path)                                    # there is none
+    t.to_csv(tmp_path/'issues.csv')
+    keep_decisions(tmp_path)                                    # nobody has decided anything
+    assert [o.name for o in tmp_path.iterdir()] == ['issues.csv']
+    for i in (1, 2):
+        t.assign(decision=['drop', '']).to_csv(tmp_path/'issues.csv')
+        with pytest.warns(RobustWarning, match=f'issues-reviewed-{i}.csv now'): keep_decisions(tmp_path)
+        assert (tmp_path/f'issues-reviewed-{i}.csv').exists() and not (tmp_path/'issues.csv').exists()

@@ -436,7 +436,9 @@ def test_a_report_that_cannot_judge_relabels_nothing():
     dls = tiny_dls(n=40)
     weak = _suspects(dls, False)
     with pytest.raises(ValueError, match='judge is too weak.*force=True'): fix_labels(dls, weak, 'relabel')
-    with pytest.warns(RobustWarning, match='too weak to say'): assert len(fix_labels(dls, weak, 'drop').fixes) == 6
+    for how in ('drop', 'weight'):
+        with pytest.raises(ValueError, match='judge is too weak'): fix_labels(dls, weak, how)
+    with pytest.warns(RobustWarning, match='too weak to say'): assert len(fix_labels(dls, weak, top=6).fixes) == 6
     assert (fix_labels(dls, weak, 'relabel', force=True).fixes.table.how == 'relabel').all()
     seen = weak.assign(decision=['drop', *['']*39])            # a person has looked: that counts
     warnings.simplefilter('error', RobustWarning)

@@ -7,7 +7,8 @@ from scipy.special import logsumexp
 from sklearn.linear_model import Ridge
 from fastrobust.inference import leaveout as module
 from fastrobust.inference.fitting import fit_scores
-from fastrobust.inference.leaveout import LeaveOut, copies_of
+from fastrobust.inference.copies import ALIKE, MANY, copies_of
+from fastrobust.inference.leaveout import LeaveOut
 
 def data(n=120, d=12, c=4, seed=0, noise=.5):
     "Features float32 and labels that follow the first of them"
@@ -189,6 +190,28 @@ def test_planted_labels_are_learned_by_all_but_their_items():
     every = out.planted(items, labels, every=True)
     np.testing.assert_allclose(every[items], p, atol=1e-6)
     assert np.abs(every-before).max() > 1e-3 and np.array_equal(out.probs(), before)
+
+def test_near_copies_are_found_by_features():
+    rng = np.random.default_rng(0)
+    f = rng.normal(size=(300, 40)).astype(np.float32)
+    f[100] = f[7] + .05*rng.normal(size=40)                     # nearly one image, and another pair
+    f[200:202] = f[8] + .05*rng.normal(size=(2, 40))
+    f[250] = f[9] + .6*rng.normal(size=40)                      # alike, no copy
+    keys = np.arange(300, dtype=np.uint64)
+    keys[[50, 60]] = 3                                          # equal pixels, whatever the features
+    keys[3] = 999
+    y = np.arange(300)%3
+    groups = lambda f, y=y: sorted(map(list, copies_of(keys, torch.tensor(f), y)))
+    assert groups(f) == [[7, 100], [8, 200, 201], [50, 60]]
+    Z = (f-f.mean(0))/f.std(0)                                  # by hand
+    cos = (Z@Z.T)/np.linalg.norm(Z, axis=1)/np.linalg.norm(Z, axis=1)[:, None]
+    assert cos[7, 100] > ALIKE > cos[9, 250] > .7
+    kind = f.copy()
+    kind[:MANY+5] = kind[0] + .01*rng.normal(size=(MANY+5, 40)) # a class that looks all alike is not one item
+    assert groups(kind) == [[50, 60], [200, 201]]
+    few = np.where(np.isin(np.arange(300), [8, 200, 201, 17, 18]), 3, y)     # nor is a good part of a class
+    assert groups(f, few) == [[7, 100], [50, 60]]
+    assert copies_of(keys[:1], torch.tensor(f[:1]), y[:1]) == []
 
 def test_a_planted_label_and_the_copies_of_its_item():
     g = np.array([5, 9, 30])

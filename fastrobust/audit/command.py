@@ -1,5 +1,6 @@
 "The audit: images of a folder or a CSV, a judge that has not seen them, a page of what it found"
 import os, shutil, tempfile, textwrap
+from itertools import count
 from pathlib import Path
 import numpy as np
 from fastrobust.audit.files import read_source
@@ -10,6 +11,7 @@ from fastrobust.audit.network import SCRATCH, need_network
 from fastrobust.audit.page import audit_page
 from fastrobust.audit.words import chance_words, headline, not_judged, nothing_shown, remarks
 from fastrobust.basics import robust_warn
+from fastrobust.labels.reviewing import read_cells
 from fastrobust.labels.pictures import plot_noise_matrices
 from fastrobust.reporting.report import saving
 from fastrobust.reporting.style import save_figure
@@ -17,8 +19,8 @@ from fastrobust.reporting.style import save_figure
 __all__ = ['audit']
 
 _LEAVES = 'issues.csv','fixed.csv','rate.png','matrix.png','report.html'    # The page last
-_FORCED = ("fixed.csv was written because it was asked for (--force). The judge is too weak to call "
-           "labels wrong: look at each of its changes.")
+_FORCED = ("fixed.csv was written because it was asked for (--force). How many of its changes are right "
+           "cannot be told: look at each of them.")
 
 class Stopped(KeyboardInterrupt): "An audit was stopped; says what it leaves"
 
@@ -32,6 +34,17 @@ def _say_found(listing, names):
                     "two meanings. Rename it before you write decisions.")
 
 # --- what it leaves -------------------------------------------------------------------------------
+def keep_decisions(out):
+    "Put an issues.csv with decisions aside, before a new one takes its place"
+    old = out/'issues.csv'
+    try: said = read_cells(old).get('decision')
+    except (OSError, ValueError): return
+    if said is None or not said.str.strip().ne('').any(): return
+    aside = next(f for i in count(1) if not (f := out/f'issues-reviewed-{i}.csv').exists())
+    os.replace(old, aside)
+    robust_warn(f"issues.csv of an earlier audit holds decisions: it is {aside.name} now. fix_labels takes it "
+                "as long as your labels are those it was made of.")
+
 def _csvs(rep, tmp, fixed):
     t = rep.table
     t.assign(decision='').to_csv(tmp/'issues.csv')
@@ -72,6 +85,7 @@ def _write(rep, listing, out, said, how, size, fixed):
             pics,lines = _pictures(rep, tmp),code(rep, listing, out, size)
             page = audit_page(rep, listing, said, written, lines, pics, how)
             (tmp/'report.html').write_text(page, encoding='utf-8')
+            keep_decisions(out)
             for name in _LEAVES:
                 if (tmp/name).exists(): os.replace(tmp/name, out/name)
                 else: (out/name).unlink(missing_ok=True)
@@ -141,8 +155,9 @@ def audit(
         rep = judge.report(dls, plant, seed)
         rep.table['name'] = [listing.paths[i] for i in rep.table['item']]
         said = remarks(rep, judge)
-        fixed = rep.trusted or force
-        if force and not rep.trusted: said.append(_FORCED)
+        holds = rep.trusted and rep.precision_lo > 0
+        fixed = holds or force
+        if force and not holds: said.append(_FORCED)
         with_what = f"{judge.what}; {judge.settings()}, seed {seed}, device {dls.device}."
         how = [*judge.how(plant), with_what]
         written = _write(rep, listing, out, said, how, judge.loading.size, fixed)

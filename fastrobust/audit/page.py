@@ -63,8 +63,8 @@ def limits():
             "you delete.",
             "An image that is none of the classes cannot get a right label here. Write drop beside "
             "it.",
-            "Photographs of the same thing, almost alike, vouch for each other's wrong labels. "
-            "Copies that are alike to the last pixel are left out together."]
+            "Photographs of the same thing, alike but no copies, vouch for each other's wrong labels. "
+            "Copies, or nearly so, are left out together."]
 
 # --- sections -------------------------------------------------------------------------------------
 def _tiles(rep, n_suspects):

@@ -11,14 +11,6 @@ __all__ = []
 _ASKED = 20_000     # Items whose scores tell the temperature
 _COPIES = 1_000     # Of more copies it is cheaper to solve anew without them
 
-def copies_of(
-    keys    # A number for each item by which its content is known, (n,)
-):
-    "Positions of the items that are there more than once: a list of arrays"
-    order = np.argsort(keys, kind='stable')
-    cuts = np.flatnonzero(np.diff(keys[order])) + 1
-    return [i for i in np.split(order, cuts) if len(i) > 1]
-
 class LeaveOut:
     """Ridge regression on features, and probabilities of each item by the solution without it and its copies:
     softmax(scores/T + b)"""

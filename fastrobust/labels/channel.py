@@ -142,4 +142,4 @@ def wrong_if_given(
 )->np.ndarray: # (n,c)
     "How probably wrong each label would be on each item, had it been given: `channel.wrong` at the given ones"
     pure = tempered(np.asarray(probs), channel.temperature)
-    return 1 - pure*np.diag(channel.M)/(pure @ channel.M)
+    return 1 - pure*np.diag(channel.M)/np.maximum(pure @ channel.M, 1e-12)

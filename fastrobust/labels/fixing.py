@@ -83,9 +83,9 @@ def _need_judged(t, chosen, asked, how, force):
     unseen = chosen.copy()
     if 'decision' in t and (t.decision != '').any(): unseen &= (t.decision == '').to_numpy() & asked
     if not judged.any():
-        if how == 'relabel' and unseen.any():
-            raise ValueError("expected a report that can judge, got one whose judge is too weak: its "
-                             "suggested labels are mostly guesses. Look first (decisions in a CSV are "
+        if unseen.any() and (how == 'relabel' or not asked):
+            raise ValueError("expected a report that can judge, got one whose judge is too weak: what it "
+                             "flags and suggests are mostly guesses. Look first (decisions in a CSV are "
                              "taken), or force=True.")
         if unseen.any():
             robust_warn("this report's judge is too weak to say how many of these labels are wrong. "

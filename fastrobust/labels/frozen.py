@@ -13,7 +13,8 @@ from fastrobust.inference.bodies import Body, body_of
 from fastrobust.inference.buffers import GaussianBuffer
 from fastrobust.inference.features import Rows, fill
 from fastrobust.inference.keptrows import KeptRows
-from fastrobust.inference.leaveout import LeaveOut, copies_of
+from fastrobust.inference.copies import copies_of
+from fastrobust.inference.leaveout import LeaveOut
 from fastrobust.inference.plainbody import PlainBody
 from fastrobust.inference.pretrained import arch_name, is_file
 from fastrobust.labels.codemarks import crc
@@ -113,6 +114,10 @@ def _named_body(arch, x, weights):
                       "frozen('plain'), gradients and colours.") from e
 
 # --- the judge ------------------------------------------------------------------------------------
+def centres(n):
+    "Of the kernel: so few that they cannot go through all `n` items, where cross-validation is blind"
+    return max(min(n//2, CENTRES), 1)
+
 class Frozen:
     "What `frozen` returns: takes features once, keeps them, and leaves each item out"
     def __init__(self, body, weights, size, path):
@@ -189,13 +194,13 @@ class Frozen:
         "Each item judged without it and its copies"
         rows = self.features(dls, verbose)
         # what is counted is no such vector yet as a network's last layer is given
-        m = GaussianBuffer(min(len(y), CENTRES)) if self.plain else None
-        return LeaveOut(rows.f, y, c, copies_of(rows.keys), m=m)
+        m = GaussianBuffer(centres(len(y))) if self.plain else None
+        return LeaveOut(rows.f, y, c, copies_of(rows.keys, rows.f, np.asarray(y)), m=m)
 
     def says(self, out):
         "Who judged, in words"
         twice = sum(len(i) for i in out.copies)
-        copies = f'; {twice:,} items that are there more than once left out together' if twice else ''
+        copies = f'; {twice:,} items of which there are copies, or nearly so, left out together' if twice else ''
         return (f'{self.name}, frozen: {out.f.shape[1]:,} features, ridge regression that leaves each item '
                 f'out{copies}')
 

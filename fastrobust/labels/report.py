@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastrobust.basics import need_whole, robust_warn, target_vocab
+from fastrobust.basics import need_number, need_whole, robust_warn, target_vocab
 from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.labels.crossval import cross_val_preds, need_maker
 from fastrobust.labels.frozen import Frozen
@@ -129,6 +129,10 @@ def noise_report(
     if plant_kind not in KINDS:
         raise ValueError(f"`plant_kind` must be one of {KINDS}, got {plant_kind!r}.")
     _need_either(make_learner, dls, probs)
+    need_number('plant', plant)
+    if not 0 <= plant <= .5:
+        raise ValueError(f"`plant` must be a share in [0,.5], 0 for none, got {plant}. Try .05.")
+    need_whole('seed', seed, 0)
     y,vocab = given_labels(dls),target_vocab(dls)
     need_two_classes(y, vocab)
     aum = _aum(history, y)

@@ -10,7 +10,7 @@ from fastrobust.labels.ratecharts import draw_rates
 from fastrobust.labels.rates import noise_rate
 from fastrobust.labels.tails import own_margins, plant_check
 from fastrobust.labels.verifying import review_sample, verified, widths
-from fastrobust.labels.words import effort, few_flagged, found, graves, others, title, why_not
+from fastrobust.labels.words import effort, few_flagged, found, graves, others, title, too_wide, why_not
 from fastrobust.predictions import need_probs
 from fastrobust.reporting.report import Report
 
@@ -57,7 +57,8 @@ class NoiseReport(Report):
         self.given,self.probs,self.vocab,self.judge = y,p,list(vocab),judge
         self.verified,self._widths = None,None
         self.planted = np.zeros(len(y), bool)
-        if isinstance(planted, tuple):
+        self.folded = isinstance(planted, tuple)
+        if self.folded:
             self.planted = planted[1]
             i = np.flatnonzero(self.planted)
             plants = Plants(i, planted[0][i], p[i])
@@ -68,7 +69,6 @@ class NoiseReport(Report):
         self._agreement(folds, use)
         self.judged = judged_classes(y, p)
         self.why = why_not(self)
-        self.trusted = self.why is None
         self._judge(use, planted, kind)
         first,rest = list(graves(self)),list(others(self))
         self.caveats = [*first, *rest]      # beside the numbers, at every door
@@ -93,6 +93,8 @@ class NoiseReport(Report):
         of = listed(yk, pk, est, use[keep])
         self.channel,self.T,self.tail,self.law = est.channel,est.channel.T,est.tail,est.law
         self.estimate = est
+        self.why = self.why or too_wide(est)
+        self.trusted = self.why is None
         self.estimates = estimates_of(yk, pk, est, use[keep], self.acc)
         self.issues = _back(of.flagged, keep, False)
         self.suspicion = _back(est.channel.wrong, keep, 0.)

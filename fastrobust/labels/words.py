@@ -6,9 +6,16 @@ __all__ = []
 WEAK = .45      # Agreement with the given labels below which a judge says little about them
 ERRS = .2       # Share of labels contradicted beyond the estimated rate: the judge's own errors
 _HARDLY = .02   # Estimated rate below which too few labels are flagged to find planted errors by
+_WIDEST = .6    # Width of the rate's interval from which on it says nothing
 _LEAST = 5      # Names of classes that are told
 
 def pct(v): return f'{v:.1%}' if v < .1 else f'{v:.0%}'
+
+def too_wide(est):
+    "Why no share is told where its interval says nothing; None: it does"
+    if est.hi-est.lo <= _WIDEST: return None
+    return (f"model too weak: anything between {est.lo:.0%} and {est.hi:.0%} of the labels may be wrong. What would "
+            "help: more images, or a sample looked at by a person (review_sample).")
 
 def why_not(rep):
     "Why no share of wrong labels can be told, and what would help; None: it can"
@@ -18,7 +25,9 @@ def why_not(rep):
         return (f"model too weak: it predicts only {rep.acc:.0%} of the labels as given "
                 f"({WEAK:.0%} is the least). Either it sees little or many labels are wrong. {help_}")
     kept = rep.judged[rep.given]
-    if rep.judged.sum() < 2 or kept.mean() < .5:
+    if rep.judged.sum() < 2:
+        return f"model too weak: it predicts {int(rep.judged.sum())} of {len(rep.judged)} classes at all. {help_}"
+    if kept.mean() < .5:
         return (f"model too weak: {kept.mean():.0%} of the labels are of classes that it predicts "
                 f"at all. {help_}")
     return None
@@ -99,7 +108,7 @@ def leaking(check):
 def graves(rep):
     "What speaks against all that follows"
     if rep.why: yield rep.why
-    if rep.check is not None and leaking(rep.check):
+    if rep.folded and leaking(rep.check):
         yield ("planted labels do not look as they should (distance "
                f"{rep.check.distance:.2f}, p {rep.check.p:.1g}): are there copies of items "
                "in several folds, or was the network trained on them before? Then the rate is "

@@ -16,7 +16,7 @@ from pretrained_body import mobilenet
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.inference.buffers import GaussianBuffer
 from fastrobust.inference.leaveout import LeaveOut
-from fastrobust.labels.frozen import CENTRES, frozen
+from fastrobust.labels.frozen import centres, frozen
 from fastrobust.labels.report import left_out_report
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.samples import sample_data
@@ -115,7 +115,7 @@ def row(name, seed, z, body):
     wrong = g != y
     t = time.perf_counter()
     # as `frozen` does it
-    m = GaussianBuffer(min(len(g), CENTRES)) if body == 'plain' else None
+    m = GaussianBuffer(centres(len(g))) if body == 'plain' else None
     out = LeaveOut(torch.tensor(f), g, c, m=m)
     rep = left_out_report(out, g, list(range(c)), seed=seed)
     secs = time.perf_counter()-t
