@@ -205,3 +205,16 @@ def test_honest_plants_pass_and_memorised_ones_do_not():
     with pytest.raises(ValueError, match="'symmetric' or 'confusion', got 'pair'"): plant_check(g, p, plants(p), 'pair')
     none = Plants(np.zeros(0, int), np.zeros(0, int), p[:0])
     with pytest.raises(ValueError, match='at least one planted'): plant_check(g, p, none)
+
+def test_point_and_low_end_by_their_formula():
+    seen = set()
+    for rate,acc in ((0., .85), (.02, .6), (.2, .6), (.35, .85)):
+        y,g,p = world(1500, rate=rate, acc=acc, seed=3)
+        if not rate: p = p**2/(p**2).sum(1, keepdims=True)*.9 + .1*np.eye(10)[g]    # hardly a doubtful one
+        e = noise_rate(g, p)
+        shows = e.far.rate > e.far.se
+        off = e.tail.se/2 if shows else e.tail.se
+        assert e.rate == pytest.approx(max(min(e.tail.rate, e.channel.rate)-off, 0))
+        assert e.lo <= max(e.far.rate-e.far.se, 0)+1e-9 and e.lo <= max(e.rate-1.96*e.tail.se, 0)+1e-9
+        seen.add(bool(shows))
+    assert seen == {True, False}
