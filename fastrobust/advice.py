@@ -4,6 +4,7 @@ from html import escape
 import numpy as np, pandas as pd
 from fastai.tabular.core import Tabular
 from fastrobust.data.editing import given_labels
+from fastrobust.labels.crossval import FORGIVING
 from fastrobust.labels.reviewing import class_names
 from fastrobust.pixels import peek_images
 
@@ -15,7 +16,6 @@ RARE = 20       # Items of a class below which nothing said about that class is 
 TAIL = 10.      # Largest class over smallest from which on the imbalance is treated
 CLEAN = .02     # Noise rate up to which labels pass for clean
 HEAVY = .5      # Noise rate from which on most methods lose their footing
-FORGIVING = 20  # Classes up to which GCE learns fast enough
 
 class Advice:
     "What `advise` found: `facts` (Series), `reasons` (sentences), `recipe`, `learner_kwargs`, `code` to paste"
@@ -45,7 +45,7 @@ def _noise(dls, report):
         if not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
             raise TypeError("expected a noise report with a `rate` in [0,1], got "
                             f"{type(report).__name__}. Pass what `noise_report` or `estimate_tau` "
-                            "returned.")
+                            "returned; a judge or a maker of learners as make_learner=.")
         lo,hi = (float(getattr(report, k, rate)) for k in ('lo', 'hi'))
         return float(rate),lo,hi,'report'
     rec = getattr(dls, 'noise', None)

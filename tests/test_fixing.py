@@ -468,3 +468,14 @@ def test_without_chances_the_margin_weighs():
     dls = tiny_dls(n=40)
     w = fix_labels(dls, _suspects(dls, True), 'weight').fixes.weights
     assert np.allclose(w[:6], .4) and (w[6:] == 1).all()
+
+# --- names that mean two things ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize('word', ['keep', 'Keep', ' DROP'])
+def test_a_class_called_as_a_decision_is_refused_in_capitals_too(word):
+    t = pd.DataFrame(dict(item=[0], given=[word], decision=['keep']))
+    with pytest.raises(ValueError, match=f'class is called .{word}.*two meanings.*Rename'): read_review(t, [word, 'b'])
+
+def test_names_that_pandas_takes_for_missing():
+    dls = tiny_dls(n=40, vocab=['nan', 'b', 'c'])
+    t = _suspects(dls, True).replace(dict(given={'nan': np.nan}))
+    with pytest.raises(ValueError, match='keep_default_na=False'): fix_labels(dls, t)

@@ -443,3 +443,16 @@ def test_a_body_that_is_cut_already():
     x = torch.rand(4, 3, 16, 16)
     body = body_of(tiny_arch, x)
     torch.testing.assert_close(features(body, dls_of(n=16), size=96), features(tiny_arch, dls_of(n=16)))
+
+@pytest.mark.parametrize('kw', [dict(n_folds=7), dict(plant_kind='confusion')], ids=str)
+def test_settings_of_folds_are_not_for_a_frozen_judge(kw):
+    says = f'no {[*kw][0]}=.*with a frozen judge'
+    with pytest.raises(ValueError, match=says): report(Pool(), dls_of(squares()), **kw)
+
+@pytest.mark.parametrize('kw,msg', [(dict(plant=-1), r'share in \[0,.5\]'), (dict(plant=.9), r'share in \[0,.5\]'),
+                                    (dict(seed=1.5), 'seed')], ids=str)
+def test_a_wrong_share_or_seed_is_refused_at_the_door(kw, msg):
+    with pytest.raises((ValueError, TypeError), match=msg): report(Pool(), dls_of(squares()), **kw)
+
+def test_draws_are_not_for_folds():
+    with pytest.raises(ValueError, match='no draws=9.*folds'): noise_report(lambda d: None, dls_of(squares()), draws=9)

@@ -355,3 +355,12 @@ def test_strata_of_odd_tables():
         assert strata.share.sum() == pytest.approx(1) and sorted(drawn(strata, n, 0)) == list(range(n))
     same = strata_of(np.zeros(100), np.zeros(100, bool), np.ones(100, bool))
     assert list(same.size) == [25]*4
+
+def test_names_of_classes_with_spaces_outside():
+    from fastrobust.labels.result import NoiseReport
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    p = .1 + .7*np.eye(3)[y]
+    rep = NoiseReport(y, p, ['a ', ' b', 'c\n'], folds=np.zeros(300, int))
+    assert rep.verify(rep.review_sample(30).assign(decision='keep')).rate == 0
+    assert rep.verify(rep.review_sample(30).assign(decision='a ')).rate > .3

@@ -4,14 +4,14 @@ from itertools import count
 from pathlib import Path
 import numpy as np
 from fastrobust.audit.files import read_source
-from fastrobust.audit.howto import clashing, code
+from fastrobust.audit.howto import code
 from fastrobust.audit.judges import FrozenJudge, TrainedJudge, need_together
 from fastrobust.audit.loading import loaders
 from fastrobust.audit.network import SCRATCH, need_network
 from fastrobust.audit.page import audit_page
 from fastrobust.audit.words import chance_words, headline, not_judged, nothing_shown, remarks
 from fastrobust.basics import robust_warn
-from fastrobust.labels.reviewing import read_cells
+from fastrobust.labels.reviewing import clashing, read_cells
 from fastrobust.labels.pictures import plot_noise_matrices
 from fastrobust.reporting.report import saving
 from fastrobust.reporting.style import save_figure

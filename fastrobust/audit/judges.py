@@ -1,19 +1,18 @@
 "Who judges the labels: a frozen network, or ones trained in folds; and what each keeps meanwhile"
 import zlib
 from pathlib import Path
-import numpy as np
 from fastrobust.audit.loading import IN_ARRAY, Loading
 from fastrobust.audit.network import BODY, PLAIN, SCRATCH, SMALL, frozen_body, learner_maker
 from fastrobust.audit.progress import images_done, watched
 from fastrobust.basics import robust_warn
+from fastrobust.labels.crossval import PRETRAINED, usual_bs, usual_epochs
 from fastrobust.labels.frozen import LEAST, frozen
 from fastrobust.labels.outoffold import OtherRun, drop_folds
-from fastrobust.labels.report import noise_report
+from fastrobust.labels.report import DRAWS, FOLDS, noise_report
 
 __all__ = []
 
 SIDE,PLAIN_SIDE = 224,128   # Pixels of photographs for a pretrained body, and for the plain one
-FOLDS,DRAWS = 3,5           # Where they are not given
 
 def need_together(arch, weights, train, folds, epochs, draws):
     "Refuse options that contradict each other, before anything is read"
@@ -104,11 +103,11 @@ class FrozenJudge:
 # --- trained --------------------------------------------------------------------------------------
 def train_settings(n, small, side, size, epochs, bs):
     "What was not said: few images need small batches and more epochs (rules of thumb)"
-    if not bs: bs = int(np.clip(n//28, 8, 64))
+    if not bs: bs = usual_bs(n)
     if not size:
         size = max(16, min(side, SMALL['side'])) if small else BODY['side']
     if epochs is None:
-        epochs = int(np.clip(225*bs//n, *SMALL['epochs'])) if small else BODY['epochs']
+        epochs = usual_epochs(n, bs) if small else PRETRAINED
     return size,epochs,bs
 
 class TrainedJudge:

@@ -6,6 +6,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.learner import create_body, model_meta, vision_learner, _default_meta
 from fastrobust.basics import nearest, robust_warn
 from fastrobust.inference.bodies import body_of
+from fastrobust.labels.crossval import FORGIVING
 from fastrobust.losses import GCELoss
 from fastrobust.nets import small_cnn
 
@@ -13,11 +14,8 @@ __all__ = []
 
 DEFAULT = 'resnet18'
 SCRATCH,PLAIN = 'small','plain'     # No names of networks
-# From scratch: learning rate, largest images; 150 steps at least
-SMALL = dict(lr=3e-3, side=64, epochs=(8, 20))
-BODY  = dict(epochs=4, side=128)    # Pretrained: epochs of `fine_tune`, size of the images
-# Classes up to which GCE learns fast enough; it keeps folds from learning errors
-FORGIVING = 20
+SMALL = dict(lr=3e-3, side=64)      # From scratch: learning rate, largest images
+BODY  = dict(side=128)              # Pretrained: size of the images
 
 def _arch(name):
     "Architecture of that name: a function of torchvision, or a name timm knows"
@@ -72,8 +70,14 @@ def _body(arch, name, file):
     cut = model_meta.get(arch, _default_meta)['cut']
     return create_body(net, cut=cut).state_dict()
 
-def _not_had(name, e):
-    return f"the weights of {name} could not be had ({type(e).__name__}: no network?)"
+def _not_had(net, name, arch, instead):
+    "Why the pretrained weights cannot be had, None: they can; refused where they were asked for by name"
+    try: _pretrained(net)
+    except (OSError, RuntimeError, ValueError) as e:
+        why = f"the weights of {name} could not be had ({type(e).__name__}: no network?)"
+        if arch is None: return why
+        raise OSError(f"{why}. Give a file of them, --weights {name}.pth, or use --arch {instead}.") from e
+    return None
 
 def need_network(arch, weights):
     "Refuse unknown names and files that hold no weights, before any image is read"
@@ -101,15 +105,10 @@ def frozen_body(
     name = arch or DEFAULT
     net = _arch(name)
     if weights is not None: return _checked_body(net, Path(weights), size),None
-    try: _pretrained(net)
-    except (OSError, RuntimeError, ValueError) as e:
-        why = _not_had(name, e)
-        if arch is not None:
-            raise OSError(f"{why}. Give a file of them, --weights {name}.pth, or use --arch "
-                          "plain, which needs none.") from e
-        return PLAIN,(f"{why}, so gradients and colours judge in its place, which see less. What "
-                      f"would help: --weights {name}.pth, its state_dict from a machine with network.")
-    return _checked_body(net, None, size),None
+    why = _not_had(net, name, arch, 'plain, which needs none')
+    if why is None: return _checked_body(net, None, size),None
+    return PLAIN,(f"{why}, so gradients and colours judge in its place, which see less. What "
+                  f"would help: --weights {name}.pth, its state_dict from a machine with network.")
 
 # --- trained --------------------------------------------------------------------------------------
 def learner_maker(arch, weights):
@@ -128,12 +127,8 @@ def learner_maker(arch, weights):
             return learn
         return local,f'{name} with the weights of {Path(weights).name}, fine-tuned',False
 
-    try: _pretrained(net)
-    except (OSError, RuntimeError, ValueError) as e:
-        why = _not_had(name, e)
-        if arch is not None:
-            raise OSError(f"{why}. Give a file of them, --weights {name}.pth, or use --arch "
-                          "small.") from e
+    why = _not_had(net, name, arch, 'small')
+    if why is not None:
         robust_warn(f"{why}: {scratch} takes its place, which sees less. Better: --weights "
                     f"{name}.pth.")
         what = f'{scratch} ({name} pretrained would see more, its weights could not be had)'

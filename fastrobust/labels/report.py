@@ -17,6 +17,8 @@ from fastrobust.resting import keep_random
 
 __all__ = ['noise_report', 'estimate_tau']
 
+FOLDS,DRAWS = 3,5
+
 # --- the report -----------------------------------------------------------------------------------
 def _given_probs(y, probs, c):
     "Probabilities from elsewhere, refused where they cannot be evidence; and their folds"
@@ -81,15 +83,12 @@ def _aum(history, y):
                              f"{int(other.sum())} items. Pass that of a training on them.")
     return a.astype(float)
 
-def _seeds(seed, n):
-    return [int(np.random.SeedSequence([seed, s]).generate_state(1)[0]) for s in range(n)]
-
 def left_out_report(
     out,        # `LeaveOut` of the labels
     y,          # Given labels (n,)
     vocab,      # Names of the classes
     plant=.05,  # Share of labels to plant; 0: none
-    draws=5,    # Times
+    draws=DRAWS, # Times
     seed=0,     # Of the planting
     **kwargs    # More for `NoiseReport`
 )->NoiseReport:
@@ -112,14 +111,14 @@ def noise_report(
     make_learner=None,
     dls=None,           # DataLoaders with one single-label target; they stay as they are
     probs=None,         # Out-of-sample probabilities (n,c) in the order of the training set: nothing is trained
-    n_folds:int=3,      # Networks to train, each on the other folds; not for a frozen judge
+    n_folds:int=FOLDS,  # Networks to train, each on the other folds; not for a frozen judge
     plant:float=.05,    # Share of labels made wrong to measure by, in [0,.5]; 0: none, no check on the audit itself
     *,
     seed:int=0,         # Of the planting, folds and networks; the global streams are put back
     # Of folds: 'symmetric', or 'confusion': as a first round of folds confuses them (twice the time).
     # A frozen judge plants labels like the errors it finds
     plant_kind:str='symmetric',
-    draws:int=5,        # Times that a frozen judge plants
+    draws:int=DRAWS,    # Times that a frozen judge plants
     history=None,       # A fitted `SampleHistory`, or AUM values (n,) by position: column `aum` of the table
     verbose:bool=True,  # Show how far it is?
     **kwargs            # More for `cross_val_preds`: epochs, lr, fit, path
@@ -152,10 +151,16 @@ def noise_report(
         if plant_kind != KINDS[0]:
             raise ValueError(f"expected no plant_kind={plant_kind!r} with a frozen judge, which plants labels like the "
                              "errors it finds. Leave it out.")
+        if n_folds != FOLDS:
+            raise ValueError(f"expected no n_folds={n_folds!r} with a frozen judge, which trains no folds: each item "
+                             "is left out by itself. Leave it out.")
         need_whole('draws', draws, 1)
         out = make_learner.left_out(dls, y, len(vocab), verbose)
         return left_out_report(out, y, vocab, plant, draws, seed, judge=make_learner.says(out),
                                notes=make_learner.notes(), **told)
+    if draws != DRAWS:
+        raise ValueError(f"expected no draws={draws!r} with networks trained in folds, which see planted labels once. "
+                         "Leave it out.")
     need_maker(make_learner)
     res,planted = _planted_preds(make_learner, dls, y, len(vocab), n_folds, plant, seed,
                                  plant_kind, dict(verbose=verbose, **kwargs))

@@ -17,7 +17,6 @@ from fastrobust.reporting.report import Report
 __all__ = []
 
 _SHOWN = 10     # Rows printed; `.table` has all
-_NUMBERS = 'rate','lo','hi'
 
 class Tau(NamedTuple):
     "Estimated share of wrong labels, as the selection methods take it, and its interval"

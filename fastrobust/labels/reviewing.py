@@ -78,6 +78,10 @@ def _classes(t, k, names, words=()):
                          f"{i}. {nearest(res[i], [*words, *names])}")
     return res
 
+def clashing(names):
+    "Classes that are called as decisions are, in capitals or not"
+    return sorted(o for o in names if o.strip().lower() in ('keep', 'drop'))
+
 _MAY_BE_EMPTY = 'confidence','wrong'    # where none can be told
 
 def _numbers(s, k):
@@ -136,10 +140,11 @@ def read_review(
     for k in ('flagged', 'judged'):
         if k in t: res[k] = _flags(t[k], k)
     if 'decision' in t:
-        clash = {'keep', 'drop'} & set(names or ())
+        clash = clashing(names or ())
         if clash:
-            raise ValueError(f"a class is called {clash.pop()!r}, so a decision of that name has "
-                             "two meanings. Edit the column `suggested` and use how='relabel'.")
+            raise ValueError(f"a class is called {clash[0]!r}, so a decision of that name has "
+                             "two meanings. Rename the class, or edit the column `suggested` and use "
+                             "how='relabel'.")
         res['decision'] = _classes(t, 'decision', names, ('keep', 'drop'))
     return res
 
@@ -186,6 +191,12 @@ def _by_file(t, files):
     pos = np.where(same, own, pos)
     return t.assign(item=pos)[pos >= 0].reset_index(drop=True)
 
+def _eaten(have, given):
+    "What else it may be where names are missing that pandas takes for missing values"
+    lost = (given == '').to_numpy() & (have != '')
+    if not lost.any(): return ''
+    return " pandas reads names such as nan or None as missing: give the file itself, or keep_default_na=False."
+
 def by_position(t, dls, y, names):
     "Table `t` with `item` as positions in `dls.train_ds`: by file name where both have them; refused if labels differ"
     files = item_names(dls.train_ds)
@@ -202,5 +213,5 @@ def by_position(t, dls, y, names):
         raise ValueError("expected the report's `given` labels to be those of these dls, got "
                          f"{len(bad)} others: item {t['item'][i]} has {have[i]!r}, the report says "
                          f"{t.given[i]!r}. It is of other dls, or of these before they were fixed: "
-                         "pass the dls it was made of.")
+                         f"pass the dls it was made of.{_eaten(have, t.given)}")
     return t

@@ -15,7 +15,7 @@ _ASK = 'Give the table that `review_sample` wrote, with all its columns.'
 # --- the sample -----------------------------------------------------------------------------------
 def population(table):
     "The table in the order of its items, as read, with a column `p`, and its strata"
-    t = read_review(table)
+    t = read_review(table, getattr(table, 'vocab', None))
     if not len(t): raise ValueError("expected a table with items, got an empty one.")
     for k in ('wrong', 'flagged'): need_columns(t, k, 'to draw by')
     # a report keeps the order where it does not believe the chances

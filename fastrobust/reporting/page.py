@@ -69,13 +69,6 @@ def table(df):
     return (f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
             f'<tbody>{body}</tbody></table></div>')
 
-def sheet(cards):
-    "Images with two labels: (PNG as base64, given, suggested, how sure, name) each"
-    card = ('<div class="card"><img src="data:image/png;base64,{0}" alt="{4}">'
-            '<s>{1}</s><b>{2}, {3}</b><i>{4}</i></div>')
-    all_cards = ''.join(card.format(png, *map(escape, words)) for png,*words in cards)
-    return f'<div class="sheet">{all_cards}</div>'
-
 def figure(path, caption, alt):
     "The PNG at `path`, as part of the page"
     data = base64.b64encode(Path(path).read_bytes()).decode()

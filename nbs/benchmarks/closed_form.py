@@ -152,12 +152,12 @@ def finished(file, key):
     df = pd.read_csv(file, dtype=dict(noise=str))
     return df[(df[list(key)] == pd.Series(key)).all(axis=1)]
 
-def append(file, res):
+def append(file, *rows, fields=FIELDS):
     new = not file.exists()
     with file.open('a', newline='') as f:
-        w = csv.DictWriter(f, FIELDS)
+        w = csv.DictWriter(f, fields)
         if new: w.writeheader()
-        w.writerow(res)
+        w.writerows(rows)
 
 def mean_se(v, sign=''):
     v = v.dropna()

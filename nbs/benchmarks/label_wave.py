@@ -26,6 +26,7 @@ from fastrobust.nets import small_cnn
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.recipes import RECIPES
 from fastrobust.samples import sample_data
+from closed_form import append
 from noise_rate import FASHION, HUMAN, PACKS, cifar_cnn
 
 SETTINGS = ['s40', 's20', 'inst30', 'clean', 'c10-worse', 'c10-aggre']
@@ -107,13 +108,6 @@ def finished(file):
     if not file.exists(): return []
     with file.open() as f: return list(csv.DictReader(f))
 
-def add(file, rows):
-    new = not file.exists()
-    with file.open('a', newline='') as f:
-        w = csv.DictWriter(f, FIELDS)
-        if new: w.writeheader()
-        w.writerows(rows)
-
 def mean_se(v):
     v = np.asarray(v, float)
     se = v.std(ddof=1)/len(v)**.5 if len(v) > 1 else np.nan
@@ -152,7 +146,7 @@ def main():
     for st in a.only:
         for seed in a.seeds[:3] if st in HUMAN else a.seeds:
             if a.cached or (st, seed) in done: continue
-            add(a.csv, run(st, seed, a.images))
+            append(a.csv, *run(st, seed, a.images), fields=FIELDS)
             print(st, seed, 'done', file=sys.stderr, flush=True)
     print('\n'.join(markdown(finished(a.csv))))
 

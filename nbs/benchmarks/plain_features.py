@@ -2,7 +2,7 @@
 # python nbs/benchmarks/plain_features.py --data cifar digits trash fashion --seeds 3
 # The images: FASTROBUST_DATA or ../shared/data (CIFAR-10, TrashNet); needs scikit-learn. A finished run is a line of
 # OUT/<data>.csv and is not run again. The settings of `PlainBody` were chosen on cifar and digits alone.
-import argparse, csv, resource, time, warnings
+import argparse, resource, time, warnings
 from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -12,19 +12,19 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
-from closed_form import cifar, photos
+from closed_form import append, cifar, photos
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.inference.buffers import GaussianBuffer
 from fastrobust.inference.plainbody import PlainBody, resized
 from fastrobust.labels.crossval import cross_val_preds
+from fastrobust.labels.frozen import centres
 from fastrobust.losses import CrossEntropy, GCELoss
 from fastrobust.nets import small_cnn
 from fastrobust.samples import sample_data
 
 SIZES = dict(cifar=(600, 5000), digits=(600, 1797), trash=(600, 2527), fashion=(600, 4000))
 RATE = .1           # Labels moved to another class
-CENTRES = 2000      # Of the kernel layer, at most one an item
 MEASURES = ['loo', 'auroc', 'ap', 'first 30']
 FIELDS = ['data', 'n', 'seed', 'row', *MEASURES, 'd', 'features_s', 'cpu_s']
 
@@ -120,7 +120,7 @@ def by_features(row, X, given):
     x,start = as_pixels(X),time.process_time()
     f = BODIES[row.removesuffix(KERNEL)](x)
     features_s = time.process_time()-start
-    m = GaussianBuffer(min(len(f), CENTRES)) if row.endswith(KERNEL) else None
+    m = GaussianBuffer(centres(len(f))) if row.endswith(KERNEL) else None
     head = AnalyticHead(f.shape[1], m=m, intercept=True).fit(f, given)
     z = head.loo(f, given)[:, np.argsort(head.classes)]
     return z,f.shape[1],features_s
@@ -147,13 +147,6 @@ def run(row, data, n, seed, epochs):
 def done(file):
     if file.exists(): return pd.read_csv(file)
     return pd.DataFrame(columns=FIELDS)
-
-def append(file, res):
-    new = not file.exists()
-    with file.open('a', newline='') as f:
-        w = csv.DictWriter(f, FIELDS)
-        if new: w.writeheader()
-        w.writerow(res)
 
 def mean_se(v): return f'{v.mean():.3f}' + (f' ± {v.sem():.3f}' if len(v) > 1 else '')
 
@@ -207,7 +200,7 @@ def main():
             for row in a.rows:
                 if row in known: continue
                 res = run(row, data, n, seed, a.epochs)
-                append(file, res)
+                append(file, res, fields=FIELDS)
                 print(data, n, seed, row, *(f'{res[k]:.3f}' for k in MEASURES), f"{res['cpu_s']:.1f} s", flush=True)
     show(pd.concat([done(out/f'{data}.csv') for data in a.data]))
 
