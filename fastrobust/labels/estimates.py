@@ -12,17 +12,12 @@ from fastrobust.metrics import wilson_interval
 
 __all__ = []
 
-LIKELY = .05    # Share of errors to try the ranking on where none were planted
+LIKELY = .05    # Share of wrong labels of which a list that flags less than a third is called short
 
-def likely_errors(n):
-    "Of `n` labels so many are tried the ranking on where none were planted"
-    return LIKELY*n
-
-def ranking_of(rep, plants):
-    "Share of planted errors among as many labels that rank first, its interval, and how many that are"
+def ranking_of(rep, plants, real):
+    "Share of planted errors among as many labels that rank first, its interval where they are real, and how many"
     found,total,k = 0,0,0
     chance = np.random.default_rng(0).random(len(rep.given))    # a sure network makes ties
-    real = len(plants) > 1 or plants[0].draws == 1
     for items,labels,probs in (draw for o in plants for draw in o.each()):
         k = len(items)
         suspicion,margin = rep.suspicion.copy(),rep.margins.copy()

@@ -2,7 +2,7 @@
 from typing import NamedTuple
 import numpy as np, pandas as pd
 from fastrobust.labels.channel import pairs
-from fastrobust.labels.estimates import estimates_of, likely_errors, ranking_of
+from fastrobust.labels.estimates import LIKELY, estimates_of, ranking_of
 from fastrobust.labels.listed import NOTHING, judged_classes, listed, sureness
 from fastrobust.labels.outofsample import warn_in_sample
 from fastrobust.labels.planting import Plants, virtual_plants
@@ -102,10 +102,10 @@ class NoiseReport(Report):
 
         self._numbers(est, of, keep)
         plants = list(planted(self.law, use & keep)) if planted else []
-        real = plants or [virtual_plants(y, p, self.law, use & keep)]
-        ranked = ranking_of(self, real)
+        tried = plants or [virtual_plants(y, p, self.law, use & keep)]
+        ranked = ranking_of(self, tried, bool(plants))
         self.by_rank,self.by_rank_lo,self.by_rank_hi,self.first = ranked
-        self.few = few_flagged(self, min(self.first, likely_errors(len(yk))))
+        self.few = few_flagged(self, min(self.first, LIKELY*len(yk)))
         self.check = None
         if plants: self.check = plant_check(y, p, plants[0].joined(plants[1:]), kind or self.law)
 

@@ -66,15 +66,13 @@ class Tails:
     def __init__(self,
         y,          # Given labels (n,)
         probs,      # Out-of-sample probabilities (n,c)
-        use=None,   # Mask (n,) of given labels to judge; None: all
-        plant_on=None # Mask (n,) of items that plants are put on; None: all
+        use=None    # Mask (n,) of given labels to judge; None: all. Plants are put on every item
     ):
         y,p = need_probs(y, probs)
         self.c = p.shape[1]
         self.own = own_margins(y, p)
         if use is not None: self.own = self.own[use]
-        ids = np.arange(len(y)) if plant_on is None else np.flatnonzero(plant_on)
-        i = ids[some_rows(len(ids), self.c)]
+        i = some_rows(len(y), self.c)
         self.y,self.p = y[i],p[i]
         riv = rival_margins(self.y, self.p)[1]
         self._others = ~np.isnan(riv)
