@@ -1,4 +1,6 @@
 "A frozen judge: wrong labels found without training, whatever names the body and holds the images; what it refuses"
+import shutil
+from pathlib import Path
 from urllib.error import URLError
 import numpy as np, pandas as pd
 import pytest, torch
@@ -22,6 +24,7 @@ from fastrobust.data.editing import given_labels, with_labels
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.inference.bodies import body_of
 from fastrobust.labels.frozen import LEAST, Frozen, frozen
+from fastrobust.labels.frozenitems import files_of
 from fastrobust.labels.report import estimate_tau, noise_report
 from conftest import tiny_learner
 
@@ -315,6 +318,21 @@ def test_files_by_every_way_and_no_feature_twice(photos, way):
     assert Pool.n == 50
     other = judge.features(files_dls(photos, way, item_tfms=Resize(12)), verbose=False)
     assert Pool.n == 100 and torch.equal(other.f, features(Pool(), files_dls(photos, way, item_tfms=Resize(12))))
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('at', [0, 30])
+def test_a_file_that_cannot_be_read_is_named_and_nothing_is_lost(photos, tmp_path, way, at):
+    root = tmp_path/'photos'
+    shutil.copytree(photos, root)
+    dls,judge = files_dls(root, way),frozen(Pool())
+    file = Path(files_of(dls.train_ds)[at])
+    good = file.read_bytes()
+    file.write_bytes(good[:100])
+    with pytest.raises(ValueError, match=f'got 1 of 48 that cannot, first .*{file.name}'): report(judge, dls)
+    file.write_bytes(good)
+    assert report(judge, dls).acc > .95
+    file.unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match=file.name): report(judge, dls)
 
 @pytest.mark.parametrize('way', WAYS)
 def test_a_learner_of_these_files_is_refused(photos, way):

@@ -11,6 +11,7 @@ from fastrobust.audit.network import SCRATCH, need_network
 from fastrobust.audit.page import audit_page
 from fastrobust.audit.words import chance_words, headline, not_judged, nothing_shown, remarks
 from fastrobust.basics import robust_warn
+from fastrobust.labels.planting import few_share
 from fastrobust.labels.reviewing import clashing, read_cells
 from fastrobust.labels.pictures import plot_noise_matrices
 from fastrobust.reporting.report import saving
@@ -148,7 +149,7 @@ def audit(
     if train or arch == SCRATCH:
         judge = TrainedJudge(listing, arch, weights, size, epochs, folds, bs, out)
     else: judge = FrozenJudge(listing, arch, weights, size, draws, bs, out)
-    if plant: plant = min(max(plant, 2/len(listing.paths)), .5)     # one label at the least
+    if plant: plant = few_share(plant, len(listing.paths))
     try:
         dls = loaders(listing, names, judge.loading)
         print(f"{judge.what}; {judge.settings()}, device {dls.device}", flush=True)

@@ -115,7 +115,8 @@ def _class_folders(path):
     "Folders in `path`, none that is hidden"
     return sorted(o for o in path.iterdir() if o.is_dir() and o.name[0] != '.')
 
-def _check_readable(files):
+def check_readable(files):
+    "Refuse image files that cannot be opened, by name"
     with ThreadPoolExecutor() as pool: ok = list(pool.map(verify_image, files))
     bad = [f for f,o in zip(files, ok) if not o]
     if bad:
@@ -147,7 +148,7 @@ def folder_items(
         raise ValueError("expected images right inside of the class folders, got "
                          f"{str(deep[0].relative_to(path))!r} ({len(deep)} such). Give the folder "
                          "one level above the images.")
-    _check_readable(files)
+    check_readable(files)
     names = [f.parent.name for f in files]
     empty = [d.name for d in dirs if d.name not in set(names)]
     if empty:

@@ -18,7 +18,7 @@ from fastrobust.inference.leaveout import LeaveOut
 from fastrobust.inference.plainbody import PlainBody
 from fastrobust.inference.pretrained import arch_name, is_file
 from fastrobust.labels.codemarks import crc
-from fastrobust.labels.frozenitems import files_of, item_mark, no_images, read_mark
+from fastrobust.labels.frozenitems import files_of, item_mark, naming_files, no_images, read_mark
 from fastrobust.pixels import PixelSpace, peek_images, pixel_space
 from fastrobust.resting import keep_random
 from fastrobust.training.surgery import looks_trained
@@ -175,7 +175,8 @@ class Frozen:
         verbose=True    # Show how far it is?
     )->Rows:
         "Features of all training items, in order, not augmented; what is there already is not computed again"
-        ds,mark = dls.train_ds,self._new_mark(dls)
+        ds = dls.train_ds
+        with naming_files(ds): mark = self._new_mark(dls)
         known = self._mark == mark
         if known and self._rows.done == len(ds): return self._rows
         with keep_random(): eye = self._eye(dls).to(getattr(dls, 'device', None))
@@ -183,7 +184,7 @@ class Frozen:
             self._rows,self._mark,self._data = self._new_rows(len(ds), eye, mark),mark,ds
         learn = Learner(dls, eye, loss_func=CrossEntropyLossFlat())
         if not verbose: learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-        return fill(self._rows, learn, eye, plain_dl(dls.train), who='noise_report')
+        with naming_files(ds): return fill(self._rows, learn, eye, plain_dl(dls.train), who='noise_report')
 
     def left_out(self,
         dls,        # DataLoaders with images

@@ -1,5 +1,6 @@
 "By what the items of a data set, and how they are read, are known again"
 import os
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 import numpy as np
@@ -7,6 +8,7 @@ from torch import Tensor
 from fastai.data.core import Datasets
 from fastrobust.basics import plain_dl
 from fastrobust.data.arrays import ArrayItems
+from fastrobust.data.growing import check_readable
 from fastrobust.inference.features import digests
 from fastrobust.inference.loaders import Reader
 from fastrobust.labels.codemarks import crc
@@ -34,6 +36,14 @@ def files_of(ds):
     paths = item_names(ds) or _paths(ds)
     if paths is None or not all(map(os.path.isfile, paths)): return None
     return [os.path.abspath(o) for o in paths]
+
+@contextmanager
+def naming_files(ds):
+    "Where reading fails, files that cannot be opened are named: Pillow does not tell which they are"
+    try: yield
+    except OSError:
+        check_readable(files_of(ds) or [])
+        raise
 
 def no_images():
     return TypeError("expected dls whose input is images (b,c,h,w), got others. Of tables and texts "
