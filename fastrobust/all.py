@@ -5,6 +5,7 @@
 from fastrobust.learner import *
 from fastrobust.recipes import *
 from fastrobust.stripping import *
+from fastrobust.wiseft import *
 from fastrobust.advice import *
 from fastrobust.interpret import *
 from fastrobust.samples import *

@@ -1,6 +1,6 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
-import functools, inspect
-from fastrobust.basics import n_classes, nearest
+import functools, inspect, math
+from fastrobust.basics import n_classes, nearest, robust_warn
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import aux_images
 from fastrobust.losses import GCELoss
@@ -9,11 +9,12 @@ from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.augmix import AugMix
 from fastrobust.techniques.jocor import JoCoR
 from fastrobust.techniques.logitadjust import LogitAdjust
-from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.techniques.odnl import ODNL
 from fastrobust.techniques.opensampling import OpenSampling
 
 __all__ = ['RECIPES']
+
+FEW_STEPS = 40  # Of an epoch, and what follows from it: of 600 Fashion-MNIST images, 26 classes of drawings (RESULTS.md)
 
 class Recipe:
     "What to do about a problem: a function of the data that gives a loss and techniques, and what is known about it"
@@ -21,34 +22,49 @@ class Recipe:
         make,       # Function (dls, **kw) -> (loss, techniques)
         name:str,   # In `RECIPES`
         use:str,    # The problem it is for
-        epochs:int, # From scratch, as measured in nbs/benchmarks/RESULTS.md
-        cost:str    # Of a step, beside plain training
+        epochs:int, # From scratch on some thousand items, as measured in nbs/benchmarks/RESULTS.md
+        cost:str,   # Of a step, beside plain training
+        few:int=None # Epochs where one has fewer than 40 steps; None: as many
     ):
         # help, signature and docments are those of the function
         functools.update_wrapper(self, make)
         self.make,self.name,self.use = make,name,use
-        self.epochs,self.cost = epochs,cost
+        self.epochs,self.cost,self.few = epochs,cost,few
         self.__name__ = name
 
     def __call__(self, dls, **kwargs): return self.make(dls, **kwargs)
+
+    def epochs_for(self,
+        dls     # The data
+    )->int:     # From scratch
+        "`epochs`, or `few` where an epoch has few steps"
+        return self.few if self.few and len(dls.train) < FEW_STEPS else self.epochs
 
     def __repr__(self):
         dls,*takes = inspect.signature(self).parameters.values()
         settings = ', '.join(f'{p.name}={p.default}' for p in takes)
         facts = dict(use=self.use, what=self.__doc__, settings=settings,
                      epochs=f'{self.epochs}, from scratch', cost=self.cost)
+        if self.few: facts['epochs'] += f'; {self.few} where an epoch has fewer than {FEW_STEPS} steps'
         lines = [f'  {k:9} {v}' for k,v in facts.items()]
         return '\n'.join([f"Recipe {self.name!r}", *lines])
 
 # --- the functions --------------------------------------------------------------------------------
+def _gce(dls, q):
+    "GCE, by default so that an item nobody knows yet, of which all classes are equally likely, counts as among ten"
+    if q is None: q = .7*min(1, math.log(10)/math.log(max(n_classes(dls), 2)))
+    return GCELoss(q)
+
 def noisy_labels(
     dls,        # The data; their labels may be wrong at any rate, which need not be known
-    q:float=.7, # Of the loss, in (0,1]: the paper's .7 for every data set and rate
+    # Of the loss, in (0,1]. None: the paper's .7 up to ten classes, of c more .7 ln 10/ln c, so that
+    # it learns as fast: nbs/benchmarks/RESULTS.md
+    q:float=None,
     tau=None    # Rate of wrong labels, or the result of `estimate_tau`: JoCoR on two networks in place of the loss
 ):
     "GCE: cross-entropy where the network agrees with the label, MAE where it does not; with `tau` JoCoR, 20 epochs"
     if tau is not None: return None,[JoCoR(tau)]
-    return GCELoss(q),[]
+    return _gce(dls, q),[]
 
 def _severity(dls, severity):
     "AugMix's severity: the given one, else the paper's for images of this size"
@@ -71,21 +87,13 @@ def corruption(
 
 def noisy_labels_corruption(
     dls,            # The data: images whose labels may be wrong
-    q:float=.7,     # Of the loss, in (0,1]: the paper's .7
+    q:float=None,   # Of the loss, in (0,1]; None: as in `noisy_labels`
     lam:float=3.,   # Weight of the divergence; beside GCE 12 is too much: nbs/benchmarks/RESULTS.md
     severity=None,  # Of AugMix; None: 3 up to 64 px, 1 above
     views:int=2     # Views of each image; 2 in the paper
 ):
     "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse"
-    return None,[AugLoss(GCELoss(q), lam=lam, severity=_severity(dls, severity), views=views)]
-
-def ood(
-    dls,        # The data: known classes, right labels
-    tau=None    # LogitNorm's temperature, > 0; None: .04 up to 20 classes (OpenOOD's for CIFAR-10), .01 above
-):
-    "LogitNorm: the size of the logits is left out of the loss, and so is left over as a sign of the known"
-    if tau is None: tau = .04 if n_classes(dls) <= 20 else .01
-    return None,[LogitNorm(tau)]
+    return None,[AugLoss(_gce(dls, q), lam=lam, severity=_severity(dls, severity), views=views)]
 
 def long_tailed(
     dls,        # The data: right labels, classes of very different size
@@ -97,41 +105,52 @@ def long_tailed(
     if aux is not None: techniques.append(OpenSampling(aux))
     return None,techniques
 
-def _made_up(dls):
+def _made_up(dls, recipe):
     "Generated textures of the images' size and channels: auxiliary images for users who have none"
     x = peek_images(dls)
     if x is None:
-        raise ValueError("expected a data set of images (b,c,h,w) for the recipe 'open_world', got "
+        raise ValueError(f"expected a data set of images (b,c,h,w) for the recipe {recipe!r}, got "
                          "other inputs. Leave the recipe out: its auxiliary rows are images.")
     images = aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1])
     return OpenSet(images, ['generated textures'])
 
+def ood(
+    dls,        # The data: known classes, right labels
+    aux=None,   # Images of none of the classes (see `ODNL`); None: generated textures
+    eta:float=.1    # Weight of the auxiliary term, chosen on held-out classes: nbs/benchmarks/RESULTS.md
+):
+    "ODNL: images of no class, generated textures if need be, get labels by chance; `ood_report` recommends the score"
+    if aux is None: aux = _made_up(dls, 'ood')
+    return None,[ODNL(aux, eta)]
+
 def open_world(
     dls,        # The data: some labels may be wrong, and images of no class will come
     aux=None,   # Images of none of the classes (see `ODNL`); None: generated textures, better than nothing
-    q:float=.7, # Of GCE, in (0,1]: the paper's .7
+    q:float=None,   # Of GCE, in (0,1]; None: as in `noisy_labels`
     eta:float=.1    # Weight of the auxiliary term; ODNL's own 2.5 costs accuracy beside GCE: nbs/benchmarks/RESULTS.md
 ):
     "GCE and ODNL: labels may be wrong, and images of no class shall not be taken for one"
-    loss = GCELoss(q)
-    if aux is None: aux = _made_up(dls)
-    return loss,[ODNL(aux, eta)]
+    if aux is None:
+        robust_warn("the recipe 'open_world' got no `aux`, images of none of the classes: it takes 1,000 generated "
+                    "textures. Images of other things teach more: robust_learner(.., aux=images).")
+        aux = _made_up(dls, 'open_world')
+    return _gce(dls, q),[ODNL(aux, eta)]
 
 # --- by name --------------------------------------------------------------------------------------
 RECIPES = {o.name: o for o in (
     Recipe(noisy_labels, 'noisy_labels', 'labels that are wrong at a rate nobody knows', 8,
-           'that of plain training; with `tau` two networks: twice'),
+           'that of plain training; with `tau` two networks: twice', few=12),
     Recipe(corruption, 'corruption', 'images that will look worse than those of training', 8,
            'three times the rows'),
     Recipe(noisy_labels_corruption, 'noisy_labels+corruption',
            'wrong labels, and images that will look worse', 8,
            'three times the rows'),
-    Recipe(ood, 'ood', 'images of none of the classes, to be told from the known by a score', 30,
-           'that of plain training'),
+    Recipe(ood, 'ood', 'images of none of the classes, to be told from the known by a score', 12,
+           'twice the rows'),
     Recipe(long_tailed, 'long_tail', 'classes of very different size', 30,
            'that of plain training; with `aux` twice the rows'),
     Recipe(open_world, 'open_world', 'wrong labels, and images of none of the classes', 8,
-           'twice the rows'))}
+           'twice the rows', few=12))}
 
 def get_recipe(recipe):
     "The recipe of that name, or `recipe` itself if it is a function `(dls, **kw) -> (loss, techniques)`"

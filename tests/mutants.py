@@ -79,6 +79,20 @@ MUTANTS = [
     ('inference/ridge', 'if keep: need_sums(self.G)', 'pass', 'ridge'),
     ('data/phases', 'np.array_split(rest, n_phases)',
      'np.array_split(rest[:len(rest)//n_phases*n_phases], n_phases)', 'phases'),
+    # batch norm by the batch, and weights between
+    ('inference/batchnorm', 'm.training,m.track_running_stats = True,False', 'm.training = True', 'batchnorm'),
+    ('inference/batchnorm', 'm.training,m.track_running_stats = training,track', 'm.training = training', 'batchnorm'),
+    ('inference/batchnorm', 'order.tensor_split(max(1, n//bs))', 'order.split(bs)', 'batchnorm'),
+    ('inference/batchnorm', 'change(x, order[at])', 'change(x, at)', 'batchnorm'),
+    ('inference/batchnorm', 'back = order.argsort()', 'back = order', 'batchnorm'),
+    ('inference/batchnorm', 'ids=[ids[i] for i in order]', 'ids=order', 'batchnorm'),
+    ('shift/cells', "others += row[0].split('-')[0] != key.split('-')[0]", 'others += 1', 'batchnorm'),
+    ('wiseft', "(1-alpha)*base[k].to(v.device, exact) + alpha*v.to(exact)",
+     "alpha*base[k].to(v.device, exact) + (1-alpha)*v.to(exact)", 'wiseft'),
+    ('wiseft', 'for k,v in mixed.items(): own[k].copy_(v)', 'own.update(mixed)', 'wiseft'),
+    ('wiseft', "bases[min(i, len(bases)-1)]", 'bases[0]', 'wiseft'),
+    ('wiseft', 'new.opt = None', 'new.opt = learn.opt', 'wiseft'),
+    ('inference/startweights', 'if k in mine]', 'if k not in a.odd]', 'wiseft'),
 ]
 
 def text_of(root, module): return (root/'fastrobust'/f'{module}.py').read_text()

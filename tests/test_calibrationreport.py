@@ -1,5 +1,5 @@
 "calibration_report against the functions of test_calibration, item by item; who fitted T on what; refused loaders"
-import math
+import math, re, warnings
 import numpy as np, pytest, torch
 from fastai.data.load import DataLoader
 from fastai.imports import noop
@@ -7,6 +7,7 @@ from fastai.losses import MSELossFlat
 from conftest import tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.calibration.charts import plot_reliability
+from fastrobust.calibration.few import temperature_interval
 from fastrobust.calibration.metrics import brier, classwise_ece, ece, ece_mass, nll, reliability_bins
 from fastrobust.inference.fitting import cross_fit, fit_temperature
 from fastrobust.calibration.temperature import temper, temperature_scale
@@ -137,6 +138,49 @@ def test_the_validation_set_is_the_default(learn):
     p,y = learn.get_preds()
     assert a.table.equals(b.table) and a.table.ece.iloc[0] == pytest.approx(ece(p, y), abs=1e-6)
     assert a.summary.images == 24
+
+def test_few_images_are_said_with_their_intervals(learn):
+    few = drawn(learn, 49, seed=3)
+    with pytest.warns(RobustWarning, match='49 images say little about calibration'):
+        rep = calibration_report(learn, few)
+    z,y = shifted_preds(learn, few)
+    p = z.double().softmax(1)
+    note = next(o for o in rep.notes if 'say little' in o)
+    low,high = wilson(49, int((p.argmax(1) == y).sum()))
+    assert f'mean confidence is {p.amax(1).mean():.2f} and the accuracy between {low:.2f} and {high:.2f} (95 %' in note
+    # the bound of chance, from draws of another generator
+    g = torch.Generator().manual_seed(5)
+    chance = []
+    for _ in range(1500):
+        right = torch.rand(49, generator=g) < p.amax(1)
+        chance.append(ece(p, torch.where(right, p.argmax(1), (p.argmax(1)+1) % 3)))
+    said = float(re.search(r'an ECE up to (\S+) would be chance', note)[1])
+    assert said == pytest.approx(np.quantile(chance, .95), abs=.012) and said > np.quantile(chance, .88)+.005
+    low,high = temperature_interval(z, y)
+    open_ = f'49 image(s) leave T open: their labels go with any T from {low:.3g} to {high:.3g} (95 %'
+    assert any(o.startswith(open_) for o in rep.notes)
+    assert calibration_report(learn, few).notes == rep.notes
+
+def wilson(n, k, z=1.96):
+    "Shares whose standard error reaches the observed one, on a grid"
+    p = np.linspace(0, 1, 200_001)
+    ok = p[np.abs(k/n-p) <= z*np.sqrt(p*(1-p)/n)]
+    return ok[0],ok[-1]
+
+def test_enough_images_are_not_called_few(learn):
+    fifty,few = drawn(learn, 50, seed=3),drawn(learn, 20, seed=4)
+    said = lambda rep, what: [o for o in rep.notes if what in o]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RobustWarning)
+        rep = calibration_report(learn, fifty)
+    assert not said(rep, 'say little') and not said(rep, 'leave T open')
+    # T is fitted on few, scored on enough; and the other way round
+    with pytest.warns(RobustWarning, match='20 image.s. leave T open'):
+        rep = calibration_report(learn, fifty, fit_dl=few)
+    assert said(rep, 'leave T open') and not said(rep, 'say little')
+    with pytest.warns(RobustWarning, match='20 images say little'):
+        rep = calibration_report(learn, few, fit_dl=fifty)
+    assert said(rep, 'say little') and not said(rep, 'leave T open')
 
 def test_every_image_right():
     learn = widened()

@@ -114,6 +114,17 @@ def test_coteaching_plus_maps_the_pool_back_to_the_batch():
     _,_,(wa,_) = run(t, (z1, z2), y, epochs=3)
     assert wa.sum() == 3
 
+def test_coteaching_plus_takes_one_softmax_and_one_mean():
+    "Spec 4, defects (a) and double normalisation: neither is kept"
+    g = torch.Generator().manual_seed(3)
+    z1,z2 = torch.randn(2, 12, 3, generator=g)*2
+    y = torch.randint(3, (12,), generator=g)
+    l,_,(wa,wb) = run(CoTeachingPlus(.4, warmup=0), (z1, z2), y)
+    def mean(a, b): return F.cross_entropy(a[wa > 0], y[wa > 0]) + F.cross_entropy(b[wb > 0], y[wb > 0])
+    k = int(wa.sum())
+    assert k == int(wb.sum()) > 1 and l.item() == pytest.approx(mean(z1, z2).item(), abs=1e-6)
+    assert abs(l-mean(z1.softmax(1), z2.softmax(1))) > .05 and abs(l-mean(z1, z2)/k) > .05
+
 @pytest.mark.parametrize('n_differ', [0, 1])
 @pytest.mark.parametrize('t', [CoTeachingPlus(.5, warmup=0), Decoupling(0)], ids=['plus', 'decoupling'])
 def test_few_disagreements_are_finite(t, n_differ):

@@ -1,5 +1,5 @@
 "robust_learner, recipes and hold_out: what goes in, what is refused, what stays as it was"
-import copy, inspect, pickle, random, warnings, zipfile
+import copy, inspect, math, pickle, random, warnings, zipfile
 from functools import partial
 from types import SimpleNamespace
 import numpy as np
@@ -205,6 +205,34 @@ def test_noisy_labels_is_a_function_you_could_have_written():
     a,b = noisy_labels(tiny_dls())[0],noisy_labels(tiny_dls())[0]
     assert robust_learner(tiny_dls(), net(), recipe=partial(noisy_labels, q=.5)).loss_func.base.q == .5
     assert a is not b and get_recipe(noisy_labels) is noisy_labels and get_recipe('noisy_labels') is known
+
+@pytest.mark.parametrize('c,q', [(2, .7), (10, .7), (26, .7*math.log(10)/math.log(26)), (1000, .7/3)])
+def test_of_many_classes_an_unknown_item_counts_as_among_ten(c, q):
+    dls = SimpleNamespace(c=c)
+    (gce,_),(own,_) = noisy_labels(dls),noisy_labels(dls, q=.5)
+    assert gce.q == pytest.approx(q) and own.q == .5
+    if c >= 10: assert c**-gce.q == pytest.approx(10**-.7)      # the weight p^q where all p = 1/c
+
+@pytest.mark.parametrize('n,few', [(64*40, False), (64*39, True), (10, True)])
+@pytest.mark.parametrize('name', RECIPES)
+def test_where_an_epoch_has_few_steps_the_recipe_says_more(name, n, few):
+    r = RECIPES[name]
+    dls = array_dls(np.zeros((n+4, 4, 4), np.uint8), np.arange(n+4)%2, valid_pct=4/(n+4), bs=64)
+    want = 12 if few and name in ('noisy_labels', 'open_world') else r.epochs
+    assert r.epochs_for(dls) == want and ('12 where' in repr(r)) == (r.few is not None)
+
+@pytest.mark.parametrize('name,loss', [('ood', None), ('open_world', GCELoss)])
+def test_without_images_of_other_things_textures_are_made(name, loss):
+    import warnings
+    dls = tiny_dls()
+    aux = aux_images('blob', 70, 8, 1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        made,(t,) = RECIPES[name](dls)
+    assert len(t.aux) == 1000 and (made is None if loss is None else isinstance(made, loss))
+    assert any("'open_world' got no `aux`" in str(o.message) for o in said) == (name == 'open_world')
+    own,(o,) = RECIPES[name](dls, aux=aux)
+    assert len(o.aux) == 70 and type(t) is type(o) is ODNL and t.eta == o.eta == .1 and type(own) is type(made)
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,err,msg', [

@@ -1,13 +1,15 @@
 "LogitAdjust: the balanced softmax in the loss of training, raw logits everywhere else"
 import math, pickle, warnings
+from functools import partial
 import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import load_learner
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropy
 from fastai.optimizer import SGD
+from torch import nn
 from torch.nn import functional as F
 from conftest import params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
@@ -15,7 +17,8 @@ from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.longtail import class_counts
 from fastrobust.data.openset import aux_images
 from fastrobust.data.weighting import weighted_dls
-from fastrobust.losses import GCELoss
+from fastrobust.losses import CrossEntropy, GCELoss
+from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.logitadjust import LogitAdjust, adjust_logits
 from fastrobust.techniques.logitclip import LogitClip, clip_logits
 from fastrobust.techniques.logitnorm import LogitNorm
@@ -166,6 +169,22 @@ def test_equal_classes_and_a_weighted_loader_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter('error', RobustWarning)
         tiny_learner(LogitAdjust()).fit(1)
+
+RARE = torch.from_numpy(48/class_counts(tiny_dls())).float()     # the balanced weights of the tiny loaders
+
+@pytest.mark.parametrize('loss,cbs', [
+    (CrossEntropyLossFlat(weight=RARE), []), (nn.CrossEntropyLoss(weight=RARE), []), (CrossEntropy(RARE), []),
+    (FocalLossFlat(weight=RARE), []), (LabelSmoothingCrossEntropy(weight=RARE), []),
+    (partial(F.cross_entropy, weight=RARE), []), (CrossEntropyLossFlat(), [AugLoss(CrossEntropy(RARE))])], ids=str)
+def test_class_weights_that_help_rare_classes_too_are_warned_of(loss, cbs):
+    learn = tiny_learner([LogitAdjust(), *cbs], loss_func=loss)
+    with pytest.warns(RobustWarning, match=r'weights \(\S+ to \S+\) favour the rare: they are helped twice. Keep'):
+        learn.fit(1)
+
+@pytest.mark.filterwarnings('error::fastrobust.basics.RobustWarning')
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(weight=torch.ones(3)), CrossEntropyLossFlat(weight=1/RARE),
+                                  CrossEntropy(label_smoothing=.1), F.cross_entropy, GCELoss()], ids=str)
+def test_other_losses_are_not(loss): tiny_learner(LogitAdjust(), loss_func=loss).fit(1)
 
 def test_loaders_that_cannot_be_counted():
     learn = tiny_learner(LogitAdjust())

@@ -1,11 +1,15 @@
 "LogitNorm against the numbers of its specification"
 import math, warnings
+from functools import partial
 import pytest
 import torch
-from torch import tensor
+from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat
+from torch import nn, tensor
 from torch.nn import functional as F
 from conftest import tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
+from fastrobust.losses import CrossEntropy, GCELoss
+from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.logitclip import clip_logits
 from fastrobust.techniques.logitnorm import LogitNorm, norm_floor, normalize_logits
 
@@ -115,6 +119,53 @@ def test_warns_where_it_cannot_fit():
         return [str(o.message) for o in w if issubclass(o.category, RobustWarning)]
     assert 'with 3 classes cannot bring the loss below 0.462' in warned(1., 3)[0]       # log(1 + 2 exp(-sqrt(3/2)))
     assert not warned(.04, 3)
+
+SMOOTH = [CrossEntropyLossFlat(label_smoothing=.1), nn.CrossEntropyLoss(label_smoothing=.1),
+          CrossEntropy(label_smoothing=.1), LabelSmoothingCrossEntropy(), LabelSmoothingCrossEntropyFlat(),
+          partial(F.cross_entropy, label_smoothing=.1)]
+
+@pytest.mark.parametrize('loss', SMOOTH, ids=str)
+def test_label_smoothing_is_warned_of(loss):
+    "ln((1 - .1 + .1/3)/(.1/3)) = 3.3"
+    learn = tiny_learner(LogitNorm(.04), loss_func=loss)
+    with pytest.warns(RobustWarning, match=r'got 0.1 of it: .* just 3.3 above the others.*norm \(25\)'): learn.fit(1)
+
+def test_that_of_a_techniques_own_loss_too():
+    learn = tiny_learner([LogitNorm(.04), AugLoss(CrossEntropy(label_smoothing=.2))])
+    with pytest.warns(RobustWarning, match='got 0.2 of it'): learn.fit(1)
+
+@pytest.mark.filterwarnings('error::fastrobust.basics.RobustWarning')
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), CrossEntropy(), GCELoss(), F.cross_entropy], ids=str)
+def test_losses_without_it_are_not(loss): tiny_learner(LogitNorm(.04), loss_func=loss).fit(1)
+
+def test_smoothing_that_asks_for_more_than_the_norm_is_not_warned_of():
+    learn = tiny_learner(LogitNorm(1.), loss_func=CrossEntropy(label_smoothing=.1))
+    with pytest.warns(RobustWarning) as said: learn.fit(1)
+    assert ['cannot bring the loss below' in str(o.message) for o in said] == [True]
+
+@pytest.mark.parametrize('eps', [.01, .1, .4])
+def test_what_smoothing_does_to_normalised_logits(eps):
+    "Free logits: the label's stands ln(1 + K(1-eps)/eps) above the others, the rest of the norm is a common shift"
+    k,tau = 10,.04
+    torch.manual_seed(0)
+    y = torch.arange(k)
+    ends = {}
+    for e in (0., eps):
+        z = torch.randn(k, k, dtype=torch.float64).requires_grad_()
+        opt = torch.optim.LBFGS([z], max_iter=500, tolerance_grad=1e-9, line_search_fn='strong_wolfe')
+        def loss(z=z, e=e, opt=opt):
+            opt.zero_grad()
+            l = F.cross_entropy(LogitNorm(tau).logits(z), y, label_smoothing=e)
+            l.backward()
+            return l
+        opt.step(loss)
+        n = LogitNorm(tau).logits(z.detach())
+        common = (n.mean(1)**2*k/(n**2).sum(1)).mean().item()
+        gap = (n[y, y] - (n.sum(1)-n[y, y])/(k-1)).mean().item()
+        ends[e] = common,gap
+    want = math.log(1 + k*(1-eps)/eps)
+    assert ends[eps][1] == pytest.approx(want, abs=.02)
+    assert ends[eps][0] == pytest.approx(1 - want**2*(k-1)/k*tau**2, abs=.01) and ends[eps][0] > .9 > ends[0.][0]
 
 def test_trains_normalised_and_predicts_raw():
     learn = tiny_learner(LogitNorm(1.))

@@ -1,4 +1,5 @@
 "FPR at TPR, AUROC and AUPR: the specification's example, loops over all thresholds, scikit-learn, properties"
+from fractions import Fraction
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from fastrobust.ood.metrics import auroc, aupr, fpr_at_tpr, ood_metrics, threshold_at_tpr
@@ -10,9 +11,9 @@ tied = st.lists(st.integers(0, 6), min_size=1, max_size=30)
 
 def slow_fpr(pos, neg, tpr):
     "(FPR, threshold): down from the highest score to the first threshold that keeps every positive; the last best wins"
-    best = None
+    best,tpr = None,Fraction(str(tpr))          # as it is written: .95 is 19/20
     for t in sorted(set(pos) | set(neg), reverse=True):
-        recall = sum(p >= t for p in pos)/len(pos)
+        recall = Fraction(sum(p >= t for p in pos), len(pos))
         away = abs(recall-tpr)
         if best is None or away <= best[0]: best = away,sum(n >= t for n in neg)/len(neg),t
         if recall == 1: break
@@ -39,6 +40,28 @@ def test_the_lower_of_thresholds_with_the_same_recall():
 def test_as_many_below_as_above():
     "Recall 1/2 and 1 are as far from 3/4: the lower threshold"
     assert threshold_at_tpr([3., 1.], [2., 0.], .75) == 1. and fpr_at_tpr([3., 1.], [2., 0.], .75) == .5
+
+@pytest.mark.parametrize('n', [10, 30, 50, 70, 90, 110, 990, 10_010])
+def test_two_equally_near_recalls_of_any_number(n):
+    "Of n = 10 mod 20 images 19n/20 is a half: floats find one of the two neighbours nearer, now this, now that one"
+    known = np.arange(n, dtype=float)
+    for m in (0, 7):                            # beside other thresholds, too
+        unknown = np.r_[np.arange(m)+.5, known-.25]
+        kept = -(-19*n//20)                     # the lower threshold keeps more
+        t = threshold_at_tpr(known, unknown)
+        assert (known >= t).sum() == kept and abs(Fraction(kept, n)-Fraction(19, 20)) == Fraction(1, 2*n)
+        assert fpr_at_tpr(known, unknown) == (unknown >= t).mean()
+        if n < 200: assert (fpr_at_tpr(known, unknown), t) == slow_fpr(known.tolist(), unknown.tolist(), .95)
+    assert threshold_at_tpr(-known, -known, positive='ood') == -threshold_at_tpr(known, known)
+
+@pytest.mark.parametrize('tpr,share', [(.95, '19/20'), (np.float32(.95), '19/20'), (.9, '9/10'), (1/3, '1/3'),
+                                       (.975, '39/40'), (Fraction(1, 7), '1/7'), (1, '1')])
+def test_a_share_is_the_one_that_is_meant(tpr, share):
+    for n in (7, 20, 40, 130, 200):
+        want = Fraction(share)
+        best = min(range(1, n+1), key=lambda k: (abs(Fraction(k, n)-want), -k))
+        known = np.arange(n, dtype=float)
+        assert (known >= threshold_at_tpr(known, known, tpr)).sum() == best
 
 def test_perfect_hopeless_and_tied():
     up,down = np.arange(10., 20),np.arange(10.)

@@ -8,19 +8,21 @@ from fastai.callback.schedule import lr_find    # noqa: F401  (patches Learner)
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.data.transforms import GrandparentSplitter, Normalize, get_image_files, parent_label
+from fastai.data.transforms import (FuncSplitter, GrandparentSplitter, Normalize, RandomSplitter, get_image_files,
+                                    parent_label)
 from fastai.imports import noop
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize, aug_transforms
-from fastai.vision.data import ImageBlock
+from fastai.vision.core import PILImageBW
+from fastai.vision.data import ImageBlock, ImageDataLoaders
 from fastrobust.basics import RobustWarning
 from fastrobust.inference.collect import collect
 from fastrobust.ood.result import OODReport, compare_ood
 from fastrobust.inference.tap import Outputs
 from fastrobust.ood.logitscores import ODIN, Energy, OODScore, energy_score, msp_score
-from fastrobust.ood.scores import OOD_SCORES
+from fastrobust.ood.scores import DEFAULT_SCORES
 from fastrobust.ood.featurescores import KNN
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.fromarrays import array_dls
@@ -29,7 +31,6 @@ from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
 from fastrobust.samples import sample_data, sample_dls
-from fastrobust.ood.inputs import NINE_SCORES
 from fastrobust.ood.report import ood_report
 from fastrobust.training.surgery import Twin
 from fastrobust.nets import small_cnn
@@ -182,7 +183,7 @@ def test_exported(tmp_path):
     with pytest.raises(ValueError, match='expected known images, got a learner without a validation set.*`dl`'):
         ood_report(new, {'a': X})
     dl,fit = new.dls.test_dl([x for x,_ in it]),new.dls.test_dl(list(learn.dls.train_ds.items), with_labels=True)
-    with pytest.warns(RobustWarning, match='leaves out mahalanobis, knn, vim, react: there are no training images'):
+    with pytest.warns(RobustWarning, match='leaves out mahalanobis, knn, .*, mahalanobis.*: there are no training'):
         rep = ood_report(new, {'a': X}, dl=dl)
     assert tuple(rep.scores) == LOGITS and any('Give some as `fit_dl`' in n for n in rep.notes)
     with pytest.raises(ValueError, match='images to fit vim on, but there are no training images'):
@@ -242,19 +243,28 @@ def test_known_and_unknown_swapped_turn_the_auroc_round(learn):
     np.testing.assert_allclose(a.table.AUROC, 1-b.table.AUROC)
     assert a.facts['sets']['x'] == b.facts['known'] and a.facts['known'] == b.facts['sets']['x']
 
-def test_nine_scores_on_real_images(trained, drawings, tmp_path):
+@pytest.mark.parametrize('scores,want', [(['msp', 'knn', 'maxlogit'], 'knn'), (['msp', 'maxlogit'], 'maxlogit'),
+                                         (['msp', 'energy'], None), (['maxlogit'], 'maxlogit')])
+def test_which_score_is_recommended_of_those_asked_for(learn, scores, want):
+    rep = ood_report(learn, {'x': images(24)}, [KNN(5) if o == 'knn' else o for o in scores])
+    assert rep.recommended == want == rep.summary['recommended']
+    assert any('Recommended of these' in o for o in rep.notes) == (want is not None and len(scores) > 1)
+
+def test_eleven_scores_on_real_images(trained, drawings, tmp_path):
     noise = aux_images('gaussian', 200, 28, 1)
     rep = ood_report(trained, {'drawings': drawings, 'noise': noise}, near='drawings')
-    assert isinstance(rep, OODReport) and tuple(rep.scores) == NINE_SCORES == tuple(OOD_SCORES)
+    assert isinstance(rep, OODReport) and tuple(rep.scores) == DEFAULT_SCORES and len(DEFAULT_SCORES) == 11
     auc = rep.table.set_index(['score', 'set', 'group']).AUROC
     assert (auc.xs('noise', level='set') > .6).all() and auc['mahalanobis', 'drawings', 'near'] > .8
     for name,s in rep.scores.items():
         u = mannwhitneyu(s['id'], s['drawings']).statistic         # counts the pairs
         assert auc[name, 'drawings', 'near'] == pytest.approx(u/(1000*500))
+    assert rep.recommended == rep.summary['recommended'] == 'mahalanobis++'
+    assert any('Recommended of these: mahalanobis++, chosen' in o and 'not on the images here' in o for o in rep.notes)
     assert rep.summary['known images'] == 1000 and rep.summary['fit images'] == 4000
     assert rep.summary['drawings images'] == 500 and len(rep.summary['drawings digest']) == 16
     wide = rep.formatted()
-    assert list(wide.columns) == [('near', 'drawings'), ('far', 'noise'), ('all', 'mean')] and len(wide) == 18
+    assert list(wide.columns) == [('near', 'drawings'), ('far', 'noise'), ('all', 'mean')] and len(wide) == 22
     assert wide.loc[('AUROC', 'knn'), ('far', 'noise')] == f"{auc['knn', 'noise', 'far']:.3f}"
     assert {p.name for p in rep.save(tmp_path)} == {'ood.csv', 'ood_summary.csv', 'ood.png'}
     assert (pd.read_csv(tmp_path/'ood.csv').positive == 'id').all()
@@ -266,7 +276,7 @@ def test_nine_scores_on_real_images(trained, drawings, tmp_path):
 def test_one_forward_pass_however_many_scores(learn):
     seen = calls(learn)
     sets = dict(a=images(20), b=images(10, 51))
-    ood_report(learn, sets, [o for o in NINE_SCORES if o != 'knn'] + [KNN(5)])
+    ood_report(learn, sets, [o for o in DEFAULT_SCORES if o != 'knn'] + [KNN(5)])
     assert sorted(seen) == sorted([8, 16, 8, 16, 4, 10, 16, 16, 16])       # the tap's 8, known, a, b, training set
     seen.clear()
     ood_report(learn, sets, LOGITS)
@@ -284,18 +294,18 @@ def test_one_forward_pass_however_many_scores(learn):
 def test_without_a_last_linear_layer_scores_of_logits_are_left():
     learn = tiny_learner()
     learn.model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 3, 1), nn.Flatten())
-    with pytest.warns(RobustWarning, match='leaves out mahalanobis, knn, vim, react: the logits of this Sequential'):
+    with pytest.warns(RobustWarning, match='leaves out mahalanobis, knn, .* fdbd, mahalanobis.*: the logits of this'):
         rep = ood_report(learn, {'a': images()})
     assert tuple(rep.scores) == LOGITS and any('Left out: mahalanobis' in n for n in rep.notes)
     assert rep.facts['fit'] is None
-    for scores in ('vim', ['msp', 'vim'], tuple(list(NINE_SCORES))):
+    for scores in ('vim', ['msp', 'vim'], tuple(list(DEFAULT_SCORES))):
         with pytest.raises(ValueError, match='ends in a linear layer for .*vim.*Take scores of logits alone'):
             ood_report(learn, {'a': images()}, scores)
 
 def test_a_default_score_that_cannot_be_fitted_is_left_out_and_said(learn):
     with pytest.warns(RobustWarning, match='leaves out knn: expected at least k=50'):
         rep = ood_report(learn, {'a': images()})
-    assert tuple(rep.scores) == tuple(o for o in NINE_SCORES if o != 'knn')
+    assert tuple(rep.scores) == tuple(o for o in DEFAULT_SCORES if o != 'knn')
     assert any('Left out: knn' in n for n in rep.notes)
     with pytest.raises(ValueError, match='at least k=50'): ood_report(learn, {'a': images()}, ['msp', 'knn'])
 
@@ -354,6 +364,90 @@ def test_unknown_images_that_are_known(learn):
     with pytest.warns(RobustWarning, match='24 known images are among those the scores of features were fitted on'):
         rep = ood_report(learn, {'a': X}, 'mahalanobis', fit_dl=learn.dls.valid)
     assert rep.facts['fit'] == rep.facts['known'] and any('24 known images' in n for n in rep.notes)
+
+def files_learner(path, paths):
+    "A learner on files, half of them for validation, and its loaders"
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_y=parent_label,
+                      splitter=FuncSplitter(lambda f: int(f.stem) % 2 == 1))
+    learn = Learner(block.dataloaders(paths, path=path, bs=4, num_workers=0, device='cpu'),
+                    small_cnn(2, 1, width=8, depth=2), loss_func=CrossEntropyLossFlat())
+    learn.remove_cb(learn.progress)
+    return learn
+
+def png_folder(path, n, seed):
+    "Files of `n` images, no two alike, in folders a and b"
+    X = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    paths = [path/'ab'[i//2 % 2]/f'{i}.png' for i in range(n)]
+    for p,x in zip(paths, X):
+        p.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x).save(p)
+    return paths
+
+def test_training_files_are_not_unknown(tmp_path):
+    "Where only logits are scored the training files are not read: they are known by their paths"
+    paths = png_folder(tmp_path/'all', 16, 9)
+    learn = files_learner(tmp_path, paths)
+    train,valid = paths[::2],paths[1::2]
+    other = png_folder(tmp_path/'other', 6, 10)
+    files = lambda fs: learn.dls.test_dl(fs)
+    for fs,n in ((train, 8), (valid, 8), (train[:3], 3), ([*other, train[2]], 1)):
+        for data in (files(fs), OpenSet([files(fs[:1]), files(fs[1:])]) if len(fs) > 1 else files(fs)):
+            with pytest.raises(ValueError, match=f"got {n} of {len(fs)} files in set 'x' that are known or training "
+                               f"images, the first {min(map(str, {*fs} & {*paths}))}. Leave"):
+                ood_report(learn, {'fine': files(other), 'x': data}, scores=('msp',))
+    relative = [str(o.relative_to(tmp_path)) for o in train]
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(tmp_path)
+        with pytest.raises(ValueError, match="got 8 of 8 files in set 'x'"):
+            ood_report(learn, {'x': files(relative)}, scores=('msp',))
+    known = files(other)
+    with pytest.raises(ValueError, match="got 6 of 6 files in set 'x'"):       # those given as known are, too
+        ood_report(learn, {'x': files(other)}, ('msp',), dl=known)
+    with pytest.raises(ValueError, match="got 6 of 6 files in set 'x'"):
+        ood_report(learn, {'x': files(other)}, KNN(2), fit_dl=files(other))
+
+    said = lambda rep: [o for o in rep.notes if 'by path alone' in o]
+    copies = png_folder(tmp_path/'copies', 16, 9)
+    assert said(ood_report(learn, {'x': files(copies[::2])}, scores=('msp',)))       # cannot be seen, which is said
+    with pytest.raises(ValueError, match="got 8 of 8 in set 'x' that are equal to known or training"):
+        ood_report(learn, {'x': files(copies[::2])}, KNN(2))                          # but where the files are read
+    with pytest.raises(ValueError, match="got 8 of 8 in set 'x' that are equal"):    # as those of validation always are
+        ood_report(learn, {'x': files(copies[1::2])}, scores=('msp',))
+    rep = ood_report(learn, {'x': files(other)}, scores=('msp', KNN(2)))
+    assert rep.facts['sets']['x'][0] == 6 and not said(rep)
+
+def test_training_files_of_a_table_are_not_unknown(tmp_path):
+    paths = png_folder(tmp_path/'all', 16, 9)
+    names,labels = [str(o.relative_to(tmp_path)) for o in paths],[o.parent.name for o in paths]
+    df = pd.DataFrame({'my file': names, 'label': labels})
+    dls = ImageDataLoaders.from_df(df, tmp_path, fn_col='my file', label_col='label', bs=4, num_workers=0, device='cpu',
+                                   seed=0)
+    learn = Learner(dls, small_cnn(2, 3, width=8, depth=2), loss_func=CrossEntropyLossFlat())
+    learn.remove_cb(learn.progress)
+    train = [tmp_path/o for o in dls.train.items['my file']]
+    files = files_learner(tmp_path, paths).dls      # another learner's loaders, on the same files
+    with pytest.raises(ValueError, match="got 2 of 2 files in set 'x'"):
+        ood_report(learn, {'x': files.test_dl(train[:2])}, 'msp')
+    with pytest.raises(ValueError, match="got 3 of 3 files in set 'x'"):
+        ood_report(learn, {'x': dls.test_dl(df.loc[dls.train.items.index[:3]])}, 'msp')
+
+def test_training_images_count_beside_another_fit_set(learn):
+    X,it = images(),learn.dls.train_ds.items
+    mixed = np.concatenate([it.x[:1, 0].numpy(), X])
+    other = learn.dls.test_dl([(x, i % 3) for i,x in enumerate(images(30, 91))], with_labels=True)
+    assert ood_report(learn, {'a': X}, 'mahalanobis', fit_dl=other).facts['fit'][0] == 30
+    with pytest.raises(ValueError, match=r"got 1 of 21 in set 'a' that are equal"):
+        ood_report(learn, {'a': mixed}, 'mahalanobis', fit_dl=other)
+
+def test_auxiliary_files_are_remembered(tmp_path):
+    aux = png_folder(tmp_path/'aux', 12, 70)
+    learn = files_learner(tmp_path, png_folder(tmp_path/'all', 16, 9))
+    loader = DataBlock(ImageBlock(PILImageBW), splitter=RandomSplitter(0)).dataloaders(aux, bs=4, num_workers=0,
+                                                                                         device='cpu').train
+    with learn.no_logging(): learn.fit(1, cbs=ODNL(loader))
+    assert not any(isinstance(t, ODNL) for t in learn.cbs)
+    with pytest.raises(ValueError, match='trained on as auxiliary images: 2 of the files are in both'):
+        ood_report(learn, {'x': learn.dls.test_dl(aux[3:5])}, 'msp')
 
 def test_classes_of_the_learner_are_not_unknown(trained):
     X,y,Xv,yv,vocab = sample_data('quickdraw')

@@ -1,5 +1,5 @@
 "Out-of-distribution scores: numbers by hand, loops in float64, pytorch-ood as oracle, extreme logits, bad input"
-import math, warnings
+import copy, math, re, warnings
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn, tensor
@@ -10,12 +10,12 @@ from fastrobust.ood.metrics import auroc
 from fastrobust.inference.tap import LinearHead, Outputs
 from fastrobust.ood.logitscores import (GEN, MSP, ODIN, Energy, MaxLogit, OODScore, energy_score,
                                         gen_score, maxlogit_score, msp_score, odin_score)
-from fastrobust.ood.featurescores import KNN, Mahalanobis, ReAct, ViM
-from fastrobust.ood.scores import OOD_SCORES, get_score
+from fastrobust.ood.featurescores import FDBD, KNN, Mahalanobis, ReAct, ViM
+from fastrobust.ood.scores import DEFAULT_SCORES, OOD_SCORES, get_score
 from fastrobust.ood.pytorchood import from_pytorch_ood
 
 LOGITS = {'msp': msp_score, 'maxlogit': maxlogit_score, 'energy': energy_score, 'odin': odin_score, 'gen': gen_score}
-FEATURES = ['mahalanobis', 'knn', 'vim', 'react']
+FEATURES = ['mahalanobis', 'knn', 'vim', 'react', 'fdbd', 'mahalanobis++']
 
 # --- data ------------------------------------------------------------------------------------------------------------
 def random_data(d=24, c=5, n=300, seed=0):
@@ -156,6 +156,31 @@ def slow_mahalanobis(train, out):
     P = np.linalg.pinv(cov, rcond=1e-12, hermitian=True)
     return [-min((a-m) @ P @ (a-m) for m in mean.values()) for a in x]
 
+def slow_mahalanobis_pp(train, out):
+    "scikit-learn's covariance of unit features about their class means"
+    cov = pytest.importorskip('sklearn.covariance').EmpiricalCovariance(assume_centered=True)
+    unit = pytest.importorskip('sklearn.preprocessing').normalize
+    f,x = unit(train.f.double().numpy()),unit(out.f.double().numpy())
+    y = train.y.numpy()
+    mean = {k: f[y == k].mean(0) for k in set(y.tolist())}
+    cov.fit(f-np.stack([mean[k] for k in y.tolist()]))
+    return -np.min([cov.mahalanobis(x-m) for m in mean.values()], 0)
+
+def slow_fdbd(train, out, head):
+    "Image by image and class by class, of floats"
+    W,b = (o.double().numpy() for o in head)
+    mu = train.f.double().numpy().mean(0)
+    scores = []
+    for f in out.f.double().numpy():
+        k = int(np.argmax(W @ f + b))
+        far = []
+        for c in range(len(W)):
+            if c == k or (W[k] == W[c]).all(): continue
+            gap = (W[k]-W[c]) @ f + b[k]-b[c]
+            far.append(abs(gap)/np.linalg.norm(W[k]-W[c]))
+        scores.append(np.mean(far)/np.linalg.norm(f-mu))
+    return scores
+
 def slow_knn(train, out, k):
     unit = lambda f: [a/max(np.linalg.norm(a), 1e-12) for a in f.double().numpy()]
     bank = unit(train.f)
@@ -184,9 +209,91 @@ def test_features_against_loops(data):
         got = lambda s, out=out: s.fit(train, head)(out)
         same = lambda s, want, got=got: np.testing.assert_allclose(got(s), want, rtol=1e-6, atol=1e-9)
         same(Mahalanobis(), slow_mahalanobis(train, out))
+        same(FDBD(), slow_fdbd(train, out, head))
         for k in (1, 3, 50, 247, 250): same(KNN(k), slow_knn(train, out, k))
         for dim in (1, 5, 12): same(ViM(dim), slow_vim(train, out, head, dim))
         for q in (90, 99, 50.5): same(ReAct(q), slow_react(train, out, head, q))
+
+def test_mahalanobis_of_unit_features_against_scikit_learn(data):
+    train,known,unknown,head = data
+    live = train.f.std(0) > 1e-3         # of dead units its pseudo-inverse has another rank
+    train,known,unknown = (o._replace(f=o.f[:,live]) for o in (train, known, unknown))
+    s,plain = Mahalanobis(normalised=True).fit(train),Mahalanobis().fit(train)
+    for out in (known, unknown):
+        np.testing.assert_allclose(s(out), slow_mahalanobis_pp(train, out), rtol=1e-6)
+        assert not np.allclose(s(out), plain(out))
+        torch.testing.assert_close(s(out._replace(f=out.f*torch.rand(len(out.f), 1))), s(out))     # no lengths
+    unit = lambda o: o._replace(f=nn.functional.normalize(o.f))
+    torch.testing.assert_close(Mahalanobis().fit(unit(train))(unit(known)), s(known))
+
+def test_mahalanobis_of_unit_features_needs_no_length():
+    "Known images ten times as long or short: of plain features that hides the unknown, of unit ones nothing changes"
+    train,known,unknown,_ = random_data()
+    g = torch.Generator().manual_seed(0)
+    longer = lambda o: o._replace(f=o.f*10**(2*torch.rand(len(o.f), 1, generator=g)-1))
+    a = Mahalanobis(True).fit(train)
+    b,c = Mahalanobis(True).fit(longer(train)),Mahalanobis().fit(longer(train))
+    torch.testing.assert_close(a(known), b(longer(known)))
+    assert auroc(b(longer(known)), b(longer(unknown))) > auroc(c(longer(known)), c(longer(unknown)))+.1
+    zero = known._replace(f=known.f*0)          # without a direction: the same number for each, and finite
+    assert len(a(zero).unique()) == 1 and a(zero).isfinite().all()
+
+def test_fdbd_by_hand():
+    "Boundaries x = 0 and y = 0 and x = y of three classes; the mean is the origin"
+    head = LinearHead(tensor([[1., 0.], [0., 1.], [0., 0.]]).double(), torch.zeros(3).double())
+    f = tensor([[3., 1.], [-1., 2.], [-4., -3.], [2., 2.]]).double()
+    train = tensor([[1., 1.], [-1., -1.]]).double()
+    got = FDBD().fit(Outputs(train @ head.W.T, train), head)(Outputs(f @ head.W.T, f))
+    r2 = math.sqrt(2)
+    want = [(2/r2+3)/2/math.sqrt(10), (3/r2+2)/2/math.sqrt(5), (4+3)/2/5, (0+2)/2/math.sqrt(8)]
+    torch.testing.assert_close(got, tensor(want).double())
+
+def test_fdbd_of_two_classes_is_the_distance_to_their_boundary():
+    train,known,_,head = random_data(c=5)
+    two = LinearHead(head.W[:2], head.b[:2])
+    cut = lambda o: o._replace(z=o.z[:,:2])
+    w,b = head.W[0]-head.W[1],head.b[0]-head.b[1]
+    want = (known.f @ w + b).abs()/w.norm()/(known.f-train.f.mean(0)).norm(dim=1)
+    torch.testing.assert_close(FDBD().fit(cut(train), two)(cut(known)), want)
+
+def test_fdbd_where_its_quotients_have_no_value():
+    train,known,_,head = random_data()
+    # equal rows have no boundary, whatever their biases: the other classes alone count
+    twice = LinearHead(torch.cat([head.W, head.W[:1], head.W[:1]]), torch.cat([head.b, head.b[:1]-3, head.b[:1]-9]))
+    more = lambda o: o._replace(z=o.f @ twice.W.T + twice.b)
+    s = FDBD().fit(more(train), twice)
+    first = known.z.argmax(1) == 0
+    assert 10 < first.sum() < len(first)
+    plain = FDBD().fit(train, head)(known)
+    torch.testing.assert_close(s(more(known))[first], plain[first])
+    assert not torch.isclose(s(more(known))[~first], plain[~first]).any() and s(more(known)).isfinite().all()
+    # so many classes that distances of rows come from products, whose rounding is no boundary
+    g = torch.Generator().manual_seed(0)
+    W = (torch.randn(40, 24, generator=g)+30).double()
+    many = LinearHead(torch.cat([W, W]), torch.randn(80, generator=g).double())
+    few = Outputs(known.f[:40] @ many.W.T + many.b, known.f[:40])
+    got = FDBD().fit(train._replace(z=train.f @ many.W.T + many.b), many)(few)
+    np.testing.assert_allclose(got, slow_fdbd(train, few, many), rtol=1e-7)
+    # at the mean of the training features: finite, above all others, and 0 on a boundary
+    s = FDBD().fit(train, head)
+    mean = Outputs(known.z[:1], train.f.mean(0)[None])
+    assert s(mean).isfinite().all() and s(mean) > 1e3*s(known).max()
+    flat = LinearHead(head.W, -(head.W @ train.f.mean(0)))
+    there = Outputs(torch.zeros(1, 5), train.f.mean(0)[None])
+    assert FDBD().fit(train, flat)(there) < 1e-6
+
+def test_fdbd_holds_no_table_of_classes():
+    "Of 3,000 classes and 400 images: numbers per image and class, none per pair of classes"
+    g = torch.Generator().manual_seed(0)
+    head = LinearHead(torch.randn(3000, 16, generator=g), torch.zeros(3000))
+    f = torch.randn(400, 16, generator=g)
+    out = Outputs(f @ head.W.T, f)
+    s = FDBD().fit(out, head)
+    held = [v for v in vars(s).values() if isinstance(v, torch.Tensor)]
+    assert max(v.numel() for v in held) == head.W.numel()
+    assert len(list(s._rows(out, room=2**20))) == 4         # 9,000 numbers an image
+    small = Outputs(out.z[:30], f[:30])
+    np.testing.assert_allclose(s(small), slow_fdbd(out, small, head), rtol=1e-9)
 
 def test_each_score_finds_the_unknown(data):
     train,known,unknown,head = data
@@ -230,7 +337,8 @@ def test_rotation_and_scale():
     Q,_ = torch.linalg.qr(torch.randn(24, 24, generator=g).double())
     A = torch.randn(24, 24, generator=g).double()
     turn = lambda o, M: Outputs(o.z, o.f @ M.T, o.y)
-    for k,M in (('mahalanobis', A), ('mahalanobis', Q), ('knn', Q), ('knn', Q*3), ('vim', Q)):
+    for k,M in (('mahalanobis', A), ('mahalanobis', Q), ('mahalanobis++', Q*3), ('knn', Q), ('knn', Q*3), ('vim', Q),
+                ('fdbd', Q), ('fdbd', Q*3)):
         new = LinearHead(head.W @ torch.linalg.inv(M), head.b)
         torch.testing.assert_close(get_score(k).fit(turn(train, M), new)(turn(known, M)),
                                    get_score(k).fit(train, head)(known), rtol=1e-6, atol=1e-8)
@@ -252,7 +360,7 @@ def test_dead_and_doubled_units(shift):
         f = o.f.float()
         return Outputs(o.z, torch.cat([f, f*0, f[:,:3], f[:,:1]+f[:,1:2], f[:,:1]*0+3], 1), o.y)
     big = LinearHead(torch.cat([head.W, torch.zeros(5, 29)], 1), head.b)
-    for k in ('mahalanobis', 'knn', 'vim', 'react'):
+    for k in FEATURES:
         s = get_score(k).fit(more(train), big)(more(known))
         assert s.isfinite().all()
     # a float32 sum of two units is a direction of rounding only; as one of signal it would outweigh all others
@@ -375,12 +483,23 @@ def test_oracle_of_features(data):
     for dim in (4, 12):
         vim = pood.ViM(None, dim, *head).fit_features(train.f, train.y)
         agree(ViM(dim), lambda o, vim=vim: vim.predict_features(o.f), data)
+    # float32 there
+    fdbd = pood.fDBD(None, copy.deepcopy(lin).float()).fit_features(train.f)
+    for o in (known, unknown):
+        theirs = -fdbd.predict_features(o.f).double()
+        torch.testing.assert_close(FDBD().fit(train, head)(o), theirs, rtol=1e-4, atol=1e-6)
     # its Mahalanobis adds 1e-6 to the diagonal where ours takes the pseudo-inverse: dead units would count 1e6-fold
     # there and nothing here, so they are left out
     live = train.f.std(0) > 1e-3
     data = [o._replace(f=o.f[:,live]) for o in data[:3]]+[LinearHead(head.W[:,live], head.b)]
     maha = pood.Mahalanobis(None).fit_features(data[0].f, train.y)
     agree(Mahalanobis(), lambda o: maha.predict_features(o.f), data)
+    unit = nn.functional.normalize
+    maha_pp = pood.Mahalanobis(None).fit_features(unit(data[0].f), train.y)
+    # 1e-6 is more beside the smaller variances
+    a,b = (torch.cat([f(o) for o in data[1:3]]) for f in (Mahalanobis(True).fit(data[0]),
+                                                          lambda o: -maha_pp.predict_features(unit(o.f))))
+    assert spearman(a, b) > .999
 
 # --- the adapter -----------------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures('data', 'float64')
@@ -455,11 +574,17 @@ def test_adapter_refuses_scores_of_pixels():
 
 # --- names and bad input ---------------------------------------------------------------------------------------------
 def test_names():
-    assert list(OOD_SCORES) == ['msp', 'maxlogit', 'energy', 'odin', 'mahalanobis', 'knn', 'vim', 'react', 'gen']
-    for k,o in OOD_SCORES.items():
+    assert DEFAULT_SCORES == ('msp', 'maxlogit', 'energy', 'odin', 'mahalanobis', 'knn', 'vim', 'react', 'gen', 'fdbd',
+                              'mahalanobis++')
+    assert tuple(OOD_SCORES) == DEFAULT_SCORES
+    for k in DEFAULT_SCORES[:-1]:
+        o = OOD_SCORES[k]
         s = get_score(k)
         assert type(s) is o and s.name == k and s.features == (k in FEATURES) and get_score(k) is not s
         assert type(get_score(o)) is o
+    s = get_score('mahalanobis++')
+    assert type(s) is Mahalanobis and s.normalised and s.name == 'mahalanobis++' and s.features
+    assert repr(s) == 'Mahalanobis(normalised=True)' and Mahalanobis().name == Mahalanobis.name == 'mahalanobis'
     assert repr(KNN(7)) == 'KNN(k=7)' and repr(MSP()) == 'MSP()' and repr(ODIN(10)) == 'ODIN(T=10.0, eps=0.0)'
     assert repr(KNN(7).fit(random_data()[0])) == 'KNN(k=7)'
 
@@ -496,6 +621,8 @@ def test_bad_settings():
     for make,k in ((KNN, 'k'), (ViM, 'dim'), (GEN, 'M')):
         for v in (0, -1, 1.5, True, '3'):
             with pytest.raises(ValueError, match=f'`{k}` must be a whole number from 1 on .*got'): make(**{k: v})
+    for v in (1, 'yes', None):
+        with pytest.raises(TypeError, match='`normalised` must be True or False, got .* length 1'): Mahalanobis(v)
     for v in (0, 100, -5, 101):
         with pytest.raises(ValueError, match=r'`percentile` must lie in \(0,100\), got'): ReAct(v)
     with pytest.raises(TypeError, match='`percentile` must be a number'): ReAct('90')
@@ -514,12 +641,13 @@ def test_bad_features():
     train,known,_,head = random_data()
     for k in FEATURES:
         new = lambda k=k: get_score(k)
-        with pytest.raises(ValueError, match=f'`{k}`, got .* without a last linear layer. Take the scores of logits '
+        name = re.escape(k)
+        with pytest.raises(ValueError, match=f'`{name}`, got .* without a last linear layer. Take the scores of logits '
                            'alone: msp, maxlogit, energy, odin, gen'): new().fit(Outputs(train.z, None, train.y), head)
-        with pytest.raises(ValueError, match=f'expected a fitted score, got `{k}`'): new()(known)
+        with pytest.raises(ValueError, match=f'expected a fitted score, got `{name}`'): new()(known)
         with pytest.raises(ValueError, match=r'features \(300,d\) for .*got \(299, 24\)'):
             new().fit(train._replace(f=train.f[1:]), head)
-        with pytest.raises(ValueError, match=f'training images for `{k}`, got none'):
+        with pytest.raises(ValueError, match=f'training images for `{name}`, got none'):
             new().fit(Outputs(*(o[:0] for o in train)), head)
         bad = train.f.clone()
         bad[3,4] = math.nan
@@ -535,9 +663,10 @@ def test_bad_features():
 def test_bad_labels_heads_and_training_sets():
     train,known,_,head = random_data()
     for y in (None, train.y[1:]):
-        with pytest.raises(ValueError, match='label for each of 300 training images .*knn needs no labels'):
-            Mahalanobis().fit(train._replace(y=y))
-    for k in ('vim', 'react'):
+        for k in ('mahalanobis', 'mahalanobis++'):
+            match = f'label for each of 300 training images for `{re.escape(k)}`, got .*knn needs no labels'
+            with pytest.raises(ValueError, match=match): get_score(k).fit(train._replace(y=y))
+    for k in ('vim', 'react', 'fdbd'):
         for h in (None, LinearHead(head.W[:,1:], head.b)):
             with pytest.raises(ValueError, match=rf'the last layer, weights \(c,24\), for `{k}`, got'):
                 get_score(k).fit(train, h)
@@ -549,6 +678,15 @@ def test_bad_labels_heads_and_training_sets():
     flat = Outputs(train.z, torch.ones(300, 24), train.y)
     with pytest.raises(ValueError, match='features that vary within classes .* got 300 that do not'):
         Mahalanobis().fit(flat)
+    rays = train._replace(f=torch.rand(300, 1)*torch.ones(1, 24))       # all in one direction
+    with pytest.raises(ValueError, match=r'vary within classes for `mahalanobis\+\+`'): Mahalanobis(True).fit(rays)
+    for few in (flat, Outputs(*(o[:1] for o in train))):
+        with pytest.raises(ValueError, match='features that differ for `fdbd`, got .* that do not'):
+            FDBD().fit(few, head)
+    same = LinearHead(head.W[:1].expand(5, -1), head.b)
+    for h in (same, LinearHead(head.W*0, head.b), LinearHead(head.W[:1], head.b[:1])):
+        with pytest.raises(ValueError, match='tells classes apart for `fdbd`, got equal weights of all'):
+            FDBD().fit(train, h)
     with pytest.raises(ValueError, match='`dim` of ViM below 1'): ViM().fit(flat, head)
     with pytest.raises(ValueError, match='largest logits above 0 on average for `vim`, got -'):
         ViM().fit(train._replace(z=train.z-1000), head)

@@ -1,22 +1,26 @@
 "Open-sampling: the prior that fills up the tail, its weights and its floors, and what all open-set rows have in common"
-import math, pickle
+import copy, math, pickle
 from functools import partial
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from fastai.callback.core import Callback
+from fastai.callback.data import WeightedDL
 from fastai.callback.fp16 import to_bf16  # noqa: F401  (patches Learner)
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import lr_find  # noqa: F401
+from fastai.data.transforms import ToTensor
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from conftest import MiniAux, MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
+from fastrobust.basics import RobustWarning
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.editing import take_items
 from fastrobust.data.openset import aux_images
+from fastrobust.data.weighting import weighted_dls
 from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.techniques.odnl import ODNL
 from fastrobust.techniques.opensampling import OpenSampling
@@ -98,6 +102,27 @@ def test_counts_are_those_of_the_training_split_and_of_the_fit():
     learn.dls = take_items(dls, np.r_[0:20, 30:50, 50:60])
     learn.fit(1)
     assert learn.opensampling.labels.numpy() == pytest.approx((.6-np.array([.4, .4, .2]))/(3*.6-1))
+
+@pytest.mark.parametrize('counts', [[4, 4, 4], [100, 95, 92]])
+def test_equal_classes_are_warned_of(counts):
+    with pytest.warns(RobustWarning, match=rf"got 3 of {counts[-1]} to {counts[0]} items: none is rare, .* ODNL's"):
+        tail(dls=tail_dls(counts, bs=2))
+
+def test_a_loader_that_draws_by_weight_is_warned_of():
+    "fastai's own too"
+    dls = tail_dls([30, 20, 10], bs=8)
+    w = np.repeat([1/30, 1/20, 1/10], [30, 20, 10])
+    drawn = copy.copy(dls)
+    drawn.loaders = [WeightedDL(dls.train_ds, wgts=w, bs=8, shuffle=True, device='cpu', num_workers=0,
+                                after_item=[ToTensor()]), dls.valid]
+    for o in (weighted_dls(dls, 'balanced'), drawn):
+        with pytest.warns(RobustWarning, match=r'OpenSampling with a loader that draws .* helped twice. Keep one'):
+            tail(dls=o)
+
+@pytest.mark.filterwarnings('error::fastrobust.basics.RobustWarning')
+def test_a_tail_drawn_evenly_is_not_warned_of():
+    tail(dls=tail_dls([30, 20, 10], bs=8))
+    tail(math.inf, tail_dls([40, 35, 30], bs=8))        # uniform labels that were asked for
 
 # --- the term --------------------------------------------------------------------------------------------------------
 def test_labels_come_from_gamma_fresh_at_every_step():
@@ -199,7 +224,8 @@ def test_the_loss_on_open_set_images_tells_the_variant(make, theory, digits):
     set_seed(0)
     layers = [o for i in (64, 128) for o in (nn.Linear(i, 128), nn.BatchNorm1d(128), nn.ReLU())]
     learn = Learner(dls, nn.Sequential(nn.Flatten(), *layers, nn.Linear(128, 10)), loss_func=CrossEntropyLossFlat(),
-                    opt_func=partial(SGD, mom=.9), cbs=make(aux, bs=128), wd=2e-4)
+                    opt_func=partial(SGD, mom=.9, decouple_wd=False), wd=2e-4, wd_bn_bias=True,
+                    cbs=make(aux, bs=128))
     with learn.no_bar(), learn.no_logging():
         learn.fit(18, .2)
         learn.fit(6, .002)

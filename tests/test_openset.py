@@ -23,7 +23,9 @@ from fastrobust.data.apart import shared_with
 from fastrobust.samples import sample_data
 from fastrobust.nets import small_cnn
 from fastrobust.techniques.bases.openset import OpenSetRows
+from fastrobust.techniques.bases import openset as openset_base
 from fastrobust.techniques.odnl import ODNL
+from fastrobust.techniques.opensampling import OpenSampling
 
 AUX = aux_images('gaussian', 40, 8, 1)
 OTHER = aux_images('gaussian', 30, 8, 1, seed=1)
@@ -224,10 +226,54 @@ def test_images_of_the_training_set_are_no_open_set():
     for aux in (dls.train, dls, dls.train_ds.items.x[:9], dls.train_ds.items.x[:9].clone()):
         with pytest.raises(ValueError, match='ODNL expected open-set images, got training images'):
             tiny_learner(ODNL(aux), dls=dls).fit(1)
+    half = np.concatenate([aux_images('gaussian', 23, 8, 1), dls.train_ds.items.x[:25, 0].numpy()])
+    with pytest.raises(ValueError, match='got training images'): tiny_learner(ODNL(half), dls=dls).fit(1)
     X,y,Xv,yv,vocab = sample_data('fashion')
     named = array_dls(X[:64], y[:64], valid=(Xv[:10], yv[:10]), vocab=vocab, bs=16, device='cpu')
     learn = Learner(named, small_cnn(10), cbs=ODNL(OpenSet(aux_images('blob', 20, 28, 1), ['bag'])))
     with pytest.warns(RobustWarning, match=r'classes of the training set \(bag\)'): learn.fit(1)
+
+@pytest.mark.parametrize('t,says', [
+    (lambda: ODNL(AUX[:1]), 'ODNL expected at least 16 open-set images, as many as a step takes, got 1: every step'),
+    (lambda: ODNL(AUX, bs=50), 'ODNL expected at least 50 .*, got 40'),
+    (lambda: ODNL(loaders(AUX[:9])), 'ODNL expected at least 16 .*, got 9'),
+    (lambda: OpenSampling(OpenSet(AUX[:15], ['grain'])), 'OpenSampling expected at least 16 .*, got 15'),
+    (lambda: OpenSetRows(AUX[:2]), 'OpenSetRows expected at least 16')])
+def test_few_images_are_warned_of(t, says):
+    with pytest.warns(RobustWarning, match=says): tiny_learner(t()).fit(1)
+
+@pytest.mark.filterwarnings('error::fastrobust.basics.RobustWarning')
+@pytest.mark.parametrize('t', [lambda: ODNL(AUX[:16]), lambda: ODNL(AUX[:4], bs=4), lambda: ODNL(loaders(AUX)),
+                               lambda: OpenSampling(AUX)])
+def test_a_step_full_is_enough(t): tiny_learner(t()).fit(1)
+
+@pytest.mark.parametrize('make', [ODNL, lambda aux: OpenSampling(aux, weighted=False)])
+def test_a_few_training_images_in_an_open_set_are_counted(make):
+    "Nobody would want them, but some may be chance: blank images, say"
+    dls = tiny_dls()
+    mine = dls.train_ds.items.x[:5, 0].numpy()
+    forms = {1: np.concatenate([AUX, mine[:1]]), 5: np.concatenate([mine, AUX])}
+    for n,X in forms.items():
+        for aux in (X, X/255, X[:, None], OpenSet(X, ['cat']), loaders(X).train):
+            with pytest.warns(RobustWarning, match=rf'got {n} training image\(s\) among {len(X)}: .*Leave them out'):
+                tiny_learner(make(aux), dls=dls).fit(1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always', RobustWarning)
+        tiny_learner(make(AUX), dls=dls).fit(1)
+    assert not [o for o in said if 'training image' in str(o.message)]
+
+def test_many_copies_are_refused_however_many_images_there_are(monkeypatch):
+    "Two large sets are compared, too: all that are kept in memory"
+    dls = tiny_dls()
+    copies = dls.train_ds.items.x.clone()
+    monkeypatch.setattr(openset_base, 'share_items', lambda a, b: False)     # as where one has more than 20,000
+    with pytest.raises(ValueError, match='got training images'): tiny_learner(ODNL(copies), dls=dls).fit(1)
+
+def test_training_files_in_an_open_set(tmp_path):
+    p = folder(tmp_path, AUX[:16])
+    learn = Learner(files_dls(p), small_cnn(2))
+    with pytest.raises(ValueError, match='got training images'):
+        learn.fit(1, cbs=ODNL(learn.dls.test_dl(get_image_files(p))))
 
 @pytest.mark.parametrize('make,error,match', [
     (lambda: ODNL(aux_images('blob', 9, 8, 1), bs=2.5), ValueError, 'whole number from 1 on, got 2.5'),

@@ -31,7 +31,9 @@ def run(seed, tau=None):
     set_seed(seed, reproducible=True)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 8))
     steps = ParamScheduler({'lr': lambda pct: .1 if pct < .5 else .01 if pct < .75 else .001})
-    learn = Learner(dls, net, CrossEntropyLossFlat(), opt_func=partial(SGD, mom=.9), wd=5e-4, metrics=accuracy,
+    # the weight decay is torch's, as in the protocol: in the gradient, of all parameters
+    torchs = dict(opt_func=partial(SGD, mom=.9, decouple_wd=False), wd=5e-4, wd_bn_bias=True)
+    learn = Learner(dls, net, CrossEntropyLossFlat(), metrics=accuracy, **torchs,
                     cbs=[] if tau is None else LogitNorm(tau))
     learn.remove_cb(learn.progress); learn.logger = lambda *a: None
     learn.fit(60, .1, cbs=steps)

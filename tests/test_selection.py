@@ -1,10 +1,11 @@
 "The forget rate, small losses, two networks, and the memory of who was chosen"
-import copy, pickle
+import copy, math, pickle, pydoc
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import to_bf16  # noqa: F401
 from fastai.callback.schedule import fine_tune, lr_find  # noqa: F401
 from fastai.learner import load_learner
@@ -24,8 +25,10 @@ from fastrobust.nets import small_cnn
 from fastrobust.techniques.bases.twonetworks import TwoNetworks
 from fastrobust.techniques.bases.selection import forget_rate, n_keep, small_loss
 from fastrobust.stripping import strip
+from fastrobust.techniques.alasca import ALASCA
 from fastrobust.techniques.coteaching import CoTeaching, CoTeachingPlus
 from fastrobust.techniques.decoupling import Decoupling
+from fastrobust.techniques.elr import ELR
 from fastrobust.techniques.jocor import JoCoR
 from fastrobust.techniques.smallloss import SmallLoss
 
@@ -101,8 +104,10 @@ def test_a_network_knows_that_it_was_trained():
     with torch.no_grad(): gn[1].weight[0] += .1
     assert looks_trained(gn)
 
-def test_evaluation_is_the_mean_of_the_logits(tmp_path):
-    learn = tiny_learner(JoCoR(.3, gradual=1), path=tmp_path)
+@pytest.mark.parametrize('mk', [lambda: JoCoR(.3, gradual=1), lambda: CoTeaching(.3, 1),
+                                lambda: CoTeachingPlus(.3, 1, warmup=1), lambda: Decoupling(1)])
+def test_evaluation_is_the_mean_of_the_logits(tmp_path, mk):
+    learn = tiny_learner(mk(), path=tmp_path)
     learn.fit(2)
     x = next(iter(learn.dls.valid))[0]
     a,b = (n.eval()(x) for n in learn.model.nets)
@@ -138,6 +143,21 @@ def test_a_pretrained_shaped_body_is_shared_and_its_head_is_not():
     learn.remove_cb(JoCoR)
     assert learn.model is a
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
+
+@pytest.mark.parametrize('lam,trained,told', [(.9, True, True), (.5, True, False), (.9, False, False)])
+def test_jocor_says_where_agreement_keeps_a_new_head_from_learning(lam, trained, told):
+    import warnings
+    dls = tiny_dls(channels=3, size=32)
+    learn = vision_learner(dls, resnet18, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat())
+    if trained: learn.freeze()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        learn.add_cb(JoCoR(.3, lam))
+    assert any('Take lam=.5' in str(o.message) for o in said) == told
+
+def test_a_rate_that_nobody_could_tell():
+    with pytest.raises(ValueError, match='got nan, which is what estimate_tau returns where its judge cannot'):
+        JoCoR((math.nan,)*3)
 
 def test_a_second_network_of_your_own():
     set_seed(5)
@@ -176,7 +196,6 @@ def test_selection_is_recorded_by_position(mk):
     t = mk()
     learn = tiny_learner(t, dls=dls)
     seen = {}
-    from fastai.callback.core import Callback
     class Spy(Callback):
         order = 20
         def after_loss(self):
@@ -225,6 +244,37 @@ def test_the_ramp_goes_on_over_fits_and_stops_for_nothing_else(tmp_path):
     assert t.epochs == 5
     learn.fit(1)
     assert t.epochs == 6
+
+@pytest.mark.parametrize('mk', [lambda: CoTeaching(.4, 3), lambda: CoTeachingPlus(.4, 3, warmup=0),
+                                lambda: JoCoR(.4, gradual=3), lambda: SmallLoss(.4, 3)])
+def test_the_rate_is_tau_an_epoch_later_than_in_the_authors_code(mk):
+    class Rates(Callback):
+        def __init__(self): self.seen = []
+        def before_train(self): self.seen.append(self.learn.objective.techniques()[0].rate)
+    spy = Rates()
+    tiny_learner(mk()).fit(5, cbs=spy)
+    assert np.allclose(spy.seen, [0, .4/3, .8/3, .4, .4])
+    assert np.allclose([forget_rate(.4, e, 3, form='official') for e in range(5)], [0, .2, .4, .4, .4])
+
+def test_help_says_what_differs_from_the_authors_code():
+    "One line each; what is said is held by the tests named beside it"
+    says = {
+        CoTeaching: ['divides that mean by their number once more',     # test_coteaching_exchanges_by_hand
+                     'theirs is an epoch sooner',       # test_the_rate_is_tau_an_epoch_later_than_in_the_authors_code
+                     'by the mean of their logits'],    # test_evaluation_is_the_mean_of_the_logits
+        CoTeachingPlus: ['theirs takes the softmax twice',  # test_coteaching_plus_takes_one_softmax_and_one_mean
+                         'divides that mean by their number once more', 'theirs is an epoch sooner',
+                         'the step has no loss',            # test_few_disagreements_are_finite
+                         'by the mean of their logits'],
+        JoCoR: ["`lam` is .9, their README's for CIFAR-10 up to 50 % noise; the code's own default is .1",
+                'theirs is an epoch sooner', 'by the mean of their logits'],
+        Decoupling: ['theirs counts steps', 'by the mean of their logits'],
+        ALASCA: ['each of two networks has a memory of its own'],   # test_each_network_has_its_own_memory_even_..
+        ELR: ['Each of two networks has targets of its own']}       # test_against_loops
+    for T,lines in says.items():
+        text = pydoc.plain(pydoc.render_doc(T)).split('Method resolution order')[0]
+        for o in lines: assert sum(o in l for l in text.splitlines()) == 1, (T, o)
+    assert JoCoR(.3).lam == .9
 
 def test_warnings_where_nothing_would_happen(recwarn):
     learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, norm=None, depth=2), [SmallLoss(.3)])

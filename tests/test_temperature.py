@@ -1,5 +1,5 @@
 "The fitted T against scipy and a grid; in a learner it changes confidence and nothing else, wherever the learner goes"
-import copy, math, pickle, subprocess, sys
+import copy, math, pickle, subprocess, sys, warnings
 import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.callback.mixup import MixUp
 from fastai.data.core import DataLoaders
@@ -14,6 +14,7 @@ from torch import nn
 from conftest import MiniTwin, Raise, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning
 from fastrobust.inference import fitting as module
+from fastrobust.calibration.few import temperature_interval
 from fastrobust.calibration.metrics import nll
 from fastrobust.calibration.temperature import (Tempered, temper, temperature_of,
                                                 temperature_scale, untemper)
@@ -103,6 +104,78 @@ def test_the_fit_refuses():
     with pytest.raises(ValueError, match='finite logits, got NaN or inf in 1 of 2'):
         fit_temperature(torch.tensor([[1., float('inf')], [0., 1.]]), [0, 1])
     with pytest.raises(ValueError, match='labels in 0..1'): fit_temperature(torch.zeros(2, 2), [0, 2])
+
+# --- of few items ----------------------------------------------------------------------------------------------------
+def grid_interval(z, y, drop=1.9207):
+    "Temperatures of a fine grid whose likelihood is within `drop` of the best on it"
+    ts = np.exp(np.linspace(-12, 12, 48_001))
+    d = z-z.gather(1, y[:, None])
+    l = np.array([-(d/t).logsumexp(1).sum().item() for t in ts])
+    ok = ts[l >= l.max()-drop]
+    return ok[0],ok[-1]
+
+@pytest.mark.parametrize('n,c,T', [(8, 3, 1.), (24, 2, 2.), (49, 10, .5)])
+def test_interval_against_a_grid(n, c, T):
+    z,y = some(n, n, c, T)
+    low,high = temperature_interval(z, y)
+    assert low < fit_temperature(z, y) < high
+    assert (low, high) == pytest.approx(grid_interval(z, y), rel=1.5e-3)
+    assert temperature_interval(3*z, y) == pytest.approx((3*low, 3*high), rel=1e-6)
+    narrow = temperature_interval(z, y, drop=.5)        # 68 %
+    assert low < narrow[0] < narrow[1] < high
+
+def test_interval_by_hand():
+    "Two classes, margin 1, right k times in n: the likelihood ratio interval of a binomial share"
+    n,k = 20,15
+    z,y = torch.tensor([[1., 0.]]*n),torch.tensor([0]*k + [1]*(n-k))
+    p = np.linspace(.5, .9999, 200_001)[1:]
+    l = k*np.log(p) + (n-k)*np.log(1-p)
+    ok = p[l >= l.max()-1.92]
+    want = [1/math.log(o/(1-o)) for o in (ok[-1], ok[0])]
+    assert temperature_interval(z, y) == pytest.approx(want, rel=1e-3)
+
+def test_interval_without_an_end():
+    z,y = some(n=30)
+    low,high = temperature_interval(z, z.argmax(1))             # all right: no T is too low
+    assert low == 0 and 0 < high < math.inf
+    assert nll(z, z.argmax(1), high)*30 == pytest.approx(1.92, rel=1e-3)
+    low,high = temperature_interval(z, z.argmin(1))             # all wrong: none is too high
+    assert low > 0 and high == math.inf
+    assert temperature_interval(z*0, y) == (0., math.inf)       # nothing is said
+    one_doubt = torch.tensor([[50., 0.]]*9 + [[.1, 0.]])    # right, and the lowest T far likelier than the fitted
+    low,high = temperature_interval(one_doubt, [0]*10)
+    assert low == 0 and high > 1
+
+def test_interval_holds_the_temperature_nineteen_times_in_twenty():
+    hits = 0
+    for seed in range(200):
+        low,high = temperature_interval(*some(seed, 25, 4, 1.7))
+        hits += low <= 1.7 <= high
+    assert .9 <= hits/200 <= .985
+
+def test_few_items_leave_the_temperature_open():
+    learn = tiny_learner()
+    def loader(n):
+        X,y = tiny_arrays(n, seed=7)
+        return learn.dls.test_dl([(x, int(k)) for x,k in zip(X, y)], with_labels=True)
+    few,enough = loader(48),loader(51)
+    match = f'^{len(few.dataset)} image.s. leave T open: their labels go with any T'
+    with pytest.warns(RobustWarning, match=match) as said:
+        T = temperature_scale(learn, few)
+    bounds = temperature_interval(*shifted_preds(learn, few))
+    text = next(str(o.message) for o in said if 'leave T open' in str(o.message))
+    assert bounds[0] < T < bounds[1] and f'{bounds[0]:.3g}' in text
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always', RobustWarning)
+        temperature_scale(learn, enough)
+    assert not [o for o in said if 'leave T open' in str(o.message)]
+
+@pytest.mark.parametrize('z,y,error,match', [
+    (torch.zeros(3), [0, 0, 0], ValueError, 'expected logits'),
+    (torch.zeros(2, 2), [0, 2], ValueError, 'labels in 0..1'),
+    (torch.full((2, 2), math.nan), [0, 1], ValueError, 'finite logits')])
+def test_the_interval_refuses(z, y, error, match):
+    with pytest.raises(error, match=match): temperature_interval(z, y)
 
 # --- cross-fitting ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('n_folds', [2, 3, 5])

@@ -55,6 +55,18 @@ def test_a_broken_promise_is_named(T, clause, make):
     with pytest.raises(AssertionError, match=f"{T.__name__} breaks '{clause}' "):
         check_technique(T, make, only=clause, verbose=False)
 
+def test_a_docstring_of_more_than_one_line():
+    class Long(ConfidencePenalty):
+        """Confident answers cost (https://arxiv.org/abs/1701.06548)
+
+        Unlike the paper, nothing."""
+    class Broken(ConfidencePenalty):
+        """Confident answers
+        cost (https://arxiv.org/abs/1701.06548)"""
+    check_technique(Long, only='docs', verbose=False)
+    with pytest.raises(AssertionError, match="breaks 'docs'.*no empty line after the first"):
+        check_technique(Broken, only='docs', verbose=False)
+
 def test_weights_that_are_not_checked():
     class Any(Bare):
         "No check (https://arxiv.org/abs/1701.06548)"

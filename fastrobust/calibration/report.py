@@ -6,6 +6,7 @@ import numpy as np, pandas as pd
 import torch
 from fastrobust.basics import plain_dl, robust_warn
 from fastrobust.calibration.charts import draw_reliability, panels_of, size_of
+from fastrobust.calibration.few import few_to_fit, few_to_score
 from fastrobust.inference.fitting import cross_fit_logits, fit_temperature
 from fastrobust.calibration.metrics import bins_table, brier_rows, classwise_ece, ece_mass, nll_rows
 from fastrobust.calibration.temperature import (labelled_logits, stale_note, temperature_of,
@@ -45,6 +46,12 @@ class _Row:
         if right is None: right = self.right
         return gap_of(self.bin[ids], self.conf[ids], right[ids], self.n_bins)
 
+    def by_chance(self, rng):
+        "ECEs of these confidences with outcomes drawn from them"
+        n = len(self.conf)
+        rights = ((rng.random(n) < self.conf).astype(float) for _ in range(_DRAWS))
+        return [self.ece(right=right) for right in rights]
+
 def _se(v): return float(np.std(v, ddof=1)/math.sqrt(len(v))) if len(v) > 1 else math.nan
 
 def _facts(a, b, seed):
@@ -54,11 +61,7 @@ def _facts(a, b, seed):
     draws = rng.integers(0, n, (_DRAWS, n))
     boot = np.array([[a.ece(ids), b.ece(ids)] for ids in draws])
     boot_a,boot_b = boot.T
-    chance = []
-    for _ in range(_DRAWS):
-        right = (rng.random(n) < b.conf).astype(float)
-        chance.append(b.ece(right=right))
-
+    chance = b.by_chance(rng)
     sd = lambda v: float(np.std(v, ddof=1)) if n > 1 else math.nan
     ece_a,ece_b = a.numbers['ece'],b.numbers['ece']
     s = dict(ece=ece_a, ece_se=sd(boot_a), ece_scaled=ece_b, ece_scaled_se=sd(boot_b),
@@ -127,6 +130,7 @@ def calibration_report(
 
     if fit_dl is None:
         Ts,scaled = cross_fit_logits(z, y, n_folds, seed)
+        notes += few_to_fit(z, y)
         how = (f"{n_folds}-fold cross-fitting: each part of these images scored with the T fitted "
                "on the others")
     else:
@@ -134,7 +138,7 @@ def calibration_report(
         Ts = np.array([fit_temperature(fit_z, fit_y)])
         scaled = z/Ts[0]
         how = f"fitted on the {len(fit_y)} images of `fit_dl`"
-        notes += warn_fit_items(learn, fit_dl)
+        notes += few_to_fit(fit_z, fit_y) + warn_fit_items(learn, fit_dl)
         scored = learn.dls.valid if dl is None else dl
         if share_items(plain_dl(fit_dl), plain_dl(scored)):
             notes.append("T is fitted on the images it is scored on: its row flatters it. Leave "
@@ -143,6 +147,8 @@ def calibration_report(
     mean_T = float(np.exp(np.log(Ts).mean()))
     rows = {_RAW: _Row(z, y, 1., n_bins), _SCALED: _Row(scaled, y, mean_T, n_bins)}
     s = _summary(rows, Ts, how, seed)
+    raw = rows[_RAW]
+    notes += few_to_score(raw.right, raw.conf, lambda: raw.by_chance(np.random.default_rng(seed)))
     if T is not None: rows[_INSTALLED] = _Row(z/T, y, T, n_bins)
     table = pd.DataFrame({k: r.numbers for k,r in rows.items()}).T.rename_axis('predictions')
     title = (f"Calibration: ECE {s.ece:.4f} ± {s.ece_se:.4f} as trained, {s.ece_scaled:.4f} ± "

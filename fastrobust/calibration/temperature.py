@@ -8,6 +8,7 @@ from numbers import Real
 import torch
 from fastai.callback.mixup import MixHandler
 from fastrobust.basics import need_learner, plain_dl, robust_warn
+from fastrobust.calibration.few import few_to_fit
 from fastrobust.inference.fitting import fit_temperature
 from fastrobust.data.apart import share_items
 from fastrobust.inference.keys import net_mark
@@ -131,7 +132,9 @@ def untemper(
 
 def temperature_scale(
     learn,      # A Learner that classifies images; only the `activation` of (a copy of) its loss changes
-    fit_dl=None # Loader with labels to fit on, of images not trained on; None: `learn.dls.valid`
+    # Loader with labels to fit on, of images not trained on; None: `learn.dls.valid`. Of fewer than
+    # 50 a warning says between which bounds T lies
+    fit_dl=None
 )->float:       # T
     """Fit T on the validation set and predict softmax(z/T) from now on: `get_preds`, `predict`, an exported learner.
     Again: a new T replaces the old one. After more training fit it anew; `untemper(learn)` takes it off"""
@@ -139,6 +142,7 @@ def temperature_scale(
     z,y = labelled_logits(learn, fit_dl, 'temperature_scale')
     warn_fit_items(learn, fit_dl)
     T = fit_temperature(z, y)
+    few_to_fit(z, y)
     temper(learn, T)
     return T
 

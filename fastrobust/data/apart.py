@@ -1,10 +1,11 @@
 "Which images two open sets share, and what a learner has seen of them"
 import os
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd
 import torch
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, Datasets
 from fastai.data.load import DataLoader
+from fastai.data.transforms import ColReader
 from fastcore.foundation import L
 from fastrobust.data.arrays import ArrayItems
 from fastrobust.data.auxrows import AuxRows, OpenSet, arrays_and_loaders, image_hashes
@@ -44,14 +45,31 @@ def array_of(o):
     if isinstance(o, torch.Tensor): return o.detach().cpu().numpy()
     return o if isinstance(o, np.ndarray) else None
 
+def _read_names(ds):
+    "What the rows of a table name as images, as `ColReader` reads them; none where something else does"
+    if not isinstance(ds, Datasets): return []
+    df = ds.tls[0].items
+    readers = [f for f in ds.tls[0].tfms.fs if isinstance(f, ColReader)]
+    if not readers or not len(df): return []
+    cols = list(readers[0].cols)
+    cells = [df.iloc[:, c] if isinstance(c, int) else df[c] for c in cols]
+    return [readers[0](dict(zip(cols, row))) for row in zip(*cells)]
+
 def _files(o):
     "Files a loader reads"
-    items = getattr(getattr(o, 'dataset', None), 'items', None)
+    ds = getattr(o, 'dataset', None)
+    items = getattr(ds, 'items', None)
+    if isinstance(items, pd.DataFrame): items = _read_names(ds)
     if not isinstance(items, (list, tuple, L)): return set()
     def is_file(f): return isinstance(f, Path) or (isinstance(f, str) and os.path.isfile(f))
     return {os.path.abspath(f) for f in items if is_file(f)}
 
 def _all_files(parts): return set().union(*map(_files, parts))
+
+def files_of(o):
+    "Paths of the files that an open set, or a loader, reads; of images in memory none"
+    if isinstance(o, OpenSet): return _all_files(parts_of(o))
+    return _files(o)
 
 def _both_show(names):
     more = ' ..' if len(names) > 5 else ''
@@ -146,3 +164,12 @@ def count_shared(a, b):
     if array_of(a) is None or array_of(b) is None: return 0
     known = set(image_hashes(a))
     return _n_known([b], known)
+
+def count_copies(
+    aux,    # `AuxRows`
+    dl      # A loader
+) -> int:   # Of different images
+    "How many of the open-set images a loader holds too, by their pixels; 0 where one of the two is not in memory"
+    parts = [dl, *parts_of(aux)]
+    if any(array_of(o) is None for o in parts): return 0
+    return len(aux.hashes() & set(image_hashes(dl)))

@@ -98,7 +98,7 @@ def wrong(z, y):
                          "training?")
     return z.argmax(1) != y
 
-def _rows(rest, reader, changes, tick=None, keep=None):
+def changed_rows(rest, reader, changes, tick=None, keep=None):
     "Logits of each of `changes` over a reader's batches, or what `keep` makes of them, and the labels"
     zs,ys = [[] for _ in changes],[]
     at,who = 0,rest.who
@@ -124,9 +124,9 @@ def passes(learn, dl, changes, who, tick=None, keep=None):
     need_learner(learn)
     dl = asked_loader(learn, dl, who)
     with AtRest(learn, who) as rest:
-        if getattr(dl, 'n', None) == 0: return _rows(rest, [], changes)
+        if getattr(dl, 'n', None) == 0: return changed_rows(rest, [], changes)
         warn_callbacks(learn, who)
-        return _rows(rest, rest.read(dl, cut=True), changes, tick, keep)
+        return changed_rows(rest, rest.read(dl, cut=True), changes, tick, keep)
 
 def shifted_preds(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 from fastrobust.basics import need_number, need_whole, robust_warn
 from fastrobust.ood.logitscores import OODScore, energy_score
 
-__all__ = ['Mahalanobis', 'KNN', 'ViM', 'ReAct']
+__all__ = ['Mahalanobis', 'KNN', 'ViM', 'ReAct', 'FDBD']
 
 def _finite(f, what):
     bad = int((~f.isfinite()).any(1).sum())
@@ -25,7 +25,7 @@ def _spread(x, size):
     return eig,vec,eig > torch.maximum(noise, rounding)
 
 class _FeatureScore(OODScore):
-    "What the four share: their inputs, checked"
+    "What all of them share: their inputs, checked"
     features = True
     _d = None       # Features per image; None before `fit`
     _wide = 1       # Numbers per image that scoring takes, where these are more than its features
@@ -78,13 +78,23 @@ class Mahalanobis(_FeatureScore):
     """Minus the squared Mahalanobis distance to the nearest class mean, one covariance for all classes
     (Lee et al., https://arxiv.org/abs/1807.03888). Directions in which no class varies (dead units) do not count"""
     name = 'mahalanobis'
+    def __init__(self,
+        normalised:bool=False # Features scaled to length 1, which is Mahalanobis++ (https://arxiv.org/abs/2505.18032)?
+    ):
+        if not isinstance(normalised, bool):
+            raise TypeError(f"`normalised` must be True or False, got {normalised!r}. True scales "
+                            "features to length 1.")
+        self.normalised = normalised
+        if normalised: self.name = 'mahalanobis++'
+
+    def _scaled(self, f): return normalize(f) if self.normalised else f
 
     def _learn(self, f, train, head):
-        y = train.y
+        f,y = self._scaled(f),train.y
         if y is None or y.shape != f.shape[:1]:
             got = 'none' if y is None else tuple(y.shape)
             raise ValueError(f"expected a label for each of {len(f)} training images for "
-                             f"`mahalanobis`, got {got}. Fit on labelled images; knn needs no "
+                             f"`{self.name}`, got {got}. Fit on labelled images; knn needs no "
                              "labels.")
         # a class without images has no mean
         _,y = y.unique(return_inverse=True)
@@ -93,7 +103,7 @@ class Mahalanobis(_FeatureScore):
         mean = total/y.bincount()[:,None]
         eig,vec,ok = _spread(f-mean[y], f.abs().max())
         if not ok.any():
-            raise ValueError("expected features that vary within classes for `mahalanobis`, got "
+            raise ValueError(f"expected features that vary within classes for `{self.name}`, got "
                              f"{len(f)} that do not. Fit on more images than classes.")
         # pseudo-inverse, no shrinkage
         self._origin = mean.mean(0)
@@ -104,7 +114,7 @@ class Mahalanobis(_FeatureScore):
         return torch.cat([self._nearest(f) for f in self._rows(out)])
 
     def _nearest(self, f):
-        far = torch.cdist((f-self._origin) @ self._white, self._means)
+        far = torch.cdist((self._scaled(f)-self._origin) @ self._white, self._means)
         return -far.amin(1)**2
 
 class KNN(_FeatureScore):
@@ -203,3 +213,38 @@ class ReAct(_FeatureScore):
 
     def __call__(self, out):
         return torch.cat([energy_score(self._clipped(f)) for f in self._rows(out)])
+
+class FDBD(_FeatureScore):
+    """fDBD: mean distance of the features to the boundaries between their class and each other one, over their distance
+    to the mean of the training features (Liu & Qin, https://arxiv.org/abs/2312.11536)"""
+    name = 'fdbd'
+
+    def _learn(self, f, train, head):
+        W,b = self._head(head, f.shape[1])
+        c = len(W)
+        # nearer than that, two rows are one: no boundary lies between their classes
+        self._same = 1e-6*float(W.norm(dim=1).max())
+        if (W-W[:1]).norm(dim=1).max() <= self._same:
+            raise ValueError("expected a last layer that tells classes apart for `fdbd`, got equal "
+                             f"weights of all {c}, so no boundary. Train the head first.")
+        self._W,self._b = W-W.mean(0),b     # what is common to all tells none apart
+        self._wide = 3*c
+        self._mean = f.mean(0)
+        self._least = torch.finfo(torch.float32).eps*float(f.abs().max())
+        if (f-self._mean).norm(dim=1).max() <= self._least:
+            raise ValueError("expected training features that differ for `fdbd`, got "
+                             f"{len(f)} that do not. Fit on more images.")
+
+    def __call__(self, out):
+        return torch.cat([self._apart(f) for f in self._rows(out)])
+
+    def _apart(self, f):
+        "A class without a boundary does not count; at the mean itself the distance to it is the least of float32"
+        z = f @ self._W.T + self._b
+        top,k = z.max(1, keepdim=True)
+        ks,which = k[:,0].unique(return_inverse=True)
+        rows = torch.cdist(self._W[ks], self._W)[which]     # |w_k - w_c| (b,c)
+        other = rows > self._same
+        far = torch.where(other, (top-z)/rows, 0.)
+        mean = far.sum(1)/other.sum(1).clamp(min=1)
+        return mean/(f-self._mean).norm(dim=1).clamp(min=self._least)

@@ -2,9 +2,10 @@
 import numpy as np
 from torch import Tensor
 from fastrobust.basics import nearest, target_vocab
-from fastrobust.data.apart import (names_shown, parts_of, seen_before, shared_with, trained_open_sets)
+from fastrobust.data.apart import (files_of, names_shown, parts_of, seen_before, shared_with,
+                                   trained_open_sets)
 from fastrobust.data.auxrows import OpenSet
-from fastrobust.inference.loaders import check_form
+from fastrobust.inference.loaders import check_form, own_loader
 from fastrobust.ood.logitscores import OODScore
 from fastrobust.ood.scores import get_score
 from fastrobust.training.technique import Technique
@@ -12,13 +13,13 @@ from fastrobust.training.technique import Technique
 __all__ = []
 
 ME = 'ood_report'
-NINE_SCORES = ('msp', 'maxlogit', 'energy', 'odin', 'mahalanobis', 'knn', 'vim', 'react', 'gen')
 
 def scorers_of(scores):
     "Fresh scores by name"
     given = [scores] if isinstance(scores, (str, OODScore, type)) else list(scores)
     if not given:
-        raise ValueError("expected at least one score, got none. Leave `scores` out for all nine.")
+        raise ValueError("expected at least one score, got none. Leave `scores` out for all that the "
+                         "network allows.")
     out = {}
     for o in map(get_score, given):
         if o.name in out:
@@ -81,10 +82,22 @@ def need_unknown(learn, unknown):
                              f"trained on as auxiliary images: {why}. It was taught that these are "
                              "unknown; take other ones.")
 
-def need_apart(name, seen, known, fit=None):
-    "Refuse sets with images that are known"
-    known = {*known.images}
-    if fit: known |= {*fit.images}
+def need_other_files(learn, unknown, *known):
+    "Refuse sets that read a file of the learner's images, or of `known` ones"
+    files = {k: files_of(v) for k,v in unknown.items()}
+    if not any(files.values()): return
+    sources = own_loader(learn, 0),own_loader(learn, 1),*known
+    mine = set().union(*map(files_of, sources))
+    for name,theirs in files.items():
+        same = sorted(theirs & mine)
+        if same:
+            raise ValueError(f"expected unknown images, got {len(same)} of {len(theirs)} files in "
+                             f"set {name!r} that are known or training images, the first "
+                             f"{same[0]}. Leave them out.")
+
+def need_apart(name, seen, *others):
+    "Refuse sets with images that are known, to any of the `others` that there is"
+    known = set().union(*(o.images for o in others if o is not None))
     same = [i for i,o in enumerate(seen.images) if o in known]
     if same:
         if len(same) <= 20: shown = f"np.delete(images, {same}, 0)"

@@ -118,7 +118,8 @@ class OODScore:
         "Change of the images before they are scored"
 
     def __repr__(self):
-        own = ', '.join(f'{k}={v!r}' for k,v in vars(self).items() if not k.startswith('_'))
+        settings = {k: v for k,v in vars(self).items() if not k.startswith('_') and k != 'name'}
+        own = ', '.join(f'{k}={v!r}' for k,v in settings.items())
         return f'{type(self).__name__}({own})'
 
 class MSP(OODScore):

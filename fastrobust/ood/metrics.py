@@ -2,6 +2,7 @@
 # A score is higher for what looks more in-distribution (ID), everywhere. `positive` only says
 # which side is called positive: of 'ood' the scores are negated. FPR and AUPR depend on it, AUROC
 # does not.
+from fractions import Fraction
 import numpy as np
 from torch import Tensor
 from fastrobust.basics import nearest, need_number
@@ -60,9 +61,12 @@ def _cut(pos, neg, tpr):
     cuts = np.unique(np.r_[pos, neg])
     # below the lowest positive recall stays 1 and only FPR grows
     cuts = cuts[cuts >= pos.min()]
-    # share of positives at or above each
-    recall = (len(pos) - np.searchsorted(np.sort(pos), cuts))/len(pos)
-    return cuts[np.argmin(np.abs(recall-tpr))]
+    # positives at or above each
+    kept = len(pos) - np.searchsorted(np.sort(pos), cuts)
+    # in whole numbers, for of floats .9 is nearer to .95 than 1 is
+    share = Fraction(float(tpr)).limit_denominator(10**6)
+    away = np.abs(kept*share.denominator - len(pos)*share.numerator)
+    return cuts[np.argmin(away)]
 
 # --- measures -------------------------------------------------------------------------------------
 def fpr_at_tpr(

@@ -2,15 +2,17 @@
 import numpy as np
 from torch import Tensor
 from fastrobust.basics import need_learner, robust_warn
-from fastrobust.data.apart import names_shown, parts_of, trained_open_sets
+from fastrobust.data.apart import files_of, names_shown, parts_of, trained_open_sets
 from fastrobust.inference.collect import training_seen, walk
 from fastrobust.inference.keys import Seen
 from fastrobust.inference.loaders import loaders_of, own_loader
 from fastrobust.inference.notes import Bar, warn_callbacks
 from fastrobust.inference.tap import feature_tap
-from fastrobust.ood.inputs import (ME, NINE_SCORES, need_apart, need_unknown, scorers_of, sets_of)
+from fastrobust.ood.inputs import (ME, need_apart, need_other_files, need_unknown, scorers_of,
+                                   sets_of)
 from fastrobust.ood.logitscores import OODScore
 from fastrobust.ood.result import OODReport
+from fastrobust.ood.scores import DEFAULT_SCORES
 from fastrobust.resting import keep_random
 from fastrobust.training.technique import Technique
 
@@ -86,6 +88,15 @@ def _unnamed(learn, unknown):
             "training show the same was judged by files and pixels alone. OpenSet(images, classes) "
             "names it."]
 
+def _uncompared(learn):
+    "A note on training images that are not in memory"
+    if files_of(own_loader(learn, 0)):
+        return ("Unknown images were compared with the training files by path alone: a copy under "
+                "another name would pass. Scores of features, fitted on these files, compare the "
+                "pixels too.")
+    return ("Unknown images were not compared with the training images, which are not in memory or "
+            "not there.")
+
 def _notes(learn, scorers, fit, known):
     T = [f'{k} T={s.T:g}' for k,s in scorers.items() if hasattr(s, 'T')]
     if T:
@@ -147,7 +158,8 @@ def ood_report(
     # loader, an array or tensor (uint8, or float in [0,1]) that goes through the validation
     # pipeline, or an `OpenSet`
     unknown,
-    scores=NINE_SCORES, # Names, or OODScore objects with settings; left out, those that the network allows
+    # Names, or OODScore objects with settings; left out, those of the eleven that the network allows
+    scores=DEFAULT_SCORES,
     positive:str='id',  # Side that FPR95 and AUPR call positive: 'id' (LogitNorm's tables) or 'ood' (ODNL's)
     *,
     dl=None,            # Known images, in the same forms; None: `learn.dls.valid`
@@ -160,7 +172,7 @@ def ood_report(
         unknown = {'unknown': unknown}
     near = sets_of(unknown, positive, near)
     scorers = scorers_of(scores)
-    default = scores is NINE_SCORES
+    default = scores is DEFAULT_SCORES
     notes:list = []
     known = own_loader(learn, 1) if dl is None else dl
     if known is None:
@@ -169,6 +181,7 @@ def ood_report(
                          "ones as `dl`, e.g. `learn.dls.test_dl(files)`.")
     warn_callbacks(learn, ME)
     with keep_random(): need_unknown(learn, unknown)
+    need_other_files(learn, unknown, dl, fit_dl)
     tap = _tap(learn, known, scorers, default, notes)
     fit_data,wanted = _fit_data(learn, fit_dl, scorers, default, notes)
 
@@ -186,16 +199,16 @@ def ood_report(
     like = known_seen.shape
     found = {k: look(v, k, f'set {k!r}', steps=steps, like=like) for k,v in unknown.items()}
     _need_logits(known_outs[0].z)
-    trained = None if wanted else training_seen(learn)
-    if not wanted and trained is None:
-        notes.append("Unknown images were not compared with the training images, which are not in "
-                     "memory or not there.")
+    trained = None
+    if not wanted or fit_dl is not None:
+        trained = training_seen(learn)
+        if trained is None: notes.append(_uncompared(learn))
     for k,(_,seen) in found.items(): need_apart(k, seen, known_seen, trained)
 
     fit_seen = None
     if wanted:
         (train,),fit_seen = look(fit_data, 'fit', 'images to fit on', labels=None, like=like)
-        for k,(_,seen) in found.items(): need_apart(k, seen, known_seen, fit_seen)
+        for k,(_,seen) in found.items(): need_apart(k, seen, fit_seen)
         _fit(scorers, wanted, train, tap and tap.head, default, notes)
 
     looked = {'id': (known_outs, known_seen), **found}

@@ -2,13 +2,22 @@
 # The equations are in logitscores.py and featurescores.py; all are higher for what looks more
 # in-distribution
 import copy
+from functools import partial
 from fastrobust.basics import nearest
-from fastrobust.ood.featurescores import KNN, Mahalanobis, ReAct, ViM
+from fastrobust.ood.featurescores import FDBD, KNN, Mahalanobis, ReAct, ViM
 from fastrobust.ood.logitscores import GEN, MSP, ODIN, Energy, MaxLogit, OODScore
 
 __all__ = []
 
-OOD_SCORES = {o.name: o for o in (MSP, MaxLogit, Energy, ODIN, Mahalanobis, KNN, ViM, ReAct, GEN)}
+_CLASSES = MSP,MaxLogit,Energy,ODIN,Mahalanobis,KNN,ViM,ReAct,GEN,FDBD
+OOD_SCORES = {**{o.name: o for o in _CLASSES},
+              'mahalanobis++': partial(Mahalanobis, normalised=True)}
+DEFAULT_SCORES = tuple(OOD_SCORES)
+
+# the best on average, far and near, of networks trained with and without the recipe 'ood' on part
+# of the classes of Fashion-MNIST and CIFAR-10 (nbs/benchmarks/RESULTS.md); then what is left
+# where there is no head, or logits alone
+RECOMMENDED = 'mahalanobis++','knn','maxlogit'
 
 def get_score(
     score       # Name in `OOD_SCORES`, a class of it, or an `OODScore` with settings such as KNN(k=200)

@@ -80,7 +80,8 @@ class CellFile:
             csv.writer(f).writerow([key, name, severity, *numbers, bits])
 
     def read(self, key, n):
-        "Cells of `key`, ((name, severity) -> ShiftCell), and how many there are of others; damaged lines do not count"
+        """Cells of `key`, ((name, severity) -> ShiftCell), and how many there are of others: not of the same images and
+        network normalised in another way, whose key goes on after a `-`. Damaged lines do not count"""
         if self.path is None: return {},0
         cells,others = {},0
         csv.field_size_limit(max(csv.field_size_limit(), 2**24))
@@ -88,7 +89,7 @@ class CellFile:
             for row in list(csv.reader(f))[1:]:
                 if len(row) != len(_COLUMNS): continue
                 if row[0] != key:
-                    others += 1
+                    others += row[0].split('-')[0] != key.split('-')[0]
                     continue
                 try: name,severity,cell = _of_line(row, n)
                 except ValueError: continue

@@ -12,6 +12,10 @@ GROUP_COLORS = dict(noise=BLUE, blur=VERMILION, weather=GREEN, digital=WINE, ext
                     other=BROWN)
 GROUP_OF = {name: group for group,names in GROUPS.items() for name in names}
 
+# BatchNorm by the statistics of each batch, where a report has measured it
+BY_BATCH = 'mean, BN by the batch'
+_MARK = dict(marker='D', markersize=5, markerfacecolor='white', markeredgecolor=INK)
+
 def spoken(name): return str(name).replace('_', ' ')
 
 def _table(report, what='`report`'):
@@ -61,18 +65,23 @@ def draw_fan(fig, report, title=None):
         group = t.group[name]
         look = dict(color=_color(group), ls=_dash(group), lw=1.2, alpha=.75)
         ax.plot(xs, [clean, *acc.loc[name]], label=name, **look)
-    mean = [clean, *acc.loc[core].mean()]
-    mean_of = f'mean of {len(core)}'
-    ax.plot(xs, mean, color=INK, lw=3.5, marker='o', label=mean_of)
+    means = {f'mean of {len(core)}': [clean, *acc.loc[core].mean()]}
+    ax.plot(xs, *means.values(), color=INK, lw=3.5, marker='o', label=[*means][0])
+    by_batch = getattr(report, 'errors_bn', None)
+    if by_batch:
+        errors = np.mean([by_batch[k] for k in core], axis=0)
+        means[BY_BATCH] = [1-float(report.clean_bn), *(1-errors)]
+        ax.plot(xs, means[BY_BATCH], color=INK, lw=2, ls=':', label=BY_BATCH, **_MARK)
 
-    lo,hi = min(acc.min().min(), clean),max(acc.max().max(), clean)
+    shown = np.concatenate([acc.to_numpy().ravel(), *means.values()])
+    lo,hi = shown.min(),shown.max()
     pad = .04*max(hi-lo, .02)
-    ends = [*acc[sev[-1]], mean[-1]]
+    ends = [*acc[sev[-1]], *(m[-1] for m in means.values())]
     # a line of text, of the height
     gap = min(max(1/24, .14/max(fig.get_figheight()-1, 1)), 1/len(ends))
     at = _apart(ends, (hi-lo+2*pad)*gap)
     near,far = (sev[-1]+o*len(sev)/5 for o in (.12, .15))
-    for name,y,height in zip([*t.index, mean_of], ends, at):
+    for name,y,height in zip([*t.index, *means], ends, at):
         color,weight = INK,'bold'
         if name in t.index: color,weight = _color(t.group[name]),'normal'
         ax.plot([sev[-1], near], [y, height], color=color, lw=.6, clip_on=False)
@@ -167,6 +176,9 @@ def draw_bars(fig, reports, title=None):
             ses = [*t.loc[list(x), 'se'].astype(float), se]
             ax.errorbar([*at, mean_at], [*height, mean], ses, fmt='none', ecolor=INK,
                         elinewidth=1, capsize=1.5)
+        if 'error_bn' in t:
+            marks = [*t.loc[list(x), 'error_bn'], t.loc[core, 'error_bn'].mean()]
+            ax.plot([*at, mean_at], marks, ls='none', **_MARK)
         top = mean if np.isnan(se) else mean+se
         ax.annotate(f'{mean:.3f}'.lstrip('0'), (mean_at, top), (0, 2), textcoords='offset points',
                     ha='center', va='bottom', fontsize=8, rotation=90*(k > 2))
@@ -177,5 +189,7 @@ def draw_bars(fig, reports, title=None):
     ax.set(ylabel=f'error, {of} {_span(sev)}', xlim=(.3, middle+wide/2+.2), ylim=(0, None))
     ax.set_title(title or 'Error under each corruption', pad=20)
     ax.tick_params(axis='x', length=0)
-    if list(reports) != ['']: figure_legend(fig, ax, ncols=min(k, 4))
+    by_batch = any('error_bn' in t for t,_,_ in tables.values())
+    if by_batch: ax.plot([], [], ls='none', label='BatchNorm by the batch', **_MARK)
+    if by_batch or list(reports) != ['']: figure_legend(fig, ax, ncols=min(k+by_batch, 4))
     return tidy(ax)

@@ -2,17 +2,18 @@
 # Hendrycks & Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261. The corruptions are computed
 # in memory, just before Normalize; the numbers of CIFAR-10-C or ImageNet-C come from the published
 # files alone (`source`).
-import inspect
 from typing import NamedTuple
 import numpy as np
-from fastrobust.basics import nearest, need_learner, need_whole, plain_dl, robust_warn
+from fastrobust.basics import nearest, need_learner, need_whole
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+from fastrobust.inference.batchnorm import LEAST, batch_passes, even_batches, need_norm_layers
 from fastrobust.inference.keys import Peek, activation_key, digest, files_key, model_key
 from fastrobust.inference.notes import Bar, noisy_labels_note
 from fastrobust.inference.passes import passes
 from fastrobust.shift.cells import CellFile, ShiftCell, keeper
-from fastrobust.shift.result import CorruptionReport
+from fastrobust.shift.overlap import overlap_notes
+from fastrobust.shift.result import ByBatch, CorruptionReport
 
 __all__ = ['corruption_report']
 
@@ -50,68 +51,69 @@ def _table(table):
     raise ValueError(f"expected the name of a severity table, got {table!r}. "
                      f"{nearest(table, known)}")
 
-# fastai makes one transform of brightness, contrast, saturation
-_OF_FASTAI = dict(Brightness='brightness', Contrast='contrast', Saturation='saturate')
+def _batch_size(learn, bn_batch):
+    "Refuse to normalise by batches where nothing normalises, or where they are small"
+    if bn_batch is None: return
+    need_whole('bn_batch', bn_batch, LEAST, what='images of a batch',
+               fix=f'{LEAST} is the least, 200 or more are better. Leave it out for the statistics of '
+                   'training alone.')
+    need_norm_layers(learn.model, 'Leave `bn_batch` out.')
 
-def _own(o, k):
-    "Attribute `k` of a callback or transform itself; both look elsewhere for what they have not"
-    return getattr(o, k) if inspect.getattr_static(o, k, None) is not None else None
-
-def _transforms(learn):
-    "Transforms of the training images"
-    dl = plain_dl(learn.dls.train) if len(learn.dls.loaders) else None
-    pipes = [getattr(dl, k, None) for k in ('after_item', 'before_batch', 'after_batch')]
-    lists = getattr(getattr(dl, 'dataset', None), 'tls', [])
-    pipes += [getattr(tl, 'tfms', None) for tl in lists]
-    return [t for p in pipes for t in getattr(p, 'fs', [])]
-
-def _trained_on(o):
-    "Corruptions that a transform or callback makes"
-    names = set(_own(o, 'overlaps') or ())
-    if _own(o, 'all_ops') is True: names |= {'brightness', 'contrast', 'saturate'}
-    for f in [o, *(_own(o, 'fs') or [])]:
-        if not type(f).__module__.startswith('fastai.'): continue
-        kind = type(f).__name__.strip('_').removesuffix('Logit')
-        if kind in _OF_FASTAI: names.add(_OF_FASTAI[kind])
-    return names
-
-def overlaps(learn):
-    "Corruptions that the learner's transforms and callbacks trained on, name -> by what"
-    found = {}
-    for o in [*_transforms(learn), *learn.cbs]:
-        for k in _trained_on(o):
-            found.setdefault(k, []).append(type(o).__name__)
-    return found
-
-def _overlap(learn, names):
-    "Those among `names`, with a warning; and a note"
-    found = {k: v for k,v in overlaps(learn).items() if k in names}
-    if not found: return [],[]
-    by = ', '.join(dict.fromkeys(o for v in found.values() for o in v))
-    msg = (f"training used operations that overlap with {', '.join(sorted(found))} ({by}): the "
-           "errors there are no measure of shifts the learner has not seen. Train without them, or "
-           "leave these names out.")
-    robust_warn(msg)
-    return sorted(found),[msg[0].upper()+msg[1:]]
+def _need_images(n, bn_batch, what):
+    "Refuse fewer images than one batch has"
+    if bn_batch is None or n >= bn_batch: return
+    fix = 'Give more images'
+    if n >= LEAST: fix += f', or bn_batch={LEAST}'
+    raise ValueError(f"expected at least {bn_batch} {what} images, whose statistics BatchNorm is to "
+                     f"normalise by ({LEAST} are the least), got {n}. {fix}, or leave `bn_batch` out.")
 
 # --- the passes -----------------------------------------------------------------------------------
-def _in_memory(learn, dl, todo, table, seed, bar, keep):
-    "Cells of `todo`, a corruption at a time: its severities share one reading of the files"
+class _Way:
+    "Passes with the statistics of training, or with those of each batch; and the cells measured so"
+    def __init__(self,
+        learn,  # The learner
+        bs=None # Images of a batch by which BatchNorm normalises; None: the statistics of training
+    ):
+        self.learn,self.bs = learn,bs
+        self.keep = keeper(learn)
+
+    def passes(self,
+        dl,         # Loader of `n` images
+        n,
+        changes,    # Functions (x, ids) -> x, or None
+        tick=None   # Called after each forward pass
+    ):
+        "What `keeper` keeps, for each of `changes`, and the labels"
+        # Batches of this size, not the whole set layer by layer: so both papers, and so a network
+        # could be used. Shuffled, as the images of one class have other statistics than a mixture
+        if self.bs is None: return passes(self.learn, dl, changes, _ME, tick, self.keep)
+        batches = even_batches(n, self.bs)
+        return batch_passes(self.learn, dl, changes, batches, _ME, tick, self.keep)
+
+    def find(self, file, key, n, wanted):
+        "Look on disk for the cells that are `wanted`; how many others there are"
+        self.key = key if self.bs is None else f'{key}-bn{self.bs}'
+        self.cells,others = file.read(self.key, n)
+        self.todo = [o for o in wanted if o not in self.cells]
+        return others
+
+def _in_memory(way, dl, n, table, seed, bar):
+    "Cells that are to do, a corruption at a time: its severities share one reading of the files"
     def change(name, s):
         return lambda x, ids: corrupt(x, name, s, table=table, seed=seed, ids=ids)
-    for name in dict.fromkeys(k for k,_ in todo):
+    for name in dict.fromkeys(k for k,_ in way.todo):
         bar.name(name)
-        sev = [s for k,s in todo if k == name]
-        rows,_ = passes(learn, dl, [change(name, s) for s in sev], _ME, bar.tick, keep)
+        sev = [s for k,s in way.todo if k == name]
+        rows,_ = way.passes(dl, n, [change(name, s) for s in sev], bar.tick)
         for s,r in zip(sev, rows): yield name,s,ShiftCell.of(r)
 
-def _published(learn, source, todo, bar, keep):
-    "Cells of published files through the learner's batch transforms"
+def _published(way, source, bar):
+    "Cells of published files that are to do, through the learner's batch transforms"
     y = None
-    for name,s in todo:
+    for name,s in way.todo:
         bar.name(name)
-        dl = source.as_dl(learn, name, s)
-        (r,),got = passes(learn, dl, [None], _ME, None, keep)
+        dl = source.as_dl(way.learn, name, s)
+        (r,),got = way.passes(dl, source.n, [None])
         bar.tick()
         if y is None: y = got
         if len(got) != source.n or len(got) != len(y) or (got != y).any():
@@ -171,7 +173,10 @@ def corruption_report(
     table:str='auto',   # Severities made for 32 px ('cifar') or 224 px ('imagenet'); 'auto': by a shorter side of 64
     seed:int=0,         # Of the corruptions: the same images for every learner
     resume=None,        # Folder in which finished cells are kept, so that a report that was stopped goes on
-    source=None         # Published files instead, `CorruptedArrays(folder)`: then dl is their clean test set
+    source=None,        # Published files instead, `CorruptedArrays(folder)`: then dl is their clean test set
+    # Measure too what each BatchNorm layer does that normalises by the corrupted images themselves,
+    # in batches of so many, >= 64, shuffled: as long again. None: by the statistics of training alone
+    bn_batch=None
 )->CorruptionReport:
     "Errors under common corruptions, applied just before Normalize: by severity, by group, and how well calibrated"
     need_learner(learn)
@@ -179,11 +184,12 @@ def corruption_report(
     severities = _severities(severities)
     table = _table(table)
     need_whole('seed', seed)
+    _batch_size(learn, bn_batch)
     file = CellFile(resume)
-    keep = keeper(learn)
     peek,count = Peek(),[]
-    (rows,),y = passes(learn, dl, [peek], _ME, lambda: count.append(1), keep)
-    overlap,notes = _overlap(learn, names)
+    plain = _Way(learn)
+    (rows,),y = plain.passes(dl, None, [peek], lambda: count.append(1))
+    overlap,notes = overlap_notes(learn, names)
     notes += noisy_labels_note(learn, dl, _ME)
 
     if source is None: im = _images_in_memory(peek, y, table, seed)
@@ -194,20 +200,30 @@ def corruption_report(
     files = files_key(im.where) if im.where else None
     key = digest(model_key(learn), activation_key(learn), peek.key, im.labels, im.table, im.seed,
                  im.size, im.where, files)
-    cells,others = file.read(key, im.n)
     wanted = [(k, s) for k in names for s in severities]
-    todo = [o for o in wanted if o not in cells]
-    notes += _notes(im.table, im.size, source, len(wanted)-len(todo), others)
+    ways = [plain]
+    others = plain.find(file, key, im.n, wanted)
+    by_batch = None
+    if bn_batch is not None:
+        _need_images(len(y), bn_batch, 'clean')
+        _need_images(im.n, bn_batch, 'corrupted')
+        ways.append(_Way(learn, bn_batch))
+        ways[1].find(file, key, im.n, wanted)
+        (clean,),_ = ways[1].passes(dl, len(y), [None])
+        by_batch = ByBatch(ShiftCell.of(clean), ways[1].cells, bn_batch)
+    kept = len(ways)*len(wanted) - sum(len(w.todo) for w in ways)
+    notes += _notes(im.table, im.size, source, kept, others)
 
-    if source is None:
-        bar = Bar(learn, len(todo)*len(count))
-        new = _in_memory(learn, dl, todo, im.table, im.seed, bar, keep)
-    else:
-        bar = Bar(learn, len(todo))
-        new = _published(learn, source, todo, bar, keep)
-    for name,s,cell in new:
-        file.add(key, name, s, cell)
-        cells[name, s] = cell
+    # ticks: of each batch, or of each file
+    batches = [len(count), 0 if bn_batch is None else im.n//bn_batch]
+    if source is not None: batches = [1, 1]
+    bar = Bar(learn, sum(k*len(w.todo) for k,w in zip(batches, ways)))
+    for w in ways:
+        if source is None: new = _in_memory(w, dl, im.n, im.table, im.seed, bar)
+        else: new = _published(w, source, bar)
+        for name,s,cell in new:
+            file.add(w.key, name, s, cell)
+            w.cells[name, s] = cell
 
     place = f'of {im.where}' if im.where else 'in memory'
     facts = dict(title=f'{len(names)} corruptions x {len(severities)} severities {place}',
@@ -215,5 +231,6 @@ def corruption_report(
                  image_size=f'{im.size[0]} x {im.size[1]}', overlap=overlap,
                  classes=getattr(learn.dls, 'c', None), labels=im.labels, pixels=peek.key,
                  source=im.where, alexnet=_like_imagenet(im))
-    cells = {o: cells[o] for o in wanted}
-    return CorruptionReport(ShiftCell.of(rows), cells, facts, notes=notes, paired=im.paired)
+    cells = {o: plain.cells[o] for o in wanted}
+    return CorruptionReport(ShiftCell.of(rows), cells, facts, notes=notes, paired=im.paired,
+                            by_batch=by_batch)

@@ -1,4 +1,5 @@
 "What `corruption_report` found: errors by corruption and severity, one learner or several beside each other"
+from typing import NamedTuple
 import numpy as np, pandas as pd
 from fastrobust.basics import nearest
 from fastrobust.images.corruptions.tables import CORRUPTIONS
@@ -14,15 +15,29 @@ def _se(v):
     n = len(v)
     return float(np.std(v, ddof=1)/np.sqrt(n)) if n > 1 else float('nan')
 
+def _per_image(cells, names, severities):
+    "Share of the severities at which each image is wrong (n,names)"
+    return pd.DataFrame({k: np.mean([cells[k, s].wrong for s in severities], axis=0) for k in names})
+
+class ByBatch(NamedTuple):
+    "What a network gets wrong that normalises by the statistics of each batch"
+    clean:object    # `ShiftCell` of the clean images
+    cells:dict      # (name, severity) -> `ShiftCell`
+    size:int        # Images of a batch, at least
+
 class CorruptionReport(Report):
-    "Result of `corruption_report`: `table`, `summary`, `clean`, `errors`, and which images were wrong where (`wrong`)"
+    """Result of `corruption_report`: `table`, `summary`, `clean`, `errors`, which images were wrong where (`wrong`);
+    with BatchNorm by the batch `clean_bn`, `errors_bn`"""
+    clean_bn:float
+    errors_bn:dict|None = None
     def __init__(self,
         clean,      # `ShiftCell` of the clean images
         cells,      # (name, severity) -> `ShiftCell` of the same n images
         facts,      # Dict: what was measured on what: title, table, seed, size, classes, overlap, keys of the images
         *,
         notes=(),   # Sentences a reader must know
-        paired=True # Whether the clean images are those of the cells, in the same order
+        paired=True,# Whether the clean images are those of the cells, in the same order
+        by_batch=None # `ByBatch`; None: not measured
     ):
         self.facts = facts
         self.clean,self.clean_wrong = clean.error,clean.wrong
@@ -35,9 +50,7 @@ class CorruptionReport(Report):
         self.errors = {k: np.array(by_severity(k, 'error')) for k in self.names}
         self.wrong = pd.DataFrame({k: cell.wrong for k,cell in cells.items()})
         self.wrong.columns.names = ['corruption', 'severity']
-        # share of the severities at which an image is wrong
-        shares = {k: np.mean(by_severity(k, 'wrong'), axis=0) for k in self.names}
-        self.per_image = pd.DataFrame(shares)
+        self.per_image = _per_image(cells, self.names, self.severities)
 
         groups = [self.group(k) for k in self.names]
         index = pd.Index(self.names, name='corruption')
@@ -46,10 +59,12 @@ class CorruptionReport(Report):
             table[s] = [self.errors[k][i] for k in self.names]
         table['mean'] = [np.mean(by_severity(k, 'error')) for k in self.names]
         table['se'] = [_se(self.per_image[k]) for k in self.names]
+        if by_batch is not None: table['error_bn'] = self._by_batch(by_batch)
         table['ece'] = [np.mean(by_severity(k, 'ece')) for k in self.names]
         table['rms_ce'] = [np.mean(by_severity(k, 'rms')) for k in self.names]
 
         summary = self._facts(table, clean, paired)
+        if by_batch is not None: summary.update(self._facts_by_batch(by_batch))
         super().__init__(table, summary, _fan, name='corruption')
         s = self.summary
         self.title = (f"{facts['title']}: mean corruption error {s.mean_corruption_error:.3f} ± "
@@ -58,6 +73,22 @@ class CorruptionReport(Report):
 
     @staticmethod
     def group(name): return GROUP_OF.get(name, 'other')
+
+    def _by_batch(self, b):
+        "Keep the errors of `ByBatch`; their means over severities"
+        self.clean_bn = b.clean.error
+        def errors(name): return [b.cells[name, s].error for s in self.severities]
+        self.errors_bn = {k: np.array(errors(k)) for k in self.names}
+        return [v.mean() for v in self.errors_bn.values()]
+
+    def _facts_by_batch(self, b):
+        mine = _per_image(b.cells, self.core, self.severities).mean(axis=1).to_numpy()
+        change = mine - self.per_image[self.core].mean(axis=1).to_numpy()
+        cells = [b.cells[k, s] for k in self.core for s in self.severities]
+        return dict(bn_batch=b.size, clean_error_bn=b.clean.error,
+                    mean_corruption_error_bn=mine.mean(), mean_corruption_error_bn_se=_se(mine),
+                    bn_change=change.mean(), bn_change_se=_se(change), clean_ece_bn=b.clean.ece,
+                    corrupted_ece_bn=np.mean([c.ece for c in cells]))
 
     def _facts(self, t, clean, paired):
         per_image = self.per_image[self.core].mean(axis=1).to_numpy()
@@ -99,6 +130,14 @@ class CorruptionReport(Report):
         yield ("Calibration of the predicted class, clean / corrupted: ECE (15 bins) "
                f"{s.clean_ece:.3f} / {s.corrupted_ece:.3f}, RMS (100 bins) {s.clean_rms_ce:.3f} / "
                f"{s.corrupted_rms_ce:.3f}.")
+        if 'bn_batch' in s:
+            yield ("error_bn: every BatchNorm layer normalises by the images at hand, in batches of at "
+                   f"least {s.bn_batch} that are shuffled once, in place of the statistics of training "
+                   f"(arXiv:2006.10963). Mean corruption error {s.mean_corruption_error_bn:.3f}, "
+                   f"{s.bn_change:+.3f} ± {s.bn_change_se:.3f} image by image; clean error "
+                   f"{s.clean_error_bn:.3f}; ECE clean / corrupted {s.clean_ece_bn:.3f} / "
+                   f"{s.corrupted_ece_bn:.3f}. Smaller batches, or images that come sorted by class, "
+                   "do worse.")
         if 'mce_alexnet' in s:
             c = self.facts['classes']
             caution = (f" AlexNet's errors are of ImageNet's 1000 classes, these of {c}: here they "

@@ -39,7 +39,9 @@ def _one_of(name, v, known):
     return v
 
 class ALASCA(SampleMemory):
-    "Add lam times the cross-entropy of auxiliary heads with adaptively smoothed labels (arXiv 2206.07277)"
+    """Add lam times the cross-entropy of auxiliary heads with adaptively smoothed labels (arXiv 2206.07277)
+
+    Unlike the authors' code, each of two networks has a memory of its own; theirs both move one average."""
     against = 'wrong labels'
     surgery = AuxHeads
     _stateattrs = (*SampleMemory._stateattrs, 'epochs', '_g')

@@ -10,7 +10,12 @@ from fastrobust.techniques.bases.twonetworks import TwoNetworks
 __all__ = ['CoTeaching', 'CoTeachingPlus']
 
 class CoTeaching(TwoNetworks):
-    "Each network trains on the other's items of small loss (https://arxiv.org/abs/1804.06872, Algorithm 1)"
+    """Each network trains on the other's items of small loss (https://arxiv.org/abs/1804.06872, Algorithm 1)
+
+    Unlike the authors' code,
+    - the loss is the mean over the kept items; theirs divides that mean by their number once more;
+    - the rate is `tau` from epoch `gradual` on, counted from 0, as in the paper; theirs is an epoch sooner;
+    - the two networks predict together, by the mean of their logits; theirs are scored one by one."""
     against = 'wrong labels'
     def __init__(self,
         tau,         # Final share left out, in [0,1): that of wrong labels, a number or the result of estimate_tau
@@ -30,7 +35,14 @@ class CoTeaching(TwoNetworks):
         return [b, a]
 
 class CoTeachingPlus(CoTeaching):
-    "After a warm-up, Co-teaching among the items on which the two networks disagree (https://arxiv.org/abs/1901.04215)"
+    """After a warm-up, Co-teaching among the items on which two networks disagree (https://arxiv.org/abs/1901.04215)
+
+    Unlike the authors' code,
+    - the loss is of the logits; after the warm-up theirs takes the softmax twice;
+    - it is the mean over the kept items; theirs divides that mean by their number once more;
+    - where the rate leaves none of those in dispute, the step has no loss; theirs takes all of them;
+    - the rate is `tau` from epoch `gradual` on, counted from 0; theirs is an epoch sooner.
+    The two networks predict together, by the mean of their logits."""
     against = 'wrong labels'
     judges = False
     def __init__(self,

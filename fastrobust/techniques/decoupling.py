@@ -10,7 +10,10 @@ from fastrobust.techniques.bases.twonetworks import TwoNetworks
 __all__ = ['Decoupling']
 
 class Decoupling(TwoNetworks):
-    "Update both networks on the items they disagree on (https://arxiv.org/abs/1706.02613); needs no noise rate"
+    """Update both networks on the items they disagree on (https://arxiv.org/abs/1706.02613); needs no noise rate
+
+    Unlike the authors' code, the warm-up counts epochs; theirs counts steps.
+    The two networks predict together, by the mean of their logits."""
     against = 'wrong labels'
     judges = False
     def __init__(self,

@@ -28,7 +28,9 @@ def elr_loss(
     return torch.log1p(-(_p(z)*t).sum(1)).mean()
 
 class ELR(SampleMemory):
-    "Add lam mean ln(1 - <p_i,t_i>), t_i the moving average of p_i (https://arxiv.org/abs/2007.00151)"
+    """Add lam mean ln(1 - <p_i,t_i>), t_i the moving average of p_i (https://arxiv.org/abs/2007.00151)
+
+    Each of two networks has targets of its own."""
     against = 'wrong labels'
     def __init__(self,
         lam:float=3.,   # Weight > 0, or a schedule of pct_train; 3 for CIFAR-10

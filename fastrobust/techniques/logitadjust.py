@@ -7,6 +7,7 @@ import math
 import torch
 from fastrobust.basics import as_f32, need_number, robust_warn
 from fastrobust.data.longtail import class_counts
+from fastrobust.training.checks import class_weights, draws_by_weight
 from fastrobust.training.technique import Technique
 
 __all__ = ['LogitAdjust']
@@ -52,8 +53,12 @@ class LogitAdjust(Technique):
                              "classes out of the vocab, or add items.")
         if n.min() == n.max():
             robust_warn("LogitAdjust: all classes are equally frequent, so it changes nothing.")
-        w = getattr(learn.dls.train, 'wgts', None)
-        if w is not None and not (w == w[0]).all():
+        if draws_by_weight(learn.dls.train):
             robust_warn("LogitAdjust with a loader that draws items by weight (weighted_dls): rare "
                         "classes are helped twice. Keep one of the two.")
+        w = class_weights(learn)
+        if w is not None and len(w) == len(n) and w[n.argmin()] > w[n.argmax()]:
+            robust_warn("LogitAdjust expected a loss that counts all classes alike, got one whose "
+                        f"class weights ({w.min():.3g} to {w.max():.3g}) favour the rare: they are "
+                        "helped twice. Keep one of the two.")
         self._counts = torch.from_numpy(n)

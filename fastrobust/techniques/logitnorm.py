@@ -6,6 +6,7 @@
 import math
 import torch
 from fastrobust.basics import as_f32, n_classes, need_number, robust_warn
+from fastrobust.training.checks import smoothing
 from fastrobust.training.technique import Technique
 
 __all__ = ['normalize_logits', 'LogitNorm']
@@ -37,7 +38,10 @@ def norm_floor(n_classes, tau):
     return math.log1p((n_classes-1)*math.exp(-math.sqrt(n_classes/(n_classes-1))/tau))
 
 class LogitNorm(Technique):
-    "Train on normalised logits (https://arxiv.org/abs/2205.09310); predictions and scores use the raw ones"
+    """Train on normalised logits (https://arxiv.org/abs/2205.09310); predictions and scores use the raw ones
+
+    No safe choice against unknown images: on small networks their AUROC fell more often than it rose, and accuracy
+    with it (nbs/benchmarks/RESULTS.md). The recipe 'ood' does without it."""
     against = 'unknown images'
     direction_only = True
     def __init__(self,
@@ -60,3 +64,15 @@ class LogitNorm(Technique):
             robust_warn(f"LogitNorm(tau={self.tau}) with {k} classes cannot bring the loss below "
                         f"{norm_floor(k, self.tau):.3f}, so it may underfit. Take a smaller tau "
                         "(0.04 up to about 20 classes, 0.01 for 100).")
+        self.check_smoothing(learn, k)
+
+    def check_smoothing(self, learn, k):
+        "Say where smoothing wants logits closer together than their norm: a common shift takes up the rest"
+        eps = smoothing(learn)
+        if not eps: return
+        want = math.log1p(k*(1-eps)/eps)
+        if want >= math.sqrt(k/(k-1))/self.tau: return
+        robust_warn(f"LogitNorm expected a loss without label smoothing, got {eps:.3g} of it: the "
+                    f"label's logit shall be just {want:.1f} above the others, and the rest of the "
+                    f"fixed norm ({1/self.tau:.3g}) goes into a shift that all classes share, so "
+                    "the norm says little about classes. Leave the smoothing out.")

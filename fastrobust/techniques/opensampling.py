@@ -5,9 +5,10 @@
 from numbers import Real
 import numpy as np
 import torch
-from fastrobust.basics import check_weight, nearest, target_vocab
+from fastrobust.basics import check_weight, nearest, robust_warn, target_vocab
 from fastrobust.data.longtail import class_counts, complementary
 from fastrobust.techniques.bases.openset import OpenSetRows
+from fastrobust.training.checks import draws_by_weight
 
 __all__ = ['OpenSampling']
 
@@ -42,6 +43,19 @@ class OpenSampling(OpenSetRows):
         super().check(learn)
         self.labels = torch.from_numpy(self.prior(learn))
         self.class_weight = len(self.labels)*self.labels if self.weighted else None
+        self.check_tail(learn)
+
+    def check_tail(self, learn):
+        "Say where there is no tail to fill up, or something else fills it up already"
+        n = class_counts(learn.dls)
+        if n.max() < 1.1*n.min():
+            robust_warn("OpenSampling expected classes of different size, got "
+                        f"{len(n)} of {n.min()} to {n.max()} items: none is rare, and labels drawn "
+                        "evenly are ODNL's. Take ODNL against wrong labels, or leave it out.")
+        if draws_by_weight(learn.dls.train):
+            robust_warn("OpenSampling with a loader that draws items by weight (weighted_dls): its "
+                        "labels favour classes that are rare in the data, so these are helped "
+                        "twice. Keep one of the two.")
 
     def prior(self, learn):
         "Gamma (c,) for the given labels of the training split; of noisy labels, the noisy ones"

@@ -7,6 +7,7 @@
 import torch
 from fastrobust.basics import robust_warn
 from fastrobust.data.weighting import item_weights, warn_equal
+from fastrobust.training.checks import draws_by_weight
 from fastrobust.training.technique import Technique
 
 __all__ = ['SampleWeights']
@@ -33,8 +34,7 @@ class SampleWeights(Technique):
         if warn_equal(w, 'SampleWeights'): return
         if learn.dls.train.bs == 1:
             robust_warn("SampleWeights on batches of one: a mean of one loss has no weights.")
-        drawn = getattr(learn.dls.train, 'wgts', None)
-        if drawn is not None and (drawn != drawn[0]).any():
+        if draws_by_weight(learn.dls.train):
             robust_warn("SampleWeights on a loader that draws by weight already: both act, so the "
                         "weights multiply. Keep one of the two.")
 

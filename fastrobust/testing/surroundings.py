@@ -138,12 +138,14 @@ def names(case):
     assert case.T.__name__ in repr(t)
 
 def docs(case):
-    "A docstring of one line, a comment beside each parameter, the paper's address in its file"
+    "A docstring whose first line says it all, a comment beside each parameter, the paper's address in its file"
     try: described = docments(case.T.__init__)
     except OSError: return 'it was typed at a prompt: there is no source to read'
     missing = [k for k in inspect.getfullargspec(case.T.__init__).args[1:] if not described.get(k)]
     assert not missing, f'no comment beside {missing}'
-    assert case.T.__doc__ and '\n' not in case.T.__doc__.strip(), 'no docstring of one line'
+    first,_,rest = (case.T.__doc__ or '').strip().partition('\n')
+    assert first, 'no docstring'
+    assert not rest or rest[0] == '\n', 'no empty line after the first of the docstring'
     file = inspect.getsourcefile(case.T)
     assert file is None or not file.endswith('.py') or 'arxiv.org' in Path(file).read_text()
     return None

@@ -1,8 +1,10 @@
 "Which techniques go together, and what data they are defined for"
+import torch
 from torch import nn
 from fastai.callback.core import event
 from fastai.callback.mixup import MixHandler
-from fastrobust.basics import check_weight, robust_warn
+from fastai.losses import LabelSmoothingCrossEntropy
+from fastrobust.basics import check_weight, plain_dl, robust_warn
 from fastrobust.losses import RobustLoss
 from fastrobust.training.stages import Stages, has_penalty, own
 
@@ -70,6 +72,39 @@ def _acts(t):
     if any(own(t, o) for o in STAGES) or t.surgery: return True
     return any(hasattr(t, o) for o in _events)
 
+# --- what a technique asks about its company ------------------------------------------------------
+def _judge(learn):
+    "The loss of training batches, out of fastai's wrapper: a technique's own, or the learner's"
+    loss = learn.objective.loss_obj.base
+    for t in learn.cbs:
+        if isinstance(t, Stages) and own(t, 'base'): loss = t.base_loss
+    return getattr(loss, 'func', loss)
+
+def class_weights(
+    learn   # A Learner with techniques
+):          # (c,) float64 on the CPU, or None
+    "Class weights of the loss that trains"
+    w = getattr(_judge(learn), 'weight', None)
+    if not isinstance(w, torch.Tensor) or w.ndim != 1: return None
+    return w.detach().cpu().double()
+
+def smoothing(
+    learn   # A Learner with techniques
+):
+    "Share of the label that the loss that trains spreads over all classes, in [0,1]"
+    loss = _judge(learn)
+    if isinstance(loss, LabelSmoothingCrossEntropy): return loss.eps
+    given = getattr(getattr(loss, 'f', None), 'keywords', {})   # of a partial in a `FuncLoss`
+    return getattr(loss, 'label_smoothing', given.get('label_smoothing', 0.))
+
+def draws_by_weight(
+    dl  # The training loader
+):
+    "Whether it draws some items more often than others, as `weighted_dls` and fastai's `WeightedDL` do"
+    w = getattr(plain_dl(dl), 'wgts', None)
+    return w is not None and bool((w != w[0]).any())
+
+# --- the first batch ------------------------------------------------------------------------------
 def _one_label(yb):
     "Whether the targets are one whole number an item"
     if len(yb) != 1: return False

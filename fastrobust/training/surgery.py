@@ -70,13 +70,14 @@ def is_random(model):
     "Whether a network has parameters, and none of them looks trained"
     return next(model.parameters(), None) is not None and not looks_trained(model)
 
+def kept_results(model):
+    "Copies of what a network keeps of a forward pass, as AWD_LSTM its dropped-out weights, as memo of `copy.deepcopy`"
+    kept = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+    return {id(v): v.detach().clone() for v in kept if not v.is_leaf}
+
 def copy_net(model):
-    "`copy.deepcopy`, also of networks that keep results of a forward pass, as AWD_LSTM its dropped-out weights"
-    copied = {}
-    for m in model.modules():
-        for v in vars(m).values():
-            if isinstance(v, torch.Tensor) and not v.is_leaf: copied[id(v)] = v.detach().clone()
-    return copy.deepcopy(model, copied)
+    "`copy.deepcopy`, also of networks that keep results of a forward pass"
+    return copy.deepcopy(model, kept_results(model))
 
 def fresh_copy(
     model,      # A network; it is left as it is

@@ -21,23 +21,29 @@ from pretrained_body import ROOT, mobilenet, resize
 from fastrobust.calibration.metrics import ece, nll
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.inference.passes import shifted_preds
+from fastrobust.labels.fixing import fix_labels
+from fastrobust.labels.frozen import frozen
 from fastrobust.labels.memorisation import measure_memorisation
+from fastrobust.labels.report import estimate_tau, noise_report
 from fastrobust.learner import robust_learner
-from fastrobust.losses import GCELoss
+from fastrobust.losses import GCELoss, SCELoss
 from fastrobust.noise.block import add_label_noise
 from fastrobust.noise.human import cifar_n
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.systems.closedform import closed_form_head
+from fastrobust.techniques.jocor import JoCoR
 from fastrobust.training.keepbn import KeepBN
 
 DATA = Path(os.environ.get('FASTROBUST_DATA', ROOT.parent/'shared/data'))
 NOISE = dict(cifar=['0', '0.2', '0.4'], human=['aggre', 'worse'], trash=['0', '0.2', '0.4'])
 CLOSED = 'closed form'
 RATES = {'closed, then 1e-4': 1e-4, 'closed, then 5e-4': 5e-4, 'closed, then 2e-3': 2e-3}
-LOSSES = {'plain': {}, 'GCE': dict(loss_func=GCELoss()), 'recipe': dict(recipe='noisy_labels')}
+LOSSES = {'plain': {}, 'GCE': dict(loss_func=GCELoss()), 'recipe': dict(recipe='noisy_labels'),
+          'SCE': dict(loss_func=SCELoss()), 'AugLoss': dict(recipe='noisy_labels+corruption'), 'JoCoR': {},
+          'audit, drop': {}, 'audit, drop, recipe': dict(recipe='noisy_labels')}
 KEPT = ', BN kept'   # the same with the statistics of the pretraining: fastai's `fine_tune` moves them, frozen or not
-ASKED = [CLOSED, *(o for o in [*LOSSES, *RATES] if o != 'GCE')]
+ASKED = [CLOSED, 'plain', 'recipe', *RATES]
 ROWS = [CLOSED, *LOSSES, *RATES, *(o+KEPT for o in [*LOSSES, *RATES])]
 CORRUPTIONS = ['gaussian_noise', 'motion_blur', 'fog', 'jpeg_compression']
 MEASURES = ['accuracy', 'ece', 'nll', 'corrupted', 'memorised']
@@ -91,7 +97,9 @@ class Watch(Callback):
     def after_train(self):
         self.cpu_s += time.process_time()-self.start[0]
         self.wall_s += time.perf_counter()-self.start[1]
-    def after_epoch(self): self.accs.append(self.recorder.values[-1][-1])
+    def after_epoch(self):
+        at = list(self.recorder.metric_names).index('accuracy')-1     # the names begin with the epoch
+        self.accs.append(self.recorder.values[-1][at])
 
 def solve(learn, watch, check):
     "`closed_form_head`, its seconds added to those of `watch`"
@@ -118,7 +126,9 @@ def run(row, drawn, noise, seed, a, check=False):
     set_seed(seed)
     dls = loaders(drawn, noise, seed, a.bs)
     row,kept = row.removesuffix(KEPT),row.endswith(KEPT)
-    cbs = [Watch(), KeepBN()] if kept else Watch()
+    cbs = [Watch(), KeepBN()] if kept else [Watch()]
+    if row == 'JoCoR': cbs.append(JoCoR(estimate_tau(frozen(mobilenet), dls, verbose=False)))
+    if row.startswith('audit'): dls = fix_labels(dls, noise_report(frozen(mobilenet), dls, verbose=False), force=True)
     learn = robust_learner(dls, mobilenet, metrics=accuracy, cbs=cbs, **LOSSES.get(row, {}))
     learn.model.to(memory_format=torch.channels_last)   # the same numbers, 1.7 times as fast on a CPU
     set_seed(seed)

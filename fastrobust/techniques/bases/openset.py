@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastrobust.basics import check_weight, n_classes, need_whole, plain_dl, robust_warn
-from fastrobust.data.apart import (OPEN_SET_FACTS, names_shown, parts_of, share_items,
-                                   trained_open_sets, what_it_shows)
+from fastrobust.data.apart import (OPEN_SET_FACTS, count_copies, names_shown, parts_of,
+                                   share_items, trained_open_sets, what_it_shows)
 from fastrobust.data.auxrows import AuxRows, through_pipeline
 from fastrobust.pixels import pixel_space
 from fastrobust.training.recording import fit_starts
@@ -110,17 +110,34 @@ class OpenSetRows(Technique):
         return torch.special.entr(q/q.sum()).sum().item()
 
     def check(self, learn):
-        if self.aux.source is not None: self.check_open(learn.dls)
+        if self.aux.source is None: return
+        self.check_open(learn.dls)
+        self.check_enough(learn.dls.train)
+
+    def check_enough(self, dl):
+        "Say that images which come more than once in every step are learned by heart"
+        n = len(self.aux)
+        want = self.bs or getattr(dl, 'bs', None)
+        if not want or n >= want: return
+        robust_warn(f"{type(self).__name__} expected at least {want} open-set images, as many as a "
+                    f"step takes, got {n}: every step has some more than once, so the network "
+                    "learns these by heart and little about others. Give more, or `aux_images`.")
 
     def check_open(self, dls):
         "Images of the training set, or of its classes, are no open set: their labels would be drawn by chance"
         who = type(self).__name__
         parts = parts_of(self.aux)
         train = plain_dl(dls.train)
-        if any(share_items(p, train) for p in parts):
+        copies = count_copies(self.aux, train)
+        mostly = copies and 2*copies > min(len(self.aux), len(train.dataset))
+        if mostly or any(share_items(p, train) for p in parts):
             raise ValueError(f"{who} expected open-set images, got training images: their labels "
                              "would be drawn by chance. Give images of none of the classes, or "
                              "`aux_images`.")
+        if copies:
+            robust_warn(f"{who} expected open-set images, got {copies} training image(s) among "
+                        f"{len(self.aux)}: beside their own labels they will get labels by chance. "
+                        "Leave them out.")
         names = [k for k in getattr(dls, 'vocab', None) or () if isinstance(k, str)]
         vocab = {str(k).strip().casefold() for k in names}
         both = [v for k,v in names_shown(self.aux, parts).items() if k in vocab]

@@ -51,6 +51,10 @@ def check_tau(tau):
     if isinstance(tau, bool) or not isinstance(tau, Real):
         raise TypeError("`tau` must be a number in [0,1) or the result of estimate_tau, got "
                         f"{tau!r}. Pass e.g. .4.")
+    if tau != tau:
+        raise ValueError("`tau` must lie in [0,1), got nan, which is what estimate_tau returns where its judge cannot "
+                         "tell the rate. Take a better judge or more images, or the recipe 'noisy_labels', which "
+                         "needs no rate.")
     if not 0 <= tau < 1:
         raise ValueError(f"`tau` must lie in [0,1), got {tau}: it is the share of items to leave "
                          "out, about that of wrong labels. For 40 % pass .4; if unknown, "

@@ -6,6 +6,12 @@ from fastrobust.training.surgery import SurgeonSplit, Twin, fresh_copy, looks_tr
 
 __all__ = []
 
+def trained_already(
+    learn   # A Learner
+):
+    "Whether its network starts from what another training, or its body's pretraining, has learned"
+    return bool(getattr(learn.opt, 'frozen_idx', 0)) or looks_trained(learn.model)
+
 class TwoNetworks(Selection):
     "Base of techniques that train two networks; `Twin` holds them, evaluation uses the mean of their logits"
     surgery = Twin
@@ -40,8 +46,7 @@ class TwoNetworks(Selection):
     def _other(self, learn):
         "A second network: all weights drawn anew, or those of the head where the first one has learned something"
         a = learn.model
-        frozen = getattr(learn.opt, 'frozen_idx', 0)
-        if not frozen and not looks_trained(a): return fresh_copy(a)
+        if not trained_already(learn): return fresh_copy(a)
         groups = SurgeonSplit(learn.splitter)(a)
         own = [list(m.parameters(recurse=False)) for m in a.modules()]
         head = groups[-1] if len(groups) > 1 else [g for g in own if g][-1]
