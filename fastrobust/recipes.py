@@ -14,7 +14,7 @@ from fastrobust.techniques.opensampling import OpenSampling
 
 __all__ = ['RECIPES']
 
-FEW_STEPS = 40  # Of an epoch, and what follows from it: of 600 Fashion-MNIST images, 26 classes of drawings (RESULTS.md)
+FEW_STEPS = 40  # Of an epoch; chosen on 600 Fashion-MNIST images and on 26 classes of drawings (RESULTS.md)
 
 class Recipe:
     "What to do about a problem: a function of the data that gives a loss and techniques, and what is known about it"

@@ -15,7 +15,8 @@ def has_statistics(m):
 class KeepBN(Callback):
     """For a pretrained body and few images, which move its statistics within an epoch or two: layers that have learned
     statistics normalise by them in training too, and keep them; those of a new head learn theirs. Weights and biases
-    train as before. fastai's `BnFreeze` does this only for layers whose weights are frozen"""
+    train as before. fastai's `BnFreeze` does this only for layers whose weights are frozen. Made for fastai's smaller
+    rates of the body: at equal ones (`lr_mult=1`) it was the worse choice (nbs/benchmarks/RESULTS.md)"""
     run_after = TrainEvalCallback
     run_before = BnFreeze
     kept:tuple = ()
