@@ -37,7 +37,7 @@ class Recipe:
     def epochs_for(self,
         dls     # The data
     )->int:     # From scratch
-        "`epochs`, or `few` where an epoch has few steps"
+        "`epochs`, or `few` where an epoch has few steps; with other settings (`tau`) it may take more"
         return self.few if self.few and len(dls.train) < FEW_STEPS else self.epochs
 
     def __repr__(self):
@@ -57,8 +57,8 @@ def _gce(dls, q):
 
 def noisy_labels(
     dls,        # The data; their labels may be wrong at any rate, which need not be known
-    # Of the loss, in (0,1]. None: the paper's .7 up to ten classes, of c more .7 ln 10/ln c, so that
-    # it learns as fast: nbs/benchmarks/RESULTS.md
+    # Of the loss, in (0,1]. None: the paper's .7 up to ten classes, of c more .7 ln 10/ln c
+    # (nbs/benchmarks/RESULTS.md)
     q:float=None,
     tau=None    # Rate of wrong labels, or the result of `estimate_tau`: JoCoR on two networks in place of the loss
 ):
@@ -98,11 +98,12 @@ def noisy_labels_corruption(
 def long_tailed(
     dls,        # The data: right labels, classes of very different size
     aux=None,   # Images of none of the classes (see `ODNL`): adds Open-sampling
-    tau:float=1. # Of the logit adjustment, > 0: 1 is the balanced softmax
+    tau:float=1., # Of the logit adjustment, > 0: 1 is the balanced softmax
+    lam:float=.1  # Weight of Open-sampling; its own 1 gains nothing beside the adjustment: nbs/benchmarks/RESULTS.md
 ):
     "Logit adjustment: a class is predicted for its evidence, not for its size; with `aux` Open-sampling beside it"
     techniques = [LogitAdjust(tau)]
-    if aux is not None: techniques.append(OpenSampling(aux))
+    if aux is not None: techniques.append(OpenSampling(aux, lam))
     return None,techniques
 
 def _made_up(dls, recipe):
@@ -111,6 +112,9 @@ def _made_up(dls, recipe):
     if x is None:
         raise ValueError(f"expected a data set of images (b,c,h,w) for the recipe {recipe!r}, got "
                          "other inputs. Leave the recipe out: its auxiliary rows are images.")
+    if x.shape[1] not in (1, 3):
+        raise ValueError(f"expected images of 1 or 3 channels for the textures that the recipe {recipe!r} generates, "
+                         f"got {x.shape[1]}. Give images of none of the classes, aux=...")
     images = aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1])
     return OpenSet(images, ['generated textures'])
 
@@ -131,9 +135,9 @@ def open_world(
 ):
     "GCE and ODNL: labels may be wrong, and images of no class shall not be taken for one"
     if aux is None:
+        aux = _made_up(dls, 'open_world')
         robust_warn("the recipe 'open_world' got no `aux`, images of none of the classes: it takes 1,000 generated "
                     "textures. Images of other things teach more: robust_learner(.., aux=images).")
-        aux = _made_up(dls, 'open_world')
     return _gce(dls, q),[ODNL(aux, eta)]
 
 # --- by name --------------------------------------------------------------------------------------

@@ -59,6 +59,15 @@ def _states(base):
                     f"got a {type(base).__name__}. Give a copy of the network before fine-tuning, "
                     "copy.deepcopy(learn.model).")
 
+def _inside(base, model):
+    "`base`, or the network it makes where it is a state of `model` with all that techniques put around it"
+    state = state_of(base) if is_file(base) else base
+    if not isinstance(state, dict) or not has_surgery(model): return state
+    if state.keys() != model.state_dict().keys(): return state
+    whole = copy.deepcopy(model, kept_results(model))
+    whole.load_state_dict(state)
+    return whole
+
 def _last_layer(net, dls):
     "The linear layer that gives the logits of a network, None if none is known to"
     x = peek_images(dls) if len(dls.train_ds) else None
@@ -71,7 +80,8 @@ def _last_layer(net, dls):
 
 def _head(net, dls):
     "How the names of the head begin: the second part of fastai's networks, the last linear layer of others"
-    if isinstance(net, nn.Sequential) and len(net) == 2: return '1.'
+    body_and_head = isinstance(net, nn.Sequential) and len(net) == 2
+    if body_and_head and next(net[0].parameters(), None) is not None: return '1.'
     layer = _last_layer(net, dls)
     if layer is not None: return next(k for k,m in net.named_modules() if m is layer)+'.'
     raise ValueError("expected a network of two parts, body and head, or one of images that ends in a linear "
@@ -138,10 +148,11 @@ def wise_ft(
     head=False      # Mix the head too? Only for a `base` whose head has learned these classes
 )->Learner:
     """A new learner with weights between pretrained and fine-tuned, (1-alpha)*before + alpha*after, and all else of the
-    given one: loss, techniques, data. alpha=1: the same predictions; 0: the pretrained body, the fine-tuned head"""
+    given one: loss, techniques, data. alpha=1: the same predictions; 0: the pretrained body, the fine-tuned head.
+    Measured (nbs/benchmarks/RESULTS.md): beside `KeepBN` it does harm, and away from alpha=1 clean accuracy can fall"""
     need_learner(learn)
     _check(alpha, base, weights)
-    bases = [pretrained_state(learn, weights)] if base is None else _states(base)
+    bases = [pretrained_state(learn, weights)] if base is None else _states(_inside(base, learn.model))
     new = _copy_learner(learn)
     nets = _plain_nets(new.model)
     for i,net in enumerate(nets):

@@ -15,6 +15,11 @@ NBS = Path(__file__).parent
 # --- execute ---------------------------------------------------------------------------------------------------------
 def is_slow(cell): return cell.cell_type == 'code' and cell.source.startswith('#| slow')
 
+def is_bar(o):
+    "Whether an output is what a progress bar leaves behind"
+    html = o.get('data', {}).get('text/html')
+    return o.output_type == 'display_data' and html is not None and (not html.strip() or 'progress {' in html)
+
 def execute(path):
     "The notebook after a run, in a kernel that sees the package beside it"
     nb = nbformat.read(path, as_version=4)
@@ -27,7 +32,7 @@ def execute(path):
     NotebookClient(nb, timeout=600, kernel_name='python3', resources=where, record_timing=False).execute(env=env)
     nb.cells = cells
     for c in cells:     # what libraries say of their own future differs from one installation to the next
-        if 'outputs' in c: c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
+        if 'outputs' in c: c.outputs = [o for o in c.outputs if o.get('name') != 'stderr' and not is_bar(o)]
     return nb
 
 def joined(outputs):

@@ -234,6 +234,11 @@ def test_without_images_of_other_things_textures_are_made(name, loss):
     own,(o,) = RECIPES[name](dls, aux=aux)
     assert len(o.aux) == 70 and type(t) is type(o) is ODNL and t.eta == o.eta == .1 and type(own) is type(made)
 
+def test_textures_are_grey_or_in_colour(monkeypatch):
+    monkeypatch.setattr('fastrobust.recipes.peek_images', lambda dls: torch.zeros(2, 4, 8, 8))
+    with pytest.raises(ValueError, match="1 or 3 channels for the textures that the recipe 'ood' generates, got 4"):
+        RECIPES['ood'](tiny_dls())
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('kw,err,msg', [
     (dict(recipe='noisy_label'), ValueError, "expected a recipe, got 'noisy_label'. Did you mean 'noisy_labels'"),

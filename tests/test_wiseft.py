@@ -84,6 +84,37 @@ def test_base_in_every_form(tmp_path):
         assert torch.equal(params_of(wise_ft(learn, .4, base)), want)
     assert torch.allclose(params_of(wise_ft(learn, .4, tmp_path/'half.pth')), want, atol=1e-3)
 
+def test_base_is_what_save_writes_with_its_optimizer(tmp_path):
+    learn,_ = tuned()
+    learn.path = tmp_path
+    file = learn.save('tuned')
+    want = params_of(learn)
+    learn.fit(1)
+    assert torch.allclose(params_of(wise_ft(learn, 0, file, head=True)), want)
+
+@pytest.mark.parametrize('technique', [JoCoR(.2), ALASCA(warmup=0)])
+def test_base_is_the_state_of_this_very_network_under_techniques(technique, tmp_path):
+    learn = tiny_learner(technique)
+    learn.path = tmp_path
+    learn.fit(1)
+    before,file = copy.deepcopy(learn.model.state_dict()),learn.save('before')
+    learn.fit(1)
+    own,k = learn.model.state_dict(),next(k for k,v in learn.model.state_dict().items() if v.ndim > 1)
+    for base in (before, file):
+        new = wise_ft(learn, .5, base).model.state_dict()
+        assert torch.allclose(new[k], (before[k]+own[k])/2, atol=1e-6) and not torch.equal(before[k], own[k])
+
+def test_what_normalises_in_front_is_no_body():
+    learn,before = tuned()
+    class Norm(nn.Module):
+        def forward(self, x): return x-.5
+    net,base = nn.Sequential(Norm(), learn.model),nn.Sequential(Norm(), before)
+    wrapped = Learner(learn.dls, net, loss_func=learn.loss_func)
+    a,b = state(base),state(net)
+    mixed = state(wise_ft(wrapped, .5, base).model)
+    k = next(k for k,v in a.items() if v.ndim > 1)
+    assert torch.allclose(mixed[k], (a[k]+b[k])/2, atol=1e-6) and not torch.equal(a[k], b[k])
+
 def params_of(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
 def test_tied_and_half_weights():

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from fastai.vision.core import imagenet_stats
+from fastcore.foundation import L
 from fastai.vision.learner import _update_first_layer
 from fastrobust.basics import nearest
 
@@ -23,7 +24,8 @@ def _is_state(o): return isinstance(o, dict) and all(isinstance(v, Tensor) for v
 
 def state_of(path):
     "The state_dict in a file, also where it is saved beside others, as `learn.save` does"
-    state = torch.load(path, map_location='cpu', weights_only=True)
+    # what fastai keeps the settings of an optimizer in
+    with torch.serialization.safe_globals([L]): state = torch.load(path, map_location='cpu', weights_only=True)
     for k in ('model', 'state_dict'):
         if isinstance(state, dict) and _is_state(state.get(k)): state = state[k]
     if not state or not _is_state(state):

@@ -40,8 +40,8 @@ def norm_floor(n_classes, tau):
 class LogitNorm(Technique):
     """Train on normalised logits (https://arxiv.org/abs/2205.09310); predictions and scores use the raw ones
 
-    No safe choice against unknown images: on small networks their AUROC fell more often than it rose, and accuracy
-    with it (nbs/benchmarks/RESULTS.md). The recipe 'ood' does without it."""
+    No safe choice against unknown images: on small networks it cost accuracy and the AUROC of near ones, and that of
+    far ones rose or fell with the data and the score (nbs/benchmarks/RESULTS.md). The recipe 'ood' does without it."""
     against = 'unknown images'
     direction_only = True
     def __init__(self,
