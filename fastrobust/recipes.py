@@ -2,7 +2,7 @@
 import functools, inspect, math
 from fastrobust.basics import n_classes, nearest, robust_warn
 from fastrobust.data.auxrows import OpenSet
-from fastrobust.data.openset import aux_images
+from fastrobust.data.openset import GENERATED, aux_images
 from fastrobust.losses import GCELoss
 from fastrobust.pixels import peek_images
 from fastrobust.techniques.augloss import AugLoss
@@ -116,7 +116,7 @@ def _made_up(dls, recipe):
         raise ValueError(f"expected images of 1 or 3 channels for the textures that the recipe {recipe!r} generates, "
                          f"got {x.shape[1]}. Give images of none of the classes, aux=...")
     images = aux_images('textures', 1000, tuple(x.shape[-2:]), x.shape[1])
-    return OpenSet(images, ['generated textures'])
+    return OpenSet(images, [GENERATED])
 
 def ood(
     dls,        # The data: known classes, right labels

@@ -128,7 +128,7 @@ SMOOTH = [CrossEntropyLossFlat(label_smoothing=.1), nn.CrossEntropyLoss(label_sm
 def test_label_smoothing_is_warned_of(loss):
     "ln((1 - .1 + .1/3)/(.1/3)) = 3.3"
     learn = tiny_learner(LogitNorm(.04), loss_func=loss)
-    with pytest.warns(RobustWarning, match=r'got 0.1 of it: .* just 3.3 above the others.*norm \(25\)'): learn.fit(1)
+    with pytest.warns(RobustWarning, match=r'got 0.1 of it: .* only 3.3 above the others.*norm \(25\)'): learn.fit(1)
 
 def test_that_of_a_techniques_own_loss_too():
     learn = tiny_learner([LogitNorm(.04), AugLoss(CrossEntropy(label_smoothing=.2))])

@@ -27,6 +27,7 @@ from fastrobust.ood.featurescores import KNN
 from fastrobust.inference.tap import feature_tap
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.auxrows import OpenSet
+from fastrobust.learner import robust_learner
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.data.openset import aux_images
@@ -242,6 +243,15 @@ def test_known_and_unknown_swapped_turn_the_auroc_round(learn):
     b = ood_report(learn, {'x': learn.dls.valid_ds.items.x}, LOGITS, dl=X)
     np.testing.assert_allclose(a.table.AUROC, 1-b.table.AUROC)
     assert a.facts['sets']['x'] == b.facts['known'] and a.facts['known'] == b.facts['sets']['x']
+
+@pytest.mark.parametrize('aux,told', [(None, True), (aux_images('blob', 40, 8, 1), False)])
+def test_a_network_trained_beside_textures_says_so(aux, told):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RobustWarning)
+        learn = robust_learner(tiny_dls(), small_cnn(3, 1, 8, norm=None, depth=2), recipe='ood', aux=aux)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        rep = ood_report(learn, {'x': images(24)}, 'msp')
+    assert any('trained beside generated textures' in o for o in rep.notes) == told
 
 @pytest.mark.parametrize('scores,want', [(['msp', 'knn', 'maxlogit'], 'knn'), (['msp', 'maxlogit'], 'maxlogit'),
                                          (['msp', 'energy'], None), (['maxlogit'], 'maxlogit')])

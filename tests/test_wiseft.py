@@ -104,6 +104,12 @@ def test_base_is_the_state_of_this_very_network_under_techniques(technique, tmp_
         new = wise_ft(learn, .5, base).model.state_dict()
         assert torch.allclose(new[k], (before[k]+own[k])/2, atol=1e-6) and not torch.equal(before[k], own[k])
 
+def test_weights_that_torchvision_does_not_have():
+    learn = vision_learner(tiny_dls(channels=3, size=32), resnet18, pretrained=False, n_out=3)
+    learn.pretrained = True
+    with pytest.raises(ValueError, match="`weights` of resnet18 by their name in torchvision, .*got 'nope'"):
+        wise_ft(learn, .5, weights='nope')
+
 def test_what_normalises_in_front_is_no_body():
     learn,before = tuned()
     class Norm(nn.Module):

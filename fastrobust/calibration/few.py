@@ -53,7 +53,7 @@ def few_to_fit(
     if n >= FEW: return []
     span = _between(*temperature_interval(z, y))
     note = (f"{n} image(s) leave T open: their labels go with {span} (95 %, likelihood ratio). Fit "
-            "it on some hundred.")
+            "it on a few hundred.")
     robust_warn(note)
     return [note]
 
@@ -70,6 +70,6 @@ def few_to_score(
     note = (f"{n} images say little about calibration. As trained, the mean confidence is "
             f"{np.mean(conf):.2f} and the accuracy between {low:.2f} and {high:.2f} (95 %, Wilson); "
             f"were each confidence honest, an ECE up to {most:.2f} would be chance (95 %). The ± of "
-            "an ECE is no interval here: of few images ECE is too large. Score some hundred.")
+            "an ECE is no interval here: of few images ECE is too large. Score a few hundred.")
     robust_warn(note)
     return [note]

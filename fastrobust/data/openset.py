@@ -11,6 +11,7 @@ __all__ = ['aux_images', 'aux_file', 'open_set']
 
 # --- made -----------------------------------------------------------------------------------------
 AUX_KINDS = ('gaussian', 'rademacher', 'blob', 'textures')
+GENERATED = 'generated textures'    # What images of the last kind show, where a recipe takes them
 
 def blurred(x, sigma):
     "Gaussian blur of (n,c,h,w), borders reflected; four standard deviations to each side, as far as the image reaches"

@@ -65,6 +65,9 @@ def pretrained_state(
                          "Give the weights that it began from as `base`.")
     try:
         with keep_random(): body = _body(learn, arch, weights)
+    except KeyError as e:
+        raise ValueError(f"expected `weights` of {arch_name(arch)} by their name in torchvision, or the path of a "
+                         f".pt or .pth file, got {weights!r}.") from e
     except OSError as e:
         if is_file(weights): raise
         name = arch_name(arch) if callable(arch) else arch

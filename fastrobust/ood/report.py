@@ -3,6 +3,7 @@ import numpy as np
 from torch import Tensor
 from fastrobust.basics import need_learner, robust_warn
 from fastrobust.data.apart import files_of, names_shown, parts_of, trained_open_sets
+from fastrobust.data.openset import GENERATED
 from fastrobust.inference.collect import training_seen, walk
 from fastrobust.inference.keys import Seen
 from fastrobust.inference.loaders import loaders_of, own_loader
@@ -96,6 +97,13 @@ def _uncompared(learn):
                 "pixels too.")
     return ("Unknown images were not compared with the training images, which are not in memory or "
             "not there.")
+
+def _beside_textures(learn):
+    "A note on images of the kind that a recipe generates, where it was trained beside these"
+    facts = trained_open_sets(learn)
+    if facts is None or GENERATED not in facts.classes: return []
+    return [f"This network was trained beside {GENERATED}, with labels by chance: unknown images of "
+            "that kind (`aux_images('textures', ..)` of any seed) are no test of it."]
 
 def _notes(learn, scorers, fit, known):
     T = [f'{k} T={s.T:g}' for k,s in scorers.items() if hasattr(s, 'T')]
@@ -213,5 +221,6 @@ def ood_report(
 
     looked = {'id': (known_outs, known_seen), **found}
     out = {k: _all_scores(s, nth[k], looked) for k,s in scorers.items()}
-    notes = [*_notes(learn, scorers, fit_seen, known_seen), *notes, *_unnamed(learn, unknown)]
+    notes = [*_notes(learn, scorers, fit_seen, known_seen), *notes, *_unnamed(learn, unknown),
+             *_beside_textures(learn)]
     return OODReport(out, positive, near, _facts(scorers, looked, fit_seen), notes)

@@ -73,6 +73,6 @@ class LogitNorm(Technique):
         want = math.log1p(k*(1-eps)/eps)
         if want >= math.sqrt(k/(k-1))/self.tau: return
         robust_warn(f"LogitNorm expected a loss without label smoothing, got {eps:.3g} of it: the "
-                    f"label's logit shall be just {want:.1f} above the others, and the rest of the "
+                    f"label's logit should be only {want:.1f} above the others, and the rest of the "
                     f"fixed norm ({1/self.tau:.3g}) goes into a shift that all classes share, so "
                     "the norm says little about classes. Leave the smoothing out.")

@@ -120,7 +120,7 @@ class OpenSetRows(Technique):
         want = self.bs or getattr(dl, 'bs', None)
         if not want or n >= want: return
         robust_warn(f"{type(self).__name__} expected at least {want} open-set images, as many as a "
-                    f"step takes, got {n}: every step has some more than once, so the network "
+                    f"step takes, got {n}: every step repeats some, so the network "
                     "learns these by heart and little about others. Give more, or `aux_images`.")
 
     def check_open(self, dls):
