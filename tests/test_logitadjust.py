@@ -175,7 +175,7 @@ RARE = torch.from_numpy(48/class_counts(tiny_dls())).float()     # the balanced 
 @pytest.mark.parametrize('loss,cbs', [
     (CrossEntropyLossFlat(weight=RARE), []), (nn.CrossEntropyLoss(weight=RARE), []), (CrossEntropy(RARE), []),
     (FocalLossFlat(weight=RARE), []), (LabelSmoothingCrossEntropy(weight=RARE), []),
-    (partial(F.cross_entropy, weight=RARE), []), (CrossEntropyLossFlat(), [AugLoss(CrossEntropy(RARE))])], ids=str)
+    (partial(F.cross_entropy, weight=RARE), []), (CrossEntropyLossFlat(), [AugLoss(CrossEntropy(RARE))])])
 def test_class_weights_that_help_rare_classes_too_are_warned_of(loss, cbs):
     learn = tiny_learner([LogitAdjust(), *cbs], loss_func=loss)
     with pytest.warns(RobustWarning, match=r'weights \(\S+ to \S+\) favour the rare: they are helped twice. Keep'):
@@ -183,7 +183,7 @@ def test_class_weights_that_help_rare_classes_too_are_warned_of(loss, cbs):
 
 @pytest.mark.filterwarnings('error::fastrobust.basics.RobustWarning')
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(weight=torch.ones(3)), CrossEntropyLossFlat(weight=1/RARE),
-                                  CrossEntropy(label_smoothing=.1), F.cross_entropy, GCELoss()], ids=str)
+                                  CrossEntropy(label_smoothing=.1), F.cross_entropy, GCELoss()])
 def test_other_losses_are_not(loss): tiny_learner(LogitAdjust(), loss_func=loss).fit(1)
 
 def test_loaders_that_cannot_be_counted():

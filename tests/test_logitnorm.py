@@ -124,7 +124,7 @@ SMOOTH = [CrossEntropyLossFlat(label_smoothing=.1), nn.CrossEntropyLoss(label_sm
           CrossEntropy(label_smoothing=.1), LabelSmoothingCrossEntropy(), LabelSmoothingCrossEntropyFlat(),
           partial(F.cross_entropy, label_smoothing=.1)]
 
-@pytest.mark.parametrize('loss', SMOOTH, ids=str)
+@pytest.mark.parametrize('loss', SMOOTH)
 def test_label_smoothing_is_warned_of(loss):
     "ln((1 - .1 + .1/3)/(.1/3)) = 3.3"
     learn = tiny_learner(LogitNorm(.04), loss_func=loss)
@@ -135,7 +135,7 @@ def test_that_of_a_techniques_own_loss_too():
     with pytest.warns(RobustWarning, match='got 0.2 of it'): learn.fit(1)
 
 @pytest.mark.filterwarnings('error::fastrobust.basics.RobustWarning')
-@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), CrossEntropy(), GCELoss(), F.cross_entropy], ids=str)
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), CrossEntropy(), GCELoss(), F.cross_entropy])
 def test_losses_without_it_are_not(loss): tiny_learner(LogitNorm(.04), loss_func=loss).fit(1)
 
 def test_smoothing_that_asks_for_more_than_the_norm_is_not_warned_of():
