@@ -53,7 +53,6 @@ def _states(base):
     "State dicts of what was given as `base`, one for each network"
     if isinstance(base, Learner): base = base.model
     if isinstance(base, nn.Module): return [net.state_dict() for net in _plain_nets(base)]
-    if is_file(base): return [state_of(base)]
     if isinstance(base, dict): return [base]
     raise TypeError("expected `base` as a network, a Learner, a state_dict or the path of one (.pt, .pth), "
                     f"got a {type(base).__name__}. Give a copy of the network before fine-tuning, "

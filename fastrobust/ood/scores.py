@@ -15,8 +15,8 @@ OOD_SCORES = {**{o.name: o for o in _CLASSES},
 DEFAULT_SCORES = tuple(OOD_SCORES)
 
 # the best on average, far and near, of networks trained with and without the recipe 'ood' on part
-# of the classes of Fashion-MNIST and CIFAR-10 (nbs/benchmarks/RESULTS.md); then what is left
-# where there is no head, or logits alone
+# of the classes of Fashion-MNIST and CIFAR-10 (nbs/benchmarks/RESULTS.md); then what needs
+# no labels, then logits alone
 RECOMMENDED = 'mahalanobis++','knn','maxlogit'
 
 def get_score(

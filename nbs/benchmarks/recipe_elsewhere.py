@@ -6,14 +6,15 @@
 # tail: 5,000 images, class sizes fall to a tenth. Images, classes, noise and start drawn anew for each seed; small_cnn,
 # one cycle 3e-3, the recipe's epochs for these data (`epochs_for`), beside plain for as many, for 8 and 5; balanced
 # accuracy on clean test images, and the differences to plain for 8 epochs.
-import argparse, json, time, warnings
-from pathlib import Path
-import numpy as np, pandas as pd
+import argparse, time, warnings
+from functools import partial
+import numpy as np
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Flip
 import unknowns as un
+from keptruns import read, run_all
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.longtail import long_tail
 from fastrobust.learner import robust_learner
@@ -63,9 +64,9 @@ def run(name, row, rate, seed, a):
     X,y,Xv,yv = data(name, seed, a)
     if rate: y = NoisyLabels('symmetric', rate, seed=seed).apply(y).y_noisy
     c,n_in = int(yv.max())+1,1 if X.ndim == 3 else 3
+    set_seed(seed, reproducible=True)       # before the loaders, which take their order from it
     dls = array_dls(X, y, valid=(Xv, yv), bs=64, val_bs=250, vocab=list(range(c)),
                     batch_tfms=[Flip()] if n_in == 3 else None)
-    set_seed(seed, reproducible=True)
     learn = robust_learner(dls, small_cnn(c, n_in), **ROWS[row])
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, ProgressCallback)))
     learn.logger = lambda *a: None
@@ -76,14 +77,14 @@ def run(name, row, rate, seed, a):
     seconds = time.process_time()-start
     p,t = learn.get_preds()
     right = (p.argmax(1) == t).float()
-    return dict(data=name, row=row, rate=rate, seed=seed, n=len(X), epochs=epochs, seconds=seconds,
+    return dict(name=name, row=row, rate=rate, seed=seed, n=len(X), epochs=epochs, seconds=seconds,
                 accuracy=float(np.mean([right[t == k].mean() for k in t.unique()])))
 
 def table(file):
-    df = pd.DataFrame([json.loads(o) for o in Path(file).read_text().splitlines()])
+    df = read(file)
     rows = [r for r in ROWS if r in set(df.row)]
     print('| | wrong | seeds | epochs | ' + ' | '.join(rows) + ' |\n' + '|---'*(len(rows)+4) + '|')
-    for (name,rate),part in df.groupby(['data', 'rate'], sort=False):
+    for (name,rate),part in df.groupby(['name', 'rate'], sort=False):
         v = part.pivot(index='seed', columns='row', values='accuracy')
         more = [v[r]-v[BASE] for r in rows[1:]]
         cells = [f'{v[BASE].mean():.3f}', *(f'{d.mean():+.3f} ± {d.sem():.3f}' for d in more)]
@@ -105,17 +106,7 @@ def main():
         table(a.table)
         return
     torch.set_num_threads(1)
-    out = Path(a.out)
-    lines = out.read_text().splitlines() if out.exists() else []
-    done = {tuple(json.loads(o)[k] for k in ('data', 'row', 'rate', 'seed')) for o in lines}
-    for seed in a.seeds:
-        for name in a.sets:
-            for rate in a.rates:
-                for row in a.rows:
-                    if (name, row, rate, seed) in done: continue
-                    res = run(name, row, rate, seed, a)
-                    with out.open('a') as f: f.write(json.dumps(res)+'\n')
-                    print(name, row, rate, seed, f"{res['accuracy']:.3f} {res['seconds']:.0f} s", flush=True)
+    run_all(a.out, partial(run, a=a), seed=a.seeds, name=a.sets, rate=a.rates, row=a.rows)
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')

