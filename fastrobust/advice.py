@@ -4,7 +4,6 @@ from html import escape
 import numpy as np, pandas as pd
 from fastai.tabular.core import Tabular
 from fastrobust.data.editing import given_labels
-from fastrobust.labels.crossval import FORGIVING
 from fastrobust.labels.reviewing import class_names
 from fastrobust.pixels import peek_images
 
@@ -15,6 +14,8 @@ FEW = 10_000    # Training images below which a pretrained network is the first 
 RARE = 20       # Items of a class below which nothing said about that class is sure
 TAIL = 10.      # Largest class over smallest from which on the imbalance is treated
 CLEAN = .02     # Noise rate up to which labels pass for clean
+MANY = 60       # Classes up to which the recipe 'noisy_labels' was tried (nbs/benchmarks/RESULTS.md)
+SCANT = 1_000   # Images below which GCE was unsteady under wrong labels and steadier beside textures (RESULTS.md)
 HEAVY = .5      # Noise rate from which on most methods lose their footing
 
 class Advice:
@@ -199,10 +200,15 @@ def advise(
 
     recipe,words = _on_noise(noise, getattr(report, 'why', None))
     words += getattr(report, 'caveats', []) if noise is not None else []
-    if recipe is not None and len(names) > FORGIVING:
+    if recipe is not None and len(names) > MANY:
         recipe = None
-        words.append(f"With {len(names)} classes the recipe's loss (GCE) learns too slowly (rule of thumb: up to "
-                     f"{FORGIVING}). Train plainly for few epochs, or with JoCoR(tau) where the rate is known.")
+        words.append(f"The recipe's loss (GCE) was tried on up to {MANY} classes, these are "
+                     f"{len(names)}: train plainly for few epochs, or with JoCoR(tau) where the "
+                     "rate is known, or compare both.")
+    if recipe is not None and x is not None and len(y) < SCANT and not kw.get('pretrained'):
+        words.append(f"From scratch on fewer than {SCANT:,} images this loss is unsteady where labels are wrong "
+                     "(nbs/benchmarks/RESULTS.md): 'open_world', the same beside generated textures, was steadier "
+                     "there, at twice the time.")
     more,tail = _on_classes(counts, names)
     if recipe is not None: kw['recipe'] = recipe
     code = _code(net, kw, tail, noise is None)

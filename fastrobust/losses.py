@@ -8,7 +8,7 @@ from fastrobust.lossfunctions import (ael, agce, alpha_loss, aul, bootstrap_ce, 
                                       gce, loss_inputs, mae_loss, nce, nce_mae, nce_rce, nfl,
                                       phuber_ce, rce, sce, taylor_ce, truncated_gce)
 
-__all__ = ['MAELoss', 'GCELoss', 'TruncatedGCELoss', 'RCELoss', 'SCELoss', 'NCELoss', 'NCEandRCE',
+__all__ = ['MAELoss', 'GCELoss', 'BalancedGCELoss', 'TruncatedGCELoss', 'RCELoss', 'SCELoss', 'NCELoss', 'NCEandRCE',
            'NCEandMAE', 'FocalCELoss', 'NFLLoss', 'AlphaLoss', 'TaylorCELoss', 'PHuberCELoss',
            'AGCELoss', 'AULLoss', 'AELLoss', 'BootstrapLoss', 'CrossEntropy', 'FuncLoss']
 
@@ -59,6 +59,43 @@ class RobustLoss(_Reduced):
 
 class MAELoss(RobustLoss, fn=mae_loss): "Mean absolute error, see `mae_loss`"
 class GCELoss(RobustLoss, fn=gce): "Generalised cross-entropy, see `gce`"
+class BalancedGCELoss(RobustLoss):
+    """GCE for classes of different size: an item is believed for what its image says, not for how common its label is
+
+    GCE's gradient is that of cross-entropy times p^q, the belief in the label (https://arxiv.org/abs/1805.07836). A
+    class of few items starts with little belief and is given up for noise. Here the belief is that of a network which
+    had seen all classes equally often, softmax(z - log counts)^q; the rest stays: with equal counts it is GCE."""
+    _names = ('counts', 'q', 'reduction')
+
+    def __init__(self,
+        counts,                 # Training items of each class (c,), at least 1: `class_counts(dls)`
+        q:float=.7,             # In (0,1], as of `gce`
+        reduction:str='mean'    # 'mean', 'sum' or 'none'
+    ):
+        nn.Module.__init__(self)
+        n = torch.as_tensor(counts).detach().cpu().double()
+        expect(n.ndim == 1 and len(n) > 1 and n.isfinite().all() and n.min() >= 1,
+               "`counts` of at least 1 item in each of at least 2 classes", repr(counts)[:80],
+               "Take `class_counts(dls)`; leave classes that never occur out of the vocab.")
+        gce(torch.zeros(1, 2), torch.zeros(1).long(), q)    # checks it
+        self.counts,self.q,self.reduction = n.tolist(),q,reduction
+        self.register_buffer('_head_start', (n/n.sum()).log(), persistent=False)
+
+    def per_sample(self, z, y):
+        z,y = loss_inputs(z, y)
+        expect(len(self.counts) == z.shape[1], f"logits of {len(self.counts)} classes, as `counts`", z.shape[1],
+               "Count the classes of these data.")
+        lp = F.log_softmax(z, 1)
+        with torch.no_grad():
+            belief = F.log_softmax(z - self._head_start.to(z), 1).mul(self.q)
+            value,belief = -torch.expm1(belief)/self.q,belief.exp()
+        l = value - belief*(lp - lp.detach())   # the value of GCE; the gradient of belief times cross-entropy
+        return l.gather(1, y[:,None])[:,0] if y.ndim == 1 else (y*l).sum(1)
+
+    def extra_repr(self):
+        few,many = min(self.counts),max(self.counts)
+        return f'q={self.q!r}, {len(self.counts)} classes of {few:g} to {many:g} items, reduction={self.reduction!r}'
+
 class RCELoss(RobustLoss, fn=rce): "Reverse cross-entropy, see `rce`"
 class SCELoss(RobustLoss, fn=sce, bounded=False): "Symmetric cross-entropy, see `sce`"
 class NCELoss(RobustLoss, fn=nce): "Normalised cross-entropy, see `nce`"

@@ -42,6 +42,18 @@ def test_the_rate_decides(rate, recipe, say):
     assert f'{rate:.1%}, interval {rate-.01:.1%} to {rate+.02:.1%}' in a.facts['wrong labels']
     assert ('labelled again' in words(a)) == (rate >= .5) and ('fix_labels' in words(a)) == (rate > .02)
 
+@pytest.mark.parametrize('c,recipe', [(21, 'noisy_labels'), (60, 'noisy_labels'), (61, None)])
+def test_the_recipe_is_named_for_as_many_classes_as_it_was_tried_on(c, recipe):
+    n = 20*c
+    dls = array_dls(np.zeros((n, 8, 8), np.uint8), np.arange(n)%c, valid_pct=.1, bs=16)
+    a = advise(dls)
+    assert a.recipe == recipe and (f'on up to 60 classes, these are {c}' in words(a)) == (recipe is None)
+
+@pytest.mark.parametrize('n', [600, 1200])
+def test_on_few_images_it_names_what_was_steadier(n):
+    dls = array_dls(np.zeros((n, 8, 8), np.uint8), np.arange(n)%3, valid_pct=.1, bs=16)
+    assert ("'open_world', the same beside generated textures" in words(advise(dls))) == (n == 600)
+
 def test_where_the_rate_comes_from():
     noisy = add_label_noise(tiny_dls(), NoisyLabels('symmetric', .4))
     assert '40' not in advise(tiny_dls()).facts['wrong labels']

@@ -20,6 +20,7 @@ FLOORS = ['__init__',
           'systems testing',
           'compare',
           'recipes',
+          'doors',
           'learner interpret advice',
           'audit demo',
           'all __main__']
@@ -27,7 +28,7 @@ FLOOR = {o: i for i,line in enumerate(FLOORS) for o in line.split()}
 ALLOWED = {('techniques.augloss', 'techniques.augmix')}     # AugLoss *is* the composition
 HEAVY = {'sklearn', 'timm', 'cleanlab', 'accelerate'}       # imported where they are used
 MODULES = modules()
-BUDGET = 174    # names of `fastrobust.all`; a commit that needs more raises it and says why (last: FDBD, wise_ft)
+BUDGET = 175    # names of `fastrobust.all`; a commit that needs more raises it and says why (last: BalancedGCELoss)
 def part(me): return '.'.join(me.split('.')[:2])            # a module of a room, or a package of several in it
 
 @pytest.mark.parametrize('me', MODULES)

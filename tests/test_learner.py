@@ -33,10 +33,11 @@ from fastrobust.data.holdout import hold_out
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import NoisyDataBlock, add_label_noise
 from fastrobust.data.openset import aux_images
+from fastrobust.data.weighting import weighted_dls
 from fastrobust.inference.anyarch import UNCUT, needs_body
 from fastrobust.inference.archs import family
 from fastrobust.learner import robust_learner
-from fastrobust.losses import CrossEntropy, GCELoss
+from fastrobust.losses import BalancedGCELoss, CrossEntropy, GCELoss
 from fastrobust.nets import small_cnn
 from fastrobust.training.technique import Technique
 from fastrobust.recipes import RECIPES, get_recipe, noisy_labels
@@ -213,15 +214,31 @@ def test_of_many_classes_an_unknown_item_counts_as_among_ten(c, q):
     assert gce.q == pytest.approx(q) and own.q == .5
     if c >= 10: assert c**-gce.q == pytest.approx(10**-.7)      # the weight p^q where all p = 1/c
 
-@pytest.mark.parametrize('n,few', [(64*40, False), (64*39, True), (10, True)])
+@pytest.mark.parametrize('steps,want', [(63, 8), (57, 9), (50, 10), (43, 12), (40, 12), (1, 12), (500, 8)])
 @pytest.mark.parametrize('name', RECIPES)
-def test_where_an_epoch_has_few_steps_the_recipe_says_more(name, n, few):
+def test_where_an_epoch_has_few_steps_the_recipe_says_more(name, steps, want):
     r = RECIPES[name]
-    dls = array_dls(np.zeros((n+4, 4, 4), np.uint8), np.arange(n+4)%2, valid_pct=4/(n+4), bs=64)
-    want = 12 if few and name in ('noisy_labels', 'open_world') else r.epochs
-    assert r.epochs_for(dls) == want and ('12 where' in repr(r)) == (r.few is not None)
+    n = 4*steps
+    dls = array_dls(np.zeros((n+4, 4, 4), np.uint8), np.arange(n+4)%2, valid_pct=4/(n+4), bs=4)
+    grows = name in ('noisy_labels', 'open_world')
+    assert len(dls.train) == steps
+    assert r.epochs_for(dls) == (want if grows else r.epochs) and ('up to 12' in repr(r)) == grows
 
-@pytest.mark.parametrize('name,loss', [('ood', None), ('open_world', GCELoss)])
+@pytest.mark.parametrize('name', ['noisy_labels', 'open_world', 'noisy_labels+corruption'])
+def test_where_classes_differ_in_size_the_loss_knows_their_sizes(name):
+    X = np.zeros((64, 8, 8), np.uint8)
+    def loss(y, weighted=False):
+        dls = array_dls(X, y, valid=(X[:4], y[:4]), bs=8, vocab=[0, 1, 2])
+        if weighted: dls = weighted_dls(dls, 'balanced')
+        made,ts = RECIPES[name](dls)
+        return made or ts[0].base_loss
+    tail = np.repeat([0, 1, 2], [40, 20, 4])
+    assert loss(tail).counts == [40, 20, 4] and loss(tail).q == .7
+    assert loss(np.repeat([0, 1], [40, 24])).counts == [40, 24, 1]      # a class that training lacks counts as one item
+    assert type(loss(np.repeat([0, 1, 2], [27, 20, 17]))) is GCELoss    # a draw by chance
+    assert type(loss(tail, weighted=True)) is GCELoss                   # the loader has levelled them
+
+@pytest.mark.parametrize('name,loss', [('ood', None), ('open_world', (GCELoss, BalancedGCELoss))])
 def test_without_images_of_other_things_textures_are_made(name, loss):
     import warnings
     dls = tiny_dls()
@@ -367,7 +384,7 @@ def test_classes_as_architectures_and_as_losses():
         def __init__(self): super().__init__(nn.Flatten(), nn.Linear(64, 3))
     make = lambda dls, arch, **kw: Learner(dls, arch(), **kw)       # as text learners take AWD_LSTM
     learn = robust_learner(tiny_dls(), Net, learner_func=make, recipe='noisy_labels')
-    assert isinstance(learn.model, Net) and isinstance(learn.loss_func.base, GCELoss)
+    assert isinstance(learn.model, Net) and isinstance(learn.loss_func.base, BalancedGCELoss)
     with pytest.raises(TypeError, match='expected a loss, got the class GCELoss'):
         robust_learner(tiny_dls(), Net(), loss_func=GCELoss)
     with pytest.raises(TypeError, match='Write small_cnn'): robust_learner(tiny_dls(), small_cnn)
@@ -581,7 +598,8 @@ def test_functions_of_the_user_that_fastai_cannot_cut(channels):
 def test_another_makers_errors_are_its_own():
     def make(dls, arch, loss_func=None): raise StopIteration('mine')        # noqa: ARG001
     with pytest.raises(StopIteration, match='mine'): robust_learner(colour_dls(), my_vit, learner_func=make)
-    learn = robust_learner(colour_dls(), tv.mobilenet_v2, learner_func=lambda dls, arch, loss_func: Learner(dls, net()))
+    plain = lambda dls, arch, loss_func: Learner(dls, small_cnn(3, 3))
+    learn = robust_learner(colour_dls(), tv.mobilenet_v2, learner_func=plain)
     assert isinstance(learn.model, nn.Sequential) and linear(learn.model) == [3]
 
 @pytest.mark.parametrize('kw,err,msg', [

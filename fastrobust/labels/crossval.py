@@ -4,15 +4,18 @@ from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
+from torch import nn
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fine_tune and fit_one_cycle)
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
-from fastrobust.basics import need_whole, robust_warn, target_vocab
+from fastrobust.basics import need_whole, robust_warn, shown, target_vocab
 from fastrobust.data.editing import given_labels, split_items, stratified_folds
+from fastrobust.inference.archs import family
 from fastrobust.inference.notes import warn_callbacks
 from fastrobust.inference.passes import by_position
-from fastrobust.losses import GCELoss
+from fastrobust.inference.pretrained import arch_name
+from fastrobust.losses import BalancedGCELoss, GCELoss
 from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
 from fastrobust.resting import keep_random
 
@@ -32,8 +35,13 @@ def need_maker(make_learner):
                         f"cross_val_preds({_EXAMPLE}, dls) or noise_report({_EXAMPLE}, dls), or "
                         "give probabilities of networks that did not see the items, "
                         "noise_report(.., probs=).")
-    if not callable(make_learner):
-        raise TypeError(f"expected `make_learner` as a function of dls, got {make_learner!r}. "
+    if family(make_learner):
+        raise TypeError("expected a function that builds a new Learner, got the architecture "
+                        f"{arch_name(make_learner)}. Write frozen({arch_name(make_learner)}), which "
+                        "trains nothing, where that is taken, or "
+                        f"{_EXAMPLE.replace('resnet18', arch_name(make_learner))}.")
+    if isinstance(make_learner, nn.Module) or not callable(make_learner):
+        raise TypeError(f"expected `make_learner` as a function of dls, got {shown(make_learner)}. "
                         f"For example: {_EXAMPLE}.")
 
 # --- folds ----------------------------------------------------------------------------------------
@@ -65,7 +73,7 @@ def _train(learn, epochs, lr):
     learn.fit_one_cycle(epochs, lr_max=lr)
 
 def _warn_slow_loss(learn, classes):
-    if classes <= FORGIVING or not isinstance(learn.loss_func, GCELoss): return
+    if classes <= FORGIVING or not isinstance(learn.loss_func, (GCELoss, BalancedGCELoss)): return
     robust_warn(f"GCE learns too slowly on {classes} classes (rule of thumb: up to {FORGIVING}). Build "
                 "the learner with cross-entropy, or take a judge that trains nothing: "
                 "noise_report(frozen(resnet18), dls).")

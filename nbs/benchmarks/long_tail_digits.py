@@ -1,6 +1,7 @@
 """Open-sampling on the long tail of digits, as the specification has it (section 4.6): 331 training images of ten
 classes, 120 down to 2; 1297 training digits with permuted pixels as open set; balanced accuracy on the 500 test digits,
-with and without batch norm. `python long_tail_digits.py` runs what the file of results lacks and prints the table."""
+with and without batch norm. `python long_tail_digits.py` runs what the file of results lacks and prints the table;
+`--anew --seeds 0 .. 19` draws the 331 images and the open set anew for each seed, and sets the recipe beside."""
 import argparse, json, math, sys, time, warnings
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.data.longtail import class_counts, complementary
 from fastrobust.data.weighting import weighted_dls
+from fastrobust.recipes import RECIPES
 from fastrobust.tails.report import tail_report
 from fastrobust.techniques.logitadjust import LogitAdjust
 from fastrobust.techniques.odnl import ODNL
@@ -29,6 +31,7 @@ ROWS = {'CE': lambda aux: [],
         'Open-sampling': lambda aux: [open_sampling(aux)],
         'LogitAdjust': lambda aux: [LogitAdjust()],
         'Open-sampling + LogitAdjust': lambda aux: [open_sampling(aux), LogitAdjust()],
+        'recipe long_tail with aux': lambda aux: RECIPES['long_tail'](None, aux=aux)[1],
         'Open-sampling, unweighted': lambda aux: [open_sampling(aux, weighted=False)],
         'ODNL (uniform labels)': lambda aux: [ODNL(aux, eta=1., bs=128)],
         'CE, class-balanced sampling': lambda aux: []}
@@ -40,15 +43,15 @@ def data():
     p = np.random.RandomState(0).permutation(len(d.target))
     return np.round(d.images[p]*255/16).astype(np.uint8),d.target[p].astype(np.int64)
 
-def tail_dls(balanced=False):
+def tail_dls(balanced=False, seed=0):
     "Loaders over the long tail, validated on the 500 test digits; and the 1297 training digits, pixels permuted"
     X,y = data()
-    rng = np.random.RandomState(0)      # within each class, as LDAM's recipe does; the same images for every seed
+    rng = np.random.RandomState(seed)   # within each class, as LDAM's recipe does
     keep = np.sort(np.concatenate([rng.permutation(np.flatnonzero(y[:1297] == k))[:n] for k,n in enumerate(COUNTS)]))
     dls = array_dls(X[keep], y[keep], valid=(X[1297:], y[1297:]), bs=32, val_bs=500, normalize=False, device='cpu',
                     drop_last=False)    # the authors' code keeps the last batch
     assert class_counts(dls).tolist() == COUNTS
-    aux = np.random.default_rng(0).permuted(X[:1297].reshape(1297, 64), axis=1).reshape(1297, 8, 8)
+    aux = np.random.default_rng(seed).permuted(X[:1297].reshape(1297, 64), axis=1).reshape(1297, 8, 8)
     return weighted_dls(dls, 'balanced') if balanced else dls,aux
 
 def mlp(bn):
@@ -60,9 +63,9 @@ def schedule(pct, epochs=200, lr=.05):
     e = min(int(pct*epochs + 1e-6), epochs-1)
     return lr*((e+1)/5 if e < 5 else 1. if e < .8*epochs else .01 if e < .9*epochs else 1e-4)
 
-def run(row, seed, bn=True, epochs=200):
+def run(row, seed, bn=True, epochs=200, anew=False):
     "One training: balanced and plain accuracy, those of head, mid and tail, the last ten epochs' mean open-set loss"
-    dls,aux = tail_dls(row == 'CE, class-balanced sampling')
+    dls,aux = tail_dls(row == 'CE, class-balanced sampling', seed if anew else 0)
     set_seed(seed, reproducible=True)
     dls.train.rng.seed(seed)
     learn = Learner(dls, mlp(bn), CrossEntropyLossFlat(), opt_func=partial(SGD, mom=.9, decouple_wd=False), wd=2e-4,
@@ -77,7 +80,7 @@ def run(row, seed, bn=True, epochs=200):
     hist = np.array([v[names.index(col[0])] for v in learn.recorder.values]) if col else [math.nan]
     s = tail_report(learn).summary
     keys = ('balanced', 'head', 'mid', 'tail')
-    return dict(row=row, seed=seed, bn=bn, epochs=epochs, seconds=t, accuracy=s.accuracy,
+    return dict(row=row, seed=seed, bn=bn, epochs=epochs, anew=anew, seconds=t, accuracy=s.accuracy,
                 aux=float(np.mean(hist[-10:])),
                 floor=learn.recorder.values[-1][names.index(col[0]+'_floor')] if col else math.nan,
                 **{k: s[f'{k}_accuracy'] for k in keys})
@@ -87,20 +90,21 @@ def floor_of(row):
     g = complementary(COUNTS)
     h = lambda p: float(-(p*np.log(p)).sum())
     if row.startswith('ODNL'): return math.log(len(g))
-    return h(g) if 'unweighted' in row else h(g**2/(g**2).sum()) if 'Open-sampling' in row else math.nan
+    return h(g) if 'unweighted' in row else h(g**2/(g**2).sum()) if 'Open-sampling' in row or 'aux' in row else math.nan
 
 def measure(a):
     out = Path(a.out)
     have = [json.loads(o) for o in out.read_text().splitlines()] if out.exists() else []
-    done = {(r['row'], r['seed'], r['bn'], r['epochs']) for r in have}
+    done = {(r['row'], r['seed'], r['bn'], r['epochs'], r.get('anew', False)) for r in have}
     for bn in a.bn:
         for seed in a.seeds:
             for row in ROWS:
-                if (row, seed, bn, a.epochs) in done or a.only and row not in a.only.split(';'): continue
-                have.append(run(row, seed, bn, a.epochs))
+                if (row, seed, bn, a.epochs, a.anew) in done or a.only and row not in a.only.split(';'): continue
+                have.append(run(row, seed, bn, a.epochs, a.anew))
                 with out.open('a') as f: f.write(json.dumps(have[-1])+'\n')
                 if a.verbose: print(json.dumps(have[-1]), flush=True)
-    return [r for r in have if r['seed'] in a.seeds and r['bn'] in a.bn and r['epochs'] == a.epochs]
+    mine = [r for r in have if r['seed'] in a.seeds and r['bn'] in a.bn and r['epochs'] == a.epochs]
+    return [r for r in mine if r.get('anew', False) == a.anew]
 
 def table(runs):
     "Markdown: balanced accuracy ± standard error over seeds, head, mid, tail, paired difference to CE, loss and floor"
@@ -130,6 +134,7 @@ def main():
     p.add_argument('--epochs', type=int, default=200)
     p.add_argument('--bn', type=int, nargs='+', default=[1, 0], help='1: with batch norm, 0: without')
     p.add_argument('--only', default=None, help='rows, separated by ;')
+    p.add_argument('--anew', action='store_true', help='images and open set drawn anew for each seed')
     p.add_argument('--verbose', action='store_true')
     a = p.parse_args()
     a.bn = [bool(o) for o in a.bn]
