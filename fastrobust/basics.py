@@ -1,7 +1,12 @@
 "What every part of fastrobust leans on: warnings, checks, warm-ups, sample ids, classes"
 import difflib, sys, warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
+from pathlib import Path
+from types import FunctionType
 import torch
+from torch import nn
 from fastai.learner import Learner
 
 __all__ = ['RobustWarning']
@@ -11,12 +16,24 @@ class RobustWarning(UserWarning):
 
 _LIBRARIES = {'fastrobust', 'fastai', 'fastcore', 'torch', 'contextlib'}
 
+_said: ContextVar[set|None] = ContextVar('said', default=None)
+
+@contextmanager
+def said_once(said):
+    "Inside, `robust_warn` is silent about what is in the set `said`, and adds to it what it says"
+    token = _said.set(said)
+    try: yield
+    finally: _said.reset(token)
+
 def robust_warn(msg):
     "Warn at the user's own line: the first above that is none of fastrobust's or fastai's"
+    said = _said.get()
+    if said is not None and msg in said: return
     frame,level = sys._getframe(),1
     def inside(frame): return frame.f_globals.get('__name__', '').split('.')[0] in _LIBRARIES
     while inside(frame) and frame.f_back is not None: frame,level = frame.f_back,level+1
     warnings.warn(msg, RobustWarning, stacklevel=level)
+    if said is not None: said.add(msg)
 
 def nearest(name, names):
     "`names` for an error message, the nearest to `name` first"
@@ -31,11 +48,25 @@ def need_number(name, v):
     if isinstance(v, bool) or not isinstance(v, Real):
         raise TypeError(f"`{name}` must be a number, got {v!r}. Give one such as 1.")
 
+def shown(v):
+    "What was given where something else belongs, in a few words for an error message"
+    if v is None or isinstance(v, (str, int, float)): return repr(v)
+    if isinstance(v, type): return f'the class {v.__name__}'
+    if isinstance(v, FunctionType): return f'the function {v.__name__}'
+    return f'a {type(v).__name__}'
+
 def need_learner(learn):
     "Refuse anything but a Learner"
     if isinstance(learn, Learner): return
-    raise TypeError(f"expected a fastai Learner, got a {type(learn).__name__}. Give the learner; a "
-                    "model alone: Learner(dls, model).")
+    fix = "Give what robust_learner or vision_learner made."
+    if learn is None:
+        fix = ("`fit` and `fine_tune` return none: make it first, learn = robust_learner(dls, "
+               "resnet18), then learn.fit(5).")
+    elif isinstance(learn, nn.Module): fix = "Give the learner; a model alone: Learner(dls, model)."
+    elif isinstance(learn, (str, Path)): fix = "Load it first: load_learner(path)."
+    elif hasattr(learn, 'loaders'): fix = "Make one of them: learn = robust_learner(dls, resnet18)."
+    elif callable(learn): fix = "Call it, if it makes learners, and give what it returns."
+    raise TypeError(f"expected a fastai Learner, got {shown(learn)}. {fix}")
 
 def is_whole(v):
     "A whole number of any kind, Python's or numpy's? True and False are none"

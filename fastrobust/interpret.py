@@ -2,6 +2,7 @@
 from numbers import Number
 from fastai.interpret import ClassificationInterpretation
 from matplotlib.figure import Figure
+from fastrobust.basics import need_learner
 from fastrobust.calibration.charts import plot_reliability
 from fastrobust.calibration.report import calibration_report
 from fastrobust.inference.keys import activation_key, model_key, pixels_key
@@ -34,6 +35,17 @@ class RobustInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with pictures of noise, shift, confidence; `from_learner(learn)` makes it"
     # (how, report) of the reports made so far: the images pass once for all their pictures
     _made = ()
+
+    @classmethod
+    def from_learner(cls,
+        learn,          # A trained Learner
+        *args,
+        **kwargs        # More for fastai's, such as `dl`
+    ):
+        "Of a learner and its validation set, or other images (`dl`)"
+        need_learner(learn)
+        return super().from_learner(learn, *args, **kwargs)
+
     def _recorder(self, cls):
         return next((cb for cb in self.learn.cbs if isinstance(cb, cls)), None)
 

@@ -1,58 +1,25 @@
 "`robust_learner`: a loss and techniques on a standard fastai learner, in one call that you could write in four lines"
 import copy, inspect
 from torch import nn
+from fastcore.foundation import L
 from fastcore.meta import delegates
-from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.vision.learner import model_meta, vision_learner, _default_meta
-from fastrobust.basics import nearest
+from fastrobust.basics import shown
+from fastrobust.data.reading import need_known_labels
+from fastrobust.doors import (as_list, need_arch, need_dls, need_keywords, need_loss, need_new,
+                              need_one_label)
 from fastrobust.inference.anyarch import add_norm, body_learner, needs_body
 from fastrobust.inference.pretrained import stats_for
 from fastrobust.pixels import peek_images
-from fastrobust.recipes import RECIPES, get_recipe
+from fastrobust.recipes import get_recipe
 from fastrobust.training.callback import ensure_objective
 from fastrobust.training.checks import check
+from fastrobust.training.network import check_network
+from fastrobust.training.objective import inner_loss
 from fastrobust.training.technique import Technique
 
 __all__ = ['robust_learner']
-
-def _known(cls=Technique):
-    "Names of the techniques, without the bases they are built on"
-    names = set()
-    for c in cls.__subclasses__():
-        names |= set(_known(c))
-        if '.bases.' not in c.__module__: names.add(c.__name__)
-    return sorted(names)
-
-def _hint(name):
-    "What was meant by a technique that is a string"
-    if name in RECIPES: return f"That is a recipe: write recipe={name!r}."
-    if name in _known(): return f"Write {name}(...)."
-    return nearest(name, _known())
-
-def _need_dls(dls):
-    if hasattr(dls, 'loaders'): return
-    raise TypeError(f"expected DataLoaders, got a {type(dls).__name__}. The data come first: "
-                    "robust_learner(dls, resnet18).")
-
-def _as_list(techniques):
-    if techniques is None: return []
-    ts = list(techniques) if isinstance(techniques, (list, tuple)) else [techniques]
-    for t in ts:
-        if isinstance(t, Callback): continue
-        if isinstance(t, type) and issubclass(t, Callback):
-            raise TypeError(f"expected techniques with their settings, got the class {t.__name__}. "
-                            f"Write {t.__name__}(...).")
-        hint = _hint(t) if isinstance(t, str) else ''
-        raise TypeError(f"expected techniques such as AugMix() or LogitClip(1.), got {t!r}. {hint}")
-    return ts
-
-def _need_new(ts):
-    "Refuse two techniques of one class"
-    names = [type(t).__name__ for t in ts if sum(type(o) is type(t) for o in ts) > 1]
-    if names:
-        raise ValueError(f"expected each technique once in recipe and `techniques` together, got "
-                         f"{', '.join(sorted(set(names)))} twice. Leave one out.")
 
 def _from_recipe(recipe, dls, aux):
     "(loss, techniques) that the recipe makes of the data"
@@ -66,15 +33,6 @@ def _from_recipe(recipe, dls, aux):
         raise TypeError(f"expected a recipe to return (loss, techniques), got {made!r}. "
                         "Return (loss, []) for a loss alone.")
     return made
-
-def _check_arch(arch, learner_func, dls):
-    "Refuse none where one is needed, and a function such as `small_cnn` in place of its network"
-    if arch is None and learner_func is vision_learner:
-        raise TypeError("expected an architecture such as resnet18, a timm name or an nn.Module, "
-                        "got none.")
-    if inspect.isfunction(arch) and 'n_out' in inspect.signature(arch).parameters:
-        raise TypeError("expected a network or a torchvision architecture, got the function "
-                        f"{arch.__name__}. Write {arch.__name__}({getattr(dls, 'c', 10)}).")
 
 def _grey_stats(dls, arch, n_in):
     "A pretrained net for colour on `n_in` channels: fastai adds no Normalize then, we add the averaged statistics"
@@ -101,9 +59,21 @@ def _plain_learner(dls, net, loss, kwargs):
         raise ValueError(f"a plain Learner on your {type(net).__name__} does not take "
                          f"{', '.join(unknown)}: these are for architectures that "
                          "vision_learner builds. Leave them out.")
+    judge = loss or getattr(dls.train_ds, 'loss_func', None)
+    check_network(net, dls, judge, L(kwargs.get('cbs')))    # before techniques change it
     return Learner(dls, net, loss_func=loss, **kwargs)
 
 def _made_learner(dls, arch, loss, learner_func, kwargs):
+    "What `learner_func` makes of an architecture, if it fits the data"
+    learn = _of_arch(dls, arch, loss, learner_func, kwargs)
+    if not isinstance(learn, Learner):
+        raise TypeError(f"expected `learner_func` to return a Learner, got {shown(learn)}. Write "
+                        "return Learner(dls, model, loss_func=loss_func).")
+    asked = hasattr(learn, 'n_out')     # vision_learner counts classes, or does what `n_out` says
+    check_network(learn.model, learn.dls, inner_loss(learn.loss_func), learn.cbs, asked)
+    return learn
+
+def _of_arch(dls, arch, loss, learner_func, kwargs):
     "What `learner_func` makes of an architecture; of one that vision_learner cannot cut, `body_learner`"
     if learner_func is vision_learner and needs_body(arch):
         return body_learner(dls, arch, loss_func=loss, **kwargs)
@@ -127,23 +97,26 @@ def robust_learner(
     **kwargs
 ) -> Learner:
     "A fastai Learner with a recipe's or your own loss and techniques"
-    loss,ts = None,[]
-    if recipe is not None:
-        loss,ts = _from_recipe(get_recipe(recipe), dls, aux)
+    if recipe is not None: recipe = get_recipe(recipe)
     elif aux is not None:
         raise ValueError("`aux` images are for recipes, got no recipe. Give them to a technique: "
                          "ODNL(aux).")
-    ts = _as_list(ts) + _as_list(techniques)
-    _need_new(ts)
-    loss = copy.copy(loss) if loss_func is None else loss_func
-    if isinstance(loss, type):
-        raise TypeError(f"expected a loss, got the class {loss.__name__}. Write "
-                        f"{loss.__name__}(...).")
-    _need_dls(dls)
-    _check_arch(arch, learner_func, dls)
+    techniques = as_list(techniques)
+    need_keywords(kwargs, arch, learner_func, recipe)
+    need_dls(dls)
+    need_arch(arch, learner_func, dls)
+    need_known_labels(dls)
+    need_one_label(dls, recipe)
 
-    if isinstance(arch, nn.Module):
-        learn = _plain_learner(dls, arch, loss, kwargs)
+    loss,ts = None,[]
+    if recipe is not None: loss,ts = _from_recipe(recipe, dls, aux)
+    ts = as_list(ts) + techniques
+    need_new(ts)
+    loss = copy.copy(loss) if loss_func is None else loss_func
+    need_loss(loss)
+    need_one_label(dls, loss, *ts, *L(kwargs.get('cbs')))
+
+    if isinstance(arch, nn.Module): learn = _plain_learner(dls, arch, loss, kwargs)
     else: learn = _made_learner(dls, arch, loss, learner_func, kwargs)
 
     noise = getattr(dls, 'noise', None)
@@ -151,6 +124,6 @@ def robust_learner(
     ts += [cb for cb in watchers if not any(isinstance(o, type(cb)) for o in learn.cbs)]
     learn.add_cbs(ts)
     if recipe is not None:
-        ensure_objective(learn)     # a recipe says at every fit what it does, be it a loss alone
+        ensure_objective(learn, stays=True)     # a recipe says at every fit what it does, be it a loss alone
     if any(isinstance(t, Technique) for t in learn.cbs): check(learn)
     return learn

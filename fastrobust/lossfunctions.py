@@ -4,12 +4,17 @@
 # no clamp, no overflow, no NaN gradient
 import math
 import torch, torch.nn.functional as F
-from fastrobust.basics import is_whole
+from fastrobust.basics import is_whole, need_number
 
 __all__ = ['mae_loss', 'gce', 'rce', 'sce', 'nce', 'alpha_loss', 'taylor_ce', 'phuber_ce', 'jsd']
 
 def expect(ok, want, got, fix, err=ValueError):
     if not ok: raise err(f"Expected {want}, got {got}. {fix}")
+
+def _setting(name, v, ok, want, fix):
+    "Refuse a setting that is no number, or none that is `ok`"
+    need_number(name, v)
+    expect(ok(v), f"`{name}` {want}", v, fix)
 
 def _at_least_f32(z): return z if z.dtype == torch.float64 else z.float()
 
@@ -69,10 +74,11 @@ def _lq(lp, q, top=60.):
     return -(power + tangent)/q
 
 def _check_q(q):
-    expect(0 < q <= 1, "`q` in (0, 1]", q,
-           "Take .7 as the paper does; near 0 it is cross-entropy, 1 is MAE.")
+    _setting('q', q, lambda v: 0 < v <= 1, 'in (0, 1]',
+             "Take .7 as the paper does; near 0 it is cross-entropy, 1 is MAE.")
 
 def _mix(a, l, b, m):
+    for k,v in dict(alpha=a, beta=b).items(): need_number(k, v)
     expect(min(a,b) >= 0 and a+b > 0, "`alpha` and `beta` of 0 or more, not both 0", (a,b),
            "Take (1, 1), or one loss.")
     return a*l + b*m
@@ -99,8 +105,7 @@ def truncated_gce(z, y,
 ):
     "(1-max(p,k)^q)/q: truncated L_q of https://arxiv.org/abs/1805.07836, for a model that has been warmed up"
     _check_q(q)
-    expect(0 < k < 1, "`k` in (0, 1)", k,
-           "Take .5 as the paper does, or `gce` to truncate nothing.")
+    _setting('k', k, lambda v: 0 < v < 1, 'in (0, 1)', "Take .5 as the paper does, or `gce`.")
     floor = math.log(k)
     return _on_target(lambda lp: _lq(lp.clamp(min=floor), q), z, y)
 
@@ -108,7 +113,7 @@ def rce(z, y,
     A:float=math.log(1e-4) # Below 0, for ln 0: public code takes ln 1e-4 = -9.21, the paper prints -4
 ):
     "-A(1-p): reverse cross-entropy, https://arxiv.org/abs/1908.06112"
-    expect(A < 0, "`A` below 0", A, "Take log(1e-4), or -4 as printed in the paper.")
+    _setting('A', A, lambda v: v < 0, 'below 0', "Take log(1e-4), or -4 as printed in the paper.")
     return _on_target(lambda lp: A*torch.expm1(lp), z, y)
 
 def sce(z, y,
@@ -141,8 +146,7 @@ def nce_mae(z, y,
 
 def _focal(z, y, gamma, detach_weight):
     "Focal loss of every class, and y; ln(1-p) of the top class comes from the other classes, without cancellation"
-    expect(gamma >= 0, "`gamma` of 0 or more", gamma,
-           "Take 2 as in detection or .5 as under label noise; 0 is CE.")
+    _setting('gamma', gamma, lambda v: v >= 0, 'of 0 or more', "Take 2, .5 for wrong labels; 0 is CE.")
     lp,y = _logp(z, y)
     best = lp.argmax(1, keepdim=True)
     top = torch.zeros_like(lp, dtype=torch.bool).scatter_(1, best, True)
@@ -172,8 +176,7 @@ def alpha_loss(z, y,
     alpha:float=2. # >0: below 1 convex, 1 CE, above 1 robust (GCE with q=1-1/alpha), inf MAE
 ):
     "alpha/(alpha-1) (1-p^(1-1/alpha)), https://arxiv.org/abs/1906.02314"
-    expect(alpha > 0, "`alpha` above 0", alpha,
-           "Take 1 for cross-entropy, 2 or more against label noise.")
+    _setting('alpha', alpha, lambda v: v > 0, 'above 0', "1 is cross-entropy; take 2 for wrong labels.")
     if alpha == 1: return soft_ce(z, y)
     return _on_target(lambda lp: _lq(lp, 1-1/alpha), z, y)
 
@@ -189,7 +192,7 @@ def phuber_ce(z, y,
     tau:float=10. # Largest slope in p, >1: 2 on CIFAR-10, 10 and 50 on CIFAR-100
 ):
     "-ln p, below p=1/tau its tangent -tau*p+ln(tau)+1: partially Huberised, https://openreview.net/forum?id=rklB76EKPr"
-    expect(tau > 1, "`tau` above 1", tau, "Take 2 for few classes, 10 or more for many.")
+    _setting('tau', tau, lambda v: v > 1, 'above 1', "Take 2 for few classes, 10 or more for many.")
     def huberised(lp):
         tangent = -tau*lp.exp()+math.log(tau)+1
         return torch.where(lp <= -math.log(tau), tangent, -lp)
@@ -200,8 +203,8 @@ def agce(z, y,
     q:float=.6  # >0; .6 on CIFAR-10, .2 on MNIST
 ):
     "((a+1)^q-(a+p)^q)/q: asymmetric GCE, https://arxiv.org/abs/2106.03110"
-    expect(a > 0 and q > 0, "`a` and `q` above 0", (a,q),
-           "Take (.6, .6) as the paper does on CIFAR-10.")
+    for k,v in dict(a=a, q=q).items():
+        _setting(k, v, lambda v: v > 0, 'above 0', "The paper takes (.6, .6) on CIFAR-10.")
     return _on_target(lambda lp: ((a+1)**q-(a+lp.exp())**q)/q, z, y)
 
 def aul(z, y,
@@ -209,15 +212,15 @@ def aul(z, y,
     q:float=3.   # >0; 3 on CIFAR-10, .1 on MNIST
 ):
     "((a-p)^q-(a-1)^q)/q: asymmetric unhinged loss, https://arxiv.org/abs/2106.03110"
-    expect(a > 1 and q > 0, "`a` above 1 and `q` above 0", (a,q),
-           "Take (5.5, 3) as the paper does on CIFAR-10.")
+    _setting('a', a, lambda v: v > 1, 'above 1', "The paper takes 5.5 on CIFAR-10.")
+    _setting('q', q, lambda v: v > 0, 'above 0', "The paper takes 3 on CIFAR-10.")
     return _on_target(lambda lp: ((a-lp.exp())**q-(a-1)**q)/q, z, y)
 
 def ael(z, y,
     a:float=2.5 # >0; 2.5 on CIFAR-10, 3.5 on MNIST
 ):
     "exp(-p/a), at least exp(-1/a): asymmetric exponential loss, https://arxiv.org/abs/2106.03110"
-    expect(a > 0, "`a` above 0", a, "Take 2.5 as the paper does on CIFAR-10.")
+    _setting('a', a, lambda v: v > 0, 'above 0', "Take 2.5 as the paper does on CIFAR-10.")
     return _on_target(lambda lp: (-lp.exp()/a).exp(), z, y)
 
 def bootstrap_ce(z, y,
@@ -225,7 +228,7 @@ def bootstrap_ce(z, y,
     hard:bool=False # Is the model's own label its argmax, or its probabilities?
 ):
     "-sum_k (beta*y_k+(1-beta)*r_k) ln p_k, own label r *detached* (our choice), https://arxiv.org/abs/1412.6596"
-    expect(0 <= beta <= 1, "`beta` in [0, 1]", beta, "Take .95 for soft, .8 for hard.")
+    _setting('beta', beta, lambda v: 0 <= v <= 1, 'in [0, 1]', "Take .95 for soft, .8 for hard.")
     lp,y = _logp(z, y)
     given = _pick(-lp, y)
     own = lp.max(1)[0] if hard else (lp.detach().exp()*lp).sum(1)

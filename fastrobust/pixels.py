@@ -61,10 +61,14 @@ def pixel_space(dls):
     return PixelSpace(mean, std, loose)
 
 # --- a look at the data ---------------------------------------------------------------------------
+def _seen_loader(dls):
+    "The loader to look into: of validation if there is any"
+    if len(dls.loaders) > 1 and len(dls.valid): return dls.valid
+    return dls.train
+
 def some_batch(dls):
     "One batch of `dls`, of validation if there is any; the loader stays as it was, torch's random stream goes on"
-    dl = dls.train
-    if len(dls.loaders) > 1 and len(dls.valid): dl = dls.valid
+    dl = _seen_loader(dls)
     with _keep_rng(dl):
         if hasattr(dl, 'one_batch'): return dl.one_batch()
         return next(iter(dl))
@@ -90,3 +94,14 @@ def peek_images(dls):
     if isinstance(x, (list, tuple)): x = x[0]
     images = isinstance(x, torch.Tensor) and x.ndim == 4
     return x if images else None
+
+def item_shape(dls):
+    "(c,h,w) of one image of `dls` before the batch transforms; None for other inputs, and where it cannot be told"
+    dl = plain_dl(_seen_loader(dls))
+    shape = getattr(dl, 'im_shape', None)
+    if shape: return tuple(shape)
+    try:
+        with keep_random(), _keep_rng(dl): x = dl.do_item(0)
+    except Exception: return None   # what is wrong with the item, the first batch will say
+    if isinstance(x, (list, tuple)): x = x[0]
+    return tuple(x.shape) if isinstance(x, torch.Tensor) and x.ndim == 3 else None

@@ -27,13 +27,24 @@ _ALIKE = .5     # Cosine of weights below which one is not fine-tuned from the o
 # what fastai leaves of the last batch
 _OF_A_BATCH = {'opt', 'dl', 'xb', 'yb', 'pred', 'loss', 'loss_grad'}
 
+def _can_copy(cb, memo):
+    try: copy.deepcopy(cb, dict(memo))
+    except Exception: return False
+    return True
+
 def _copy_learner(learn):
     "A learner with a network, loss and callbacks of its own, on the same data; its optimiser is yet to be made"
     new = type(learn).__new__(type(learn))
     same = [learn.dls, *learn.dls.loaders, *(getattr(dl, 'dataset', None) for dl in learn.dls.loaders)]
     memo = {id(learn): new, **{id(o): o for o in same}, **kept_results(learn.model)}
     state = {k: v for k,v in learn.__getstate__().items() if k not in _OF_A_BATCH}
-    new.__setstate__(copy.deepcopy(state, memo))
+    try: new.__setstate__(copy.deepcopy(state, dict(memo)))
+    except Exception as e:
+        bad = next((cb for cb in learn.cbs if not _can_copy(cb, memo)), None)
+        if bad is None: raise
+        raise TypeError(f"expected callbacks that can be copied, got {type(bad).__name__}, which cannot be "
+                        f"({e}). Leave it out meanwhile, `with learn.removed_cbs(learn.{bad.name}): new = "
+                        "wise_ft(learn)`, or give it a `__deepcopy__`.") from e
     new.opt = None
     new._end_cleanup()
     heal = getattr(getattr(new, 'objective', None), 'heal', None)
@@ -56,7 +67,7 @@ def _states(base):
     if isinstance(base, dict): return [base]
     raise TypeError("expected `base` as a network, a Learner, a state_dict or the path of one (.pt, .pth), "
                     f"got a {type(base).__name__}. Give a copy of the network before fine-tuning, "
-                    "copy.deepcopy(learn.model).")
+                    "deepcopy(learn.model).")
 
 def _inside(base, model):
     "`base`, or the network it makes where it is a state of `model` with all that techniques put around it"
@@ -96,6 +107,14 @@ def _names(net, base, head):
                      f"{len(odd)} of {len(names)}: {', '.join(odd[:3])}. Give what this very network began "
                      "from.")
 
+def _need_finite(base, names):
+    "Refuse weights of which any mixture would be NaN"
+    bad = [k for k in names if not torch.isfinite(base[k]).all()]
+    if not bad: return
+    raise ValueError("expected finite weights before fine-tuning, got NaN or infinite ones in "
+                     f"{len(bad)} of {len(names)}: {', '.join(bad[:3])}. Give those that this network "
+                     "began from.")
+
 def _warn_distance(own, base, names):
     "Say if the fine-tuned weights have not moved, or do not come from these"
     def flat(state): return [state[k].cpu().double().flatten() for k in names]
@@ -103,7 +122,7 @@ def _warn_distance(own, base, names):
     if all(torch.equal(a, b) for a,b in pairs):
         robust_warn("the body has not moved from `base`, so that every alpha gives the same weights. Is it "
                     "frozen, or is `base` the fine-tuned network itself? Copy it before: "
-                    "copy.deepcopy(learn.model).")
+                    "deepcopy(learn.model).")
         return
     # without the scales and variances of normalisation, which are above 0 in any network
     products = [torch.stack([a @ b, a @ a, b @ b]) for k,(a,b) in zip(names, pairs) if own[k].ndim > 1]
@@ -125,14 +144,18 @@ def _mix(own, base, names, alpha):
 
 # --- the learner ----------------------------------------------------------------------------------
 def _check(alpha, base, weights):
-    if isinstance(alpha, (list, tuple)):
+    "`alpha` as a number, where all three are as they should be"
+    ndim = getattr(alpha, 'ndim', None)     # of a tensor or an array
+    if isinstance(alpha, (list, tuple)) or ndim:
         raise TypeError(f"expected one `alpha`, got {alpha}. Write [wise_ft(learn, a) for a in {alpha}].")
+    if ndim == 0: alpha = alpha.item()
     need_number('alpha', alpha)
     if not 0 <= alpha <= 1:
         raise ValueError(f"expected `alpha` in [0,1], the share of the fine-tuned weights, got {alpha}. Try .5.")
     if base is not None and weights is not None:
         raise ValueError("expected `base` or `weights`, got both. `weights` are those of the architecture, "
                          "`base` those of this network.")
+    return alpha
 
 def wise_ft(
     learn:Learner,  # A fine-tuned Learner; it stays as it is
@@ -148,15 +171,16 @@ def wise_ft(
 )->Learner:
     """A new learner with weights between pretrained and fine-tuned, (1-alpha)*before + alpha*after, and all else of the
     given one: loss, techniques, data. alpha=1: the same predictions; 0: the pretrained body, the fine-tuned head.
-    Measured (nbs/benchmarks/RESULTS.md): beside `KeepBN` it does harm, and away from alpha=1 clean accuracy can fall"""
+    Measured (nbs/benchmarks/RESULTS.md): beside `KeepBN` it gains nothing or harms, and clean accuracy can fall"""
     need_learner(learn)
-    _check(alpha, base, weights)
+    alpha = _check(alpha, base, weights)
     bases = [pretrained_state(learn, weights)] if base is None else _states(_inside(base, learn.model))
     new = _copy_learner(learn)
     nets = _plain_nets(new.model)
     for i,net in enumerate(nets):
         own,b = net.state_dict(),bases[min(i, len(bases)-1)]
         names = _names(net, b, None if head else _head(net, new.dls))
+        _need_finite(b, names)
         _warn_distance(own, b, names)
         if alpha < 1: _mix(own, b, names, alpha)
     if alpha == 1: return new

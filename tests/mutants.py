@@ -56,6 +56,8 @@ MUTANTS = [
     ('predictions', 'off.max() > slack', 'off.max() > 10*slack', 'checks confident'),
     ('data/editing', 'if len(both):', 'if False:', 'editing'),
     ('basics', 'if len(ids) != n:', 'if False:', 'objective'),
+    ('basics', 'if said is not None and msg in said: return', 'pass', 'checks'),
+    ('data/openset', 'return aux if _mark(aux.imgs) == mark else None', 'return aux', 'odnl'),
     # heads in closed form, bodies, phases
     ('inference/ridge', 'if self.intercept: h = h + 1/self.n', 'pass', 'ridge'),
     ('inference/ridge', "self.n*(1-(share**2).sum())", 'self.n', 'ridge'),
@@ -93,6 +95,16 @@ MUTANTS = [
     ('wiseft', "bases[min(i, len(bases)-1)]", 'bases[0]', 'wiseft'),
     ('wiseft', 'new.opt = None', 'new.opt = learn.opt', 'wiseft'),
     ('inference/startweights', 'if k in mine]', 'if k not in a.odd]', 'wiseft'),
+    # what is refused at the door
+    ('training/network', 'x = None if _hooked(model) else peek_images(dls)', 'x = peek_images(dls)', 'doors'),
+    ('training/network', 'if not first or _changed(cbs): return', 'if not first: return', 'doors'),
+    ('training/network', 'for h in hooks: h.remove()', 'pass', 'doors'),
+    ('training/network', 'with at_rest(model): return', 'if True: return', 'doors'),
+    ('training/network', 'and len(reached) == 1:', 'and reached:', 'doors'),
+    ('training/network', 'if k < c or exact:', 'if k < c:', 'doors'),
+    ('training/callback', 'if self.fits == now: return', 'pass', 'doors'),
+    ('data/reading', "if known is None or fs[1].add_na: return []", 'pass', 'doors'),
+    ('doors', 'if k in names or (others and not near): continue', 'if k in names: continue', 'doors'),
 ]
 
 def text_of(root, module): return (root/'fastrobust'/f'{module}.py').read_text()

@@ -310,10 +310,10 @@ def test_freezing_leaves_both_kinds_of_heads_trainable():
     before = copy.deepcopy(learn.model.state_dict())
     learn.fit(1, 1e-2)
     moved = {k for k,v in learn.model.state_dict().items() if k.endswith('weight') and not torch.equal(v, before[k])}
-    assert any(k.startswith('heads.0') for k in moved) and any(k.startswith('net.1.') for k in moved)
-    assert not [k for k in moved if k.startswith('net.0.') and before[k].ndim == 4]
+    assert any(k.startswith('AuxHeads of ALASCA.heads.0') for k in moved) and any(k.startswith('1.') for k in moved)
+    assert not [k for k in moved if k.startswith('0.') and before[k].ndim == 4]
     learn.unfreeze(); learn.fit(1, 1e-2)
-    assert not torch.equal(learn.model.state_dict()['net.0.0.weight'], before['net.0.0.weight'])
+    assert not torch.equal(learn.model.state_dict()['0.0.weight'], before['0.0.weight'])
     n = sum(map(len, learn.opt.param_lists))
     assert len(learn.model.heads) == 3 and n == len(list(learn.model.parameters()))     # each once
     for h in learn.model.heads:     # fastai's rule for norms and biases reaches the heads

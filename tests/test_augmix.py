@@ -13,7 +13,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, set_seed
 from fastai.vision.core import PILImage, PILImageBW, TensorImage
-from fastrobust.images import augmixing, ops
+from fastrobust.images import augmixing, engine, ops
 from fastrobust.images.augmixing import AugMixDraw, apply_augmix, augmix, draw_augmix
 from fastrobust.losses import AlphaLoss, GCELoss, NCEandRCE
 from fastrobust.lossfunctions import jsd
@@ -37,6 +37,14 @@ def pictures(b, c, h, w, seed=0):
     f = torch.rand(b, c, 2, 1, 1, generator=gen(seed))
     wave = 127 + 120*torch.sin(f[:, :, 0]*x + f[:, :, 1]*y)*(x > w//3)
     return torch.where(torch.arange(b)[:, None, None, None]%2 == 0, noise(b, c, h, w, seed), wave.byte())
+
+@pytest.fixture(scope='module', params=['numba', 'torch'])
+def both(request):
+    "By the compiled loops and by torch"
+    if request.param == 'numba' and engine.compiled_loops() is None: pytest.skip('numba is not installed')
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('FASTROBUST_NUMBA', str(int(request.param == 'numba')))
+        yield
 
 # --- the pipeline, given the same draws ------------------------------------------------------------------------------
 def pil_affine(img, m):
@@ -71,6 +79,7 @@ def pil_augmix(x, d):
 @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 28, 28), (3, 40, 48), (1, 20, 36)], ids=str)
 @pytest.mark.parametrize('all_ops', [False, True])
 @pytest.mark.parametrize('severity', [1, 3, 10])
+@pytest.mark.usefixtures('both')
 def test_pipeline_equals_pillow(severity, all_ops, shape):
     x = pictures(24, *shape)
     d = draw_augmix(24, severity, all_ops=all_ops, generator=gen(5), size=shape[1:])
@@ -79,6 +88,7 @@ def test_pipeline_equals_pillow(severity, all_ops, shape):
     assert (got - x).abs().max() > 20
 
 @pytest.mark.parametrize('width,depth,alpha', [(1, 1, 1.), (4, 5, .3), (2, -1, 3.)])
+@pytest.mark.usefixtures('both')
 def test_pipeline_other_widths(width, depth, alpha):
     x = pictures(12, 3, 24, 30)
     d = draw_augmix(12, 3, width, depth, alpha, generator=gen(1), size=(24, 30))
@@ -87,16 +97,19 @@ def test_pipeline_other_widths(width, depth, alpha):
 
 def test_blocks_change_nothing(monkeypatch):
     "Large images go one by one, small ones in blocks, the mix in its own: the same bytes whatever the blocks hold"
+    monkeypatch.setenv('FASTROBUST_NUMBA', '0')
     x = pictures(20, 3, 40, 24); d = draw_augmix(20, 5, all_ops=True, generator=gen(3), size=(40, 24))
     want = apply_augmix(x, d)
     for block,mixed in ((1, 1), (3*40*24*2, 3*40*24*7), (10**9, 10**9)):
         monkeypatch.setattr(ops, '_block', block); monkeypatch.setattr(augmixing, '_chains', mixed)
         assert torch.equal(apply_augmix(x, d), want)
 
+@pytest.mark.usefixtures('both')
 def test_large_images_equal_pillow():
     x = pictures(2, 3, 200, 230); d = draw_augmix(2, 5, 4, 4, all_ops=True, generator=gen(6), size=(200, 230))
     assert x[0].numel() > ops._block and (apply_augmix(x, d).double()*255 - pil_augmix(x, d)).abs().max() < 1e-4
 
+@pytest.mark.usefixtures('both')
 def test_augmix_is_draw_then_apply():
     x = noise(8, 3, 24, 40)
     d = draw_augmix(8, 2, 4, -1, .7, True, gen(9), size=(24, 40))
@@ -108,16 +121,19 @@ def test_augmix_is_draw_then_apply():
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(st.integers(1, 5), st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40), st.floats(.1, 10),
        st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
+@pytest.mark.usefixtures('both')
 def test_p1_shape_type_range(b, c, h, w, s, k, all_ops, seed):
     o = augmix(noise(b, c, h, w, seed), s, k, all_ops=all_ops, generator=gen(seed))
     assert o.shape == (b, c, h, w) and o.dtype == torch.float32 and o.min() >= 0 and o.max() <= 1
 
+@pytest.mark.usefixtures('both')
 def test_p2_constant_images():
     x = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(256, 3, 32, 32)
     assert torch.equal(ops.autocontrast(x), x) and torch.equal(ops.equalize(x), x)
     t = ops.translate_x(x, 3)
     assert torch.equal(t[..., :-3], x[..., :-3]) and not t[..., -3:].any()
 
+@pytest.mark.usefixtures('both')
 def test_p3_severity_1():
     d = draw_augmix(20000, 1, generator=gen())
     t = d.arg[(d.op == 7) | (d.op == 8)]
@@ -126,6 +142,7 @@ def test_p3_severity_1():
     x = noise(4)
     for o in (ops.translate_x(x, 0), ops.rotate(x, 0), ops.solarize(x, 256)): assert torch.equal(o, x)
 
+@pytest.mark.usefixtures('both')
 def test_p4_one_chain_p5_clean():
     x = noise(5); d = draw_augmix(5, 3, generator=gen(2))
     one = AugMixDraw(d.op, d.arg, tensor([[0., 1, 0]]*5).double(), torch.ones(5).double())
@@ -134,6 +151,7 @@ def test_p4_one_chain_p5_clean():
     assert torch.equal(apply_augmix(x, one), chain.float()/255)
     assert torch.equal(apply_augmix(x, d._replace(m=torch.zeros(5).double())), x.float()/255)
 
+@pytest.mark.usefixtures('both')
 def test_p6_normalising_commutes():
     x = noise(6); d = draw_augmix(6, 3, generator=gen(2))
     only = lambda i: AugMixDraw(d.op[:, [i]], d.arg[:, [i]], torch.ones(6, 1), torch.ones(6))
@@ -149,10 +167,11 @@ def test_p7_every_image_its_own():
     x = noise(1).expand(64, -1, -1, -1)
     assert augmix(x, generator=gen()).flatten(1).unique(dim=0).shape[0] == 64
 
+@pytest.mark.usefixtures('both')
 def test_p10_channels_permute():
     x = noise(60); p = [2, 0, 1]
     op = torch.arange(60)%9
-    arg = torch.stack([augmixing._magnitudes(tensor(5.).double(), tensor(1.).double(), (32, 32))[o] for o in op])
+    arg = torch.stack([augmixing.operation_args(tensor(5.).double(), tensor(1.).double(), (32, 32))[o] for o in op])
     assert torch.equal(apply_ops(x[:, p], op, arg), apply_ops(x, op, arg)[:, p])
     assert not torch.equal(ops.color(x[:, p], .2), ops.color(x, .2)[:, p])
 

@@ -275,7 +275,27 @@ def test_pictures():
     fig = plot_corruption_bars(rep)
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ['BatchNorm by the batch']
     assert not plot_corruption_bars(plain).legends
-    assert list(compare_reports({'a': rep, 'b': plain}).table.columns) == ['a', 'b', 'b - a', 'b - a se']
+
+@pytest.mark.usefixtures('quick')
+def test_beside_each_other():
+    "Each report that has the errors by the batch shows them beside its own, as means over the same corruptions"
+    run = lambda learn, bn=None: corruption_report(learn, names=NAMES, severities=(1, 3), bn_batch=bn)
+    one,two = learner(net=Head()),learner(net=Head())
+    a,b = run(one, 64),run(two, 100)
+    rep = compare_reports({'a': a, 'x': run(two), 'b': b})
+    old = compare_reports({'a': run(one), 'x': run(two), 'b': run(two)})
+    assert list(rep.table.columns) == ['a', 'a error_bn', 'x', 'b', 'b error_bn', 'x - a', 'x - a se', 'b - a',
+                                       'b - a se']
+    pd.testing.assert_frame_equal(rep.table[list(old.table.columns)], old.table)
+    for r,col in ((a, 'a error_bn'), (b, 'b error_bn')):
+        got,e = rep.table[col],r.errors_bn
+        assert got['clean'] == r.clean_bn and got['mean'] == pytest.approx(r.summary.mean_corruption_error_bn)
+        for k in NAMES: assert got[k] == pytest.approx(e[k].mean())
+        assert got['all extra'] == pytest.approx(np.mean(e['saturate'])) and not got.isna().any()
+    assert not np.allclose(rep.table['a'], rep.table['a error_bn'])
+    note, = (o for o in rep.notes if o.startswith('error_bn'))
+    assert '64 (a), 100 (b)' in note and not any('error_bn' in o for o in old.notes)
+    assert repr(rep).count('error_bn') == 3 and len(rep.plot().axes) == 1
 
 # --- refused ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('bn_batch', [63, 0, True, 64., 'all'])

@@ -440,7 +440,7 @@ def test_without_timm(monkeypatch):
     (tv.segmentation.fcn_resnet50, images(), TypeError, 'got torchvision.models.segmentation.fcn_resnet50. Give'),
     (tv.quantization.resnet18, images(), TypeError, 'got torchvision.models.quantization.resnet18'),
     (lambda: 3, images(), TypeError, 'to return a network, got a int'),
-    (5, images(), TypeError, 'expected an architecture such as resnet18.*got a int'),
+    (5, images(), TypeError, 'expected an architecture such as resnet18.*got 5'),
     (partial(small_cnn, 3, n_in=2), images(), ValueError, 'small_cnn to take images of 3 channels.*got 2'),
     (tv.resnet18, images()[0], TypeError, r'batch of images.*got torch.float32 \(3, 32, 32\)'),
     (tv.resnet18, images().byte(), TypeError, 'got torch.uint8'),

@@ -1,12 +1,14 @@
 "The checks that every door shares say what was expected, what came, what to do; and take what they should"
-import inspect, warnings
+import copy, inspect, warnings
 import numpy as np, pandas as pd
 import pytest
 import torch
+from fastai.losses import CrossEntropyLossFlat
 from conftest import tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, is_whole, need_whole
 from fastrobust.inference.fitting import fit_temperature
 from fastrobust.compare.tuning import find_tau
+from fastrobust.data.longtail import class_counts
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.labels.memorisation import plot_memorisation
 from fastrobust.labels.pictures import plot_loss_split, plot_noise_matrices
@@ -17,6 +19,8 @@ from fastrobust.predictions import LABELS_FIRST, as_array, need_distributions, n
 from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.shift.lpreport import lp_report
 from fastrobust.techniques.elr import ELR
+from fastrobust.techniques.logitadjust import LogitAdjust
+from fastrobust.techniques.logitnorm import LogitNorm
 from fastrobust.training.technique import Technique
 
 # --- whole numbers ---------------------------------------------------------------------------------------------------
@@ -93,6 +97,36 @@ def test_a_warning_names_the_users_line():
         fit_temperature(torch.zeros(12, 3), torch.arange(12)%3); there = inspect.currentframe().f_lineno
     ours = [o for o in said if issubclass(o.category, RobustWarning)]
     assert [(o.filename, o.lineno) for o in ours] == [(__file__, here), (__file__, there)]
+
+def test_a_warning_of_the_company_is_said_once_by_a_learner():
+    "When it is made, not again by its fits; another text, another learner and a copy say theirs"
+    def said(f):
+        with warnings.catch_warnings(record=True) as w:
+            warnings.simplefilter('always')
+            out = f()
+        return out,[str(o.message)[:20] for o in w if issubclass(o.category, RobustWarning)]
+    def fits(learn):
+        with learn.no_bar(), learn.no_logging():
+            learn.lr_find(num_it=2, show_plot=False, suggest_funcs=None)
+            learn.fine_tune(1)
+            learn.fit(1)
+    dls = tiny_dls()
+    rare = torch.from_numpy(48/class_counts(dls)).float()
+    make = lambda: robust_learner(dls, small_cnn(3, 1, 8, norm=None, depth=2), LogitAdjust(),
+                                  loss_func=CrossEntropyLossFlat(weight=rare))
+    for _ in range(2):
+        learn,a = said(make)
+        assert a == ['LogitAdjust expected'] and said(lambda learn=learn: fits(learn))[1] == []
+    learn.add_cb(LogitNorm(1.))
+    assert said(lambda: fits(learn))[1] == ['LogitNorm(tau=1.0) w']
+    assert sorted(said(lambda: fits(copy.deepcopy(learn)))[1]) == ['LogitAdjust expected', 'LogitNorm(tau=1.0) w']
+    _,b = said(lambda: fits(tiny_learner(LogitNorm(1.), dls=dls)))
+    assert b == ['LogitNorm(tau=1.0) w']
+    with warnings.catch_warnings():     # raised, it is not yet said
+        warnings.simplefilter('error', RobustWarning)
+        t = tiny_learner(LogitNorm(1.), dls=dls)
+        for _ in range(2):
+            with pytest.raises(RobustWarning): t.fit(1)
 
 # --- the first argument is another -----------------------------------------------------------------------------------
 X,Z = torch.zeros(2, 1, 8, 8, dtype=torch.uint8),torch.rand(6)

@@ -1,12 +1,13 @@
 "Every technique through the same gauntlet (design C1-C14); one without an entry here fails"
-import importlib, itertools, subprocess, sys
+import copy, importlib, itertools, subprocess, sys
 from pathlib import Path
 import pytest
 import torch
 from fastai.learner import Learner
 import fastrobust.all as fr
-from conftest import MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
+from conftest import MiniAux, MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.losses import GCELoss
+from fastrobust.nets import small_cnn
 from fastrobust.stripping import strip
 from fastrobust.techniques.bases.openset import OpenSetRows
 from fastrobust.techniques.bases.memory import SampleMemory
@@ -109,14 +110,68 @@ def test_pairs_train_or_say_why(A, B, recwarn):
     if A.surgery is B.surgery is not None: why = f'both wrap the network in {A.surgery.__name__}'
     elif A.exclusive and A.exclusive == B.exclusive: why = f'both {A.exclusive}'
     elif has_penalty(a) and has_penalty(b) and a.column == b.column: why = f'both add the term `{a.column}`'
+    one,two = outcome(A, B),outcome(B, A)
     if why:
-        with pytest.raises(ValueError, match=why): tiny_learner([a, b]).fit(1)
+        assert isinstance(one, str) and why in one and one == two
         return
-    learn = tiny_learner([a, b])
-    learn.fit(1)
+    assert not isinstance(one, str), one
+    losses,weights = one
+    assert losses == two[0] and torch.equal(weights, two[1]) and torch.isfinite(weights).all()
     said = [w for w in recwarn if issubclass(w.category, fr.RobustWarning) and 'both change' in str(w.message)]
     sizes = all(own(t, 'logits') and t.scales for t in (a, b))
-    assert bool(said) == sizes and torch.isfinite(params(learn)).all()
+    assert bool(said) == sizes
+
+def outcome(*Ts):
+    "What a refusal says, or losses and weights after a fit"
+    try:
+        learn = tiny_learner([make(T) for T in Ts])
+        learn.fit(1)
+    except ValueError as e: return str(e)
+    return [o.item() for o in learn.recorder.losses] + list(learn.recorder.values[0]),params(learn)
+
+@pytest.mark.parametrize('second', [None, lambda: small_cnn(3, 1, 8, depth=2)], ids=['copy', 'second'])
+@pytest.mark.parametrize('A,B', [(MiniAux, MiniTwin), (fr.ALASCA, fr.JoCoR), (fr.ALASCA, fr.CoTeaching)],
+                         ids=lambda t: getattr(t, '__name__', None))
+def test_surgery_in_any_order_and_by_any_door(A, B, second):
+    "Two networks, each with its own auxiliary heads: the same ones, and those that learned something stay"
+    if B is MiniTwin and second: return
+    new = {MiniAux: MiniAux, MiniTwin: MiniTwin, fr.ALASCA: lambda: fr.ALASCA(warmup=1)}
+    kw = {} if B is MiniTwin else dict(second=second)
+    two = new.get(B) or (lambda: B(.3, gradual=1, **kw))
+    aux,ends = new[A],[]
+    for door in ('list', 'turned', 'add', 'fit', 'both'):
+        cbs = dict(list=[aux(), two()], turned=[two(), aux()], add=aux(), fit=two(), both=None)[door]
+        learn = tiny_learner(cbs)
+        if door == 'add': learn.add_cb(two())
+        late = dict(fit=aux(), both=[aux(), two()]).get(door)
+        with learn.added_cbs(late):
+            nets = learn.model.nets
+            assert [type(m) for m in nets] == [A.surgery]*2
+            start = params(learn)
+            learn.fit(2, .01)
+            ends.append((start, params(learn), [o.item() for o in learn.recorder.losses]))
+    for start,end,losses in ends[1:]:
+        assert torch.equal(start, ends[0][0]) and torch.equal(end, ends[0][1]) and losses == ends[0][2]
+
+    learn = tiny_learner(aux())
+    learn.fit(1, .1)
+    was,before = learn.model,params(learn)
+    learn.add_cb(two())
+    assert learn.model.nets[0] is was and torch.equal(torch.cat([p.flatten() for p in was.parameters()]), before)
+    assert type(learn.model.nets[1]) is A.surgery
+    learn.fit(1)
+    learn.remove_cb(A)
+    learn.remove_cb(B)
+    assert learn.model is was.net and learn.opt is None
+
+def test_refused_surgery_leaves_what_was_there():
+    learn = tiny_learner(fr.ALASCA(warmup=1))
+    was,state = learn.model,copy.deepcopy(learn.model.state_dict())
+    for second in (lambda: was.net, lambda: 1/0, lambda: copy.deepcopy(was.net)):
+        with pytest.raises((ValueError, ZeroDivisionError)): learn.add_cb(fr.JoCoR(.3, second=second))
+        assert learn.model is was and list(learn.cbs.map(type)).count(fr.JoCoR) == 0
+    assert all(torch.equal(v, state[k]) for k,v in was.state_dict().items())
+    learn.fit(1)
 
 def test_who_refuses_whom():
     "What the classes declare is what it was before they did: only these pairs are refused, one is warned of"

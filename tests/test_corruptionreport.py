@@ -142,7 +142,8 @@ def test_every_image_gets_its_own_id_name_severity_table_and_seed(quick):
     assert set(ids) == {(n, s) for n in ('fog', 'snow') for s in (1, 4)}
     assert all(v == list(range(24)) for v in ids.values()) and {o[2:4] for o in quick} == {('imagenet', 9)}
 
-@pytest.mark.parametrize('size,table', [((64, 70), 'cifar'), ((65, 66), 'imagenet')])
+@pytest.mark.parametrize('size,table', [((45, 70), 'cifar'), ((46, 66), 'tiny'), ((150, 119), 'tiny'),
+                                        ((120, 121), 'imagenet')])
 def test_auto_table(quick, size, table):
     X = np.random.default_rng(0).integers(0, 256, (4, *size), dtype=np.uint8)
     learn = learner(1)
@@ -335,9 +336,10 @@ def test_overlapping_callbacks(cbs, want):
 def test_no_overlap_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter('error', RobustWarning)
-        tfms = [*aug_transforms(max_lighting=0), AugMixTransform(), CorruptionTransform(['spatter'])]
-        rep = corruption_report(learner(cbs=AugMix(), batch_tfms=tfms), severities=1)
-        assert rep.summary.overlap == ''
+        tfms = [*aug_transforms(max_lighting=0), CorruptionTransform(['spatter'])]
+        for cbs,more in ((AugMix(), []), (None, [AugMixTransform()])):
+            rep = corruption_report(learner(cbs=cbs, batch_tfms=tfms+more), severities=1)
+            assert rep.summary.overlap == ''
         corruption_report(learner(batch_tfms=aug_transforms()), names=('fog', 'snow'), severities=1)
 
 # --- published files -------------------------------------------------------------------------------------------------

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from fastrobust.images.corruptions import blur, filters
+from fastrobust.images.corruptions import blur, filters, glass
 from fastrobust.images.corruptions.blur import BLURS
 from fastrobust.images.corruptions.draws import Draws, stream_keys
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import PARAMS
 from fastrobust.samples import sample_data
 
-TABLES = ('cifar', 'imagenet')
+TABLES = ('cifar', 'tiny', 'imagenet')
 SEVERITIES = range(1, 6)
 
 def pixels(b=2, c=3, h=20, w=27, seed=0):
@@ -103,12 +103,16 @@ def slow_shuffle(img, steps, d):
 
 @pytest.mark.parametrize('h,w,d,rounds', [(20, 15, 1, 2), (12, 30, 2, 3), (31, 17, 4, 2), (9, 9, 4, 1), (3, 9, 1, 1)])
 def test_the_shuffle_is_the_loop_of_the_scripts(h, w, d, rounds):
-    got = blur.shuffle_map(2, h, w, d, rounds, draws(2)).view(2, h, w).numpy()
+    got = glass.shuffle_map(2, h, w, d, rounds, draws(2)).view(2, h, w).numpy()
     r = draws(2)
     steps = [r.randint(0, 4*d*d, h-2*d, w-2*d) for _ in range(rounds)]
+    x = torch.arange(2*h*w).view(2, 1, h, w).float()
+    moved = glass.exchanged(x.repeat(1, 3, 1, 1), d, rounds, draws(2)).numpy()      # by the compiled loop, with numba
     for b in range(2):
         img = np.repeat(np.arange(b*h*w, (b+1)*h*w).reshape(h, w, 1), 3, 2)
-        np.testing.assert_array_equal(got[b], slow_shuffle(img, [o[b] for o in steps], d)[..., 0])
+        want = slow_shuffle(img, [o[b] for o in steps], d)[..., 0]
+        np.testing.assert_array_equal(got[b], want)
+        np.testing.assert_array_equal(moved[b], [want]*3)
 
 def test_the_published_swap_copies_colour_pixels():
     img = np.arange(12).reshape(2, 2, 3)
@@ -117,7 +121,9 @@ def test_the_published_swap_copies_colour_pixels():
 
 def test_nothing_to_exchange_in_an_image_inside_the_margin():
     for h,w in ((8, 30), (30, 8), (1, 1)):
-        assert torch.equal(blur.shuffle_map(1, h, w, 4, 2, draws(1)), torch.arange(h*w))
+        assert torch.equal(glass.shuffle_map(1, h, w, 4, 2, draws(1)), torch.arange(h*w))
+        x = pixels(1, 3, h, w)
+        assert torch.equal(glass.exchanged(x.clone(), 4, 2, draws(1)), x)
 
 @pytest.mark.parametrize('c', [1, 3])
 @pytest.mark.parametrize('table', TABLES)
@@ -125,7 +131,7 @@ def test_glass_blur_step_by_step(table, c):
     x = pixels(2, c, 25, 19)
     for sigma,d,rounds in PARAMS[table]['glass_blur']:
         got = blur.glass_blur(x, (sigma, d, rounds), draws(2)).numpy()
-        src = blur.shuffle_map(2, 25, 19, d, rounds, draws(2)).view(2, -1).numpy() - [[0], [25*19]]
+        src = glass.shuffle_map(2, 25, 19, d, rounds, draws(2)).view(2, -1).numpy() - [[0], [25*19]]
         levels = np.floor(filters.gaussian(x, sigma).double().numpy()*255 + 1e-3)/255   # the blur is tested above
         for b in range(2):
             px = levels[b].reshape(c, -1)[:, src[b]].reshape(c, 25, 19)
@@ -173,8 +179,10 @@ def test_a_zoom_is_scipys(zoom):
     np.testing.assert_allclose(filters.zoomed(x, zoom)[0, 0].numpy(), slow_zoom(x[0, 0].double().numpy(), zoom),
                                atol=1e-5)
 
-STOPS = dict(cifar=[1.06, 1.11, 1.16, 1.21, 1.26], imagenet=[1.11, 1.16, 1.21, 1.26, 1.31])    # as the scripts say
-COUNTS = dict(cifar=[7, 12, 16, 21, 26], imagenet=[12, 16, 11, 13, 11])     # rounding lets 1.06 and 1.11 in
+SMALL = [1.06, 1.11, 1.16, 1.21, 1.26]
+STOPS = dict(cifar=SMALL, tiny=SMALL, imagenet=[1.11, 1.16, 1.21, 1.26, 1.31])      # as the scripts say
+COUNTS = dict(cifar=[7, 12, 16, 21, 26], tiny=[7, 12, 16, 21, 26], imagenet=[12, 16, 11, 13, 11])   # rounding lets 1.06
+                                                                                                    # and 1.11 in
 
 @pytest.mark.parametrize('table', TABLES)
 def test_zoom_blur_is_the_mean_of_the_image_and_its_zooms(table):
@@ -189,7 +197,7 @@ def test_zoom_blur_is_the_mean_of_the_image_and_its_zooms(table):
 
 # --- all -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('name', BLURS)
-@pytest.mark.parametrize('table,size', [('cifar', (32, 32)), ('imagenet', (37, 61))])
+@pytest.mark.parametrize('table,size', [('cifar', (32, 32)), ('tiny', (64, 64)), ('imagenet', (37, 61))])
 def test_a_blur_does_not_depend_on_the_batch(name, table, size):
     x = pixels(5, 3, *size)
     for s in (1, 5):
@@ -212,7 +220,7 @@ def test_a_flat_image_stays_flat(name, table):
 @pytest.mark.parametrize('name', BLURS)
 def test_small_images_are_no_trouble(name, size):
     x = pixels(2, 3, 40, 40)[:, :, :size[0], :size[1]].contiguous()
-    for p in (PARAMS['cifar'][name][4],PARAMS['imagenet'][name][4]):
+    for p in (PARAMS[t][name][4] for t in TABLES):
         y = BLURS[name](x, p, draws(2))
         assert y.shape == x.shape and y.isfinite().all() and y.min() > -1e-5 and y.max() < 1.02
 

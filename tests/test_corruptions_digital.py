@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from scipy import ndimage
 from fastrobust.images.corruptions.colour import COLOURS
-from fastrobust.images.corruptions.digital import DIGITAL
+from fastrobust.images.corruptions.digital import DIGITAL, ON_BYTES
 from fastrobust.images.corruptions.draws import Draws, stream_keys
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import PARAMS
@@ -83,7 +83,7 @@ def test_pixelate_is_pillows_box(table, s, p, shape):
 
 def test_pixelate_by_hand():
     x = torch.tensor([[0, 10, 20, 31], [0, 10, 20, 31]], dtype=torch.uint8).expand(1, 1, 2, 4)
-    assert (DIGITAL['pixelate'](x/255., (.5,))*255)[0, 0, 0].round().tolist() == [5, 5, 26, 26]
+    assert ON_BYTES['pixelate'](x, (.5,))[0, 0, 0].tolist() == [5, 5, 26, 26]
     one = corrupt(noise(2, 3, 1, 1), 'pixelate', 5)                 # no image is too small
     assert torch.equal(one, noise(2, 3, 1, 1))
 
@@ -119,7 +119,7 @@ def elastic(x, p, side, r):
 def test_elastic_is_what_scipy_makes_of_the_same_draws(table, s, p, shape):
     x = photos(64)[:, :shape[0], 2:2+shape[1], 4:4+shape[2]].contiguous()
     got = DIGITAL['elastic_transform'](x/255., p, Draws(stream_keys(5, torch.arange(4), 'e', s)))
-    side = min(shape[1:])*{'cifar': 1, 'imagenet': 244/224}[table]
+    side = min(shape[1:])*{'cifar': 1, 'tiny': 1, 'imagenet': 244/224}[table]
     for i,(o,g) in enumerate(zip(x.double().numpy()/255, got)):
         want = elastic(o, p, side, Draws(stream_keys(5, [i], 'e', s)))
         off = np.abs(g.numpy() - want)

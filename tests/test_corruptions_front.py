@@ -11,7 +11,7 @@ from fastai.vision.data import ImageBlock
 from fastrobust.images.corruptions import front
 from fastrobust.images.corruptions.draws import Draws, stream_keys
 from fastrobust.images.corruptions.front import corrupt
-from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS, PARAMS
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, GROUPS, PARAMS, table_for
 from fastrobust.samples import sample_data
 from fastrobust.techniques.corruption import CorruptionTransform
 
@@ -33,16 +33,17 @@ def test_names_and_tables():
     for t in PARAMS.values():
         assert set(t) == set(ALL)
         for v in t.values(): assert len(v) == 5 and all(isinstance(o, tuple) for o in v) and len(set(map(len, v))) == 1
-    assert set(front._KERNELS) == set(ALL)
+    assert sorted([*front._KERNELS, *front.ON_BYTES]) == sorted(ALL)
 
-@pytest.mark.parametrize('name,cifar,imagenet', [
-    ('gaussian_noise', .08, .18), ('shot_noise', 100, 12), ('impulse_noise', .03, .09), ('speckle_noise', .12, .35),
-    ('brightness', .15, .3), ('contrast', .4, .2), ('saturate', 1.5, 2), ('jpeg_compression', 58, 15),
-    ('pixelate', .85, .4), ('elastic_transform', .08, .05), ('fog', .75, 2.5), ('frost', .9, .7), ('snow', .15, .55),
-    ('spatter', .65, .65), ('gaussian_blur', .7, 3), ('glass_blur', .4, 1), ('defocus_blur', .5, 6),
-    ('motion_blur', 6, 15), ('zoom_blur', 1.15, 1.2)])
-def test_severity_3_as_published(name, cifar, imagenet):
-    assert PARAMS['cifar'][name][2][0] == cifar and PARAMS['imagenet'][name][2][0] == imagenet
+@pytest.mark.parametrize('name,cifar,tiny,imagenet', [
+    ('gaussian_noise', .08, .12, .18), ('shot_noise', 100, 50, 12), ('impulse_noise', .03, .05, .09),
+    ('speckle_noise', .12, .25, .35), ('brightness', .15, .3, .3), ('contrast', .4, .2, .2), ('saturate', 1.5, 2, 2),
+    ('jpeg_compression', 58, 50, 15), ('pixelate', .85, .7, .4), ('elastic_transform', .08, .1, .05),
+    ('fog', .75, 1, 2.5), ('frost', .9, .8, .7), ('snow', .15, .15, .55), ('spatter', .65, .65, .65),
+    ('gaussian_blur', .7, 1, 3), ('glass_blur', .4, .6, 1), ('defocus_blur', .5, 1.5, 6), ('motion_blur', 6, 10, 15),
+    ('zoom_blur', 1.15, 1.15, 1.2)])
+def test_severity_3_as_published(name, cifar, tiny, imagenet):
+    assert {k: v[name][2][0] for k,v in PARAMS.items()} == dict(cifar=cifar, tiny=tiny, imagenet=imagenet)
 
 # --- random streams --------------------------------------------------------------------------------------------------
 def splitmix(z):
@@ -158,9 +159,12 @@ def test_seeds_ids_and_severities(name):
     assert not torch.equal(a, b) and not torch.equal(b, corrupt(x, name, 4, 'imagenet'))
 
 def test_table_by_size():
-    for sz,table in ((64, 'cifar'), (65, 'imagenet')):
+    for sz,table in ((1, 'cifar'), (45, 'cifar'), (46, 'tiny'), (64, 'tiny'), (119, 'tiny'), (120, 'imagenet'),
+                     (500, 'imagenet')):
         x = images(1, 3, sz, sz+20)
-        assert torch.equal(corrupt(x, 'contrast', 3), corrupt(x, 'contrast', 3, table))
+        for o in (x, x.mT): assert torch.equal(corrupt(o, 'contrast', 3), corrupt(o, 'contrast', 3, table)), sz
+        near = min((32, 64, 224), key=lambda n: max(n/sz, sz/n))
+        assert (sz, table_for(sz, sz+20)) == (sz, {32: 'cifar', 64: 'tiny', 224: 'imagenet'}[near]) == (sz, table)
 
 def test_other_dtypes_layouts_and_no_images():
     x = images(3)

@@ -9,7 +9,7 @@ from fastrobust.images.corruptions import plasma, water, weather
 from fastrobust.images.corruptions.tables import PARAMS
 from fastrobust.images.corruptions.weather import WEATHER
 
-TABLES = ('cifar', 'imagenet')
+TABLES = ('cifar', 'tiny', 'imagenet')
 
 # --- fog -------------------------------------------------------------------------------------------------------------
 def slow_plasma(n, decay, r):
@@ -96,24 +96,42 @@ def test_the_sheets_are_smooth_and_structured_like_frost():
 
 def test_frost_is_a_weighted_sum_with_a_part_of_a_sheet():
     x = pixels(6, 3, 70, 90)
-    ice = plasma.frost_part(70, 90, draws(6))
-    torch.testing.assert_close(weather.frost(x, (.7, .6), draws(6)), .7*x + .6*ice)
-    g = weather.frost(x[:, :1], (.7, .6), draws(6))
+    ice = plasma.frost_part(70, 90, 5, draws(6))
+    torch.testing.assert_close(weather.frost(x, (.7, .6, 5), draws(6)), .7*x + .6*ice)
+    g = weather.frost(x[:, :1], (.7, .6, 5), draws(6))
     grey = (ice*torch.tensor([.299, .587, .114]).view(3, 1, 1)).sum(1, keepdim=True)
     torch.testing.assert_close(g, .7*x[:, :1] + .6*grey)
 
-@pytest.mark.parametrize('h,w,step', [(32, 32, 5), (64, 200, 5), (70, 65, 1), (65, 600, 1)])
+@pytest.mark.parametrize('h,w,step', [(32, 32, 5), (64, 200, 5), (64, 64, 1), (65, 600, 1)])
 def test_parts_come_from_anywhere_and_wrap_around(h, w, step, monkeypatch):
     n = plasma.SIDE
     k,y,x = torch.meshgrid(torch.arange(5), torch.arange(n), torch.arange(n), indexing='ij')
     coded = torch.stack([k + 8*(y >> 8) + 16*(x >> 8), y & 255, x & 255], 3).byte()     # each pixel says where it is
     monkeypatch.setattr(plasma, 'frost_sheets', lambda device: coded)
-    a,b,c = (plasma.frost_part(h, w, draws(40))*255).round().long().unbind(1)
+    a,b,c = (plasma.frost_part(h, w, step, draws(40))*255).round().long().unbind(1)
     k,y,x = a & 7,(a >> 3 & 1)*256 + b,(a >> 4)*256 + c
     assert (k == k[:, :1, :1]).all() and k.unique().tolist() == [0, 1, 2, 3, 4]
     assert (y == (y[:, :1, :1] + step*torch.arange(h)[:, None]) % n).all()
     assert (x == (x[:, :1, :1] + step*torch.arange(w)) % n).all()
     for o in (y, x): assert len(o[:, 0, 0].unique()) > 30 and o[:, 0, 0].min() < 64 and o[:, 0, 0].max() > n-64
+
+@pytest.mark.parametrize('h,w', [(64, 64), (31, 170)])
+def test_parts_of_shrunken_sheets_are_linear_samples_and_opencvs_resize(h, w):
+    "Made 10/3 times smaller for Tiny-ImageNet-C, as cv2.resize with fx=.3 does: samples at (i+.5)/.3 - .5"
+    got,r = plasma.frost_part(h, w, 10/3, draws(5)).mul(255).round().numpy().astype(int),draws(5)
+    assert len({o.tobytes() for o in got}) == 5
+    draw = zip(r.randint(0, 5, 1, 1).flatten().tolist(), r.randint(0, plasma.SIDE, 2, 1)[..., 0].tolist())
+    sheets = plasma.frost_sheets(torch.device('cpu')).numpy()
+    for g,(k,(y,x)) in zip(got, draw):
+        from_y,from_x = ((np.arange(n)+.5)/.3 - .5 - 1 + at for n,at in ((h, y), (w, x)))
+        assert from_y[0] % 1 == pytest.approx(1/6)
+        at = np.meshgrid(from_y, from_x, indexing='ij')
+        want = [ndimage.map_coordinates(sheets[k, ..., c] + 0., at, order=1, mode='grid-wrap') for c in range(3)]
+        assert np.abs(g - np.stack(want)).max() < .5 + 1e-6
+    cv2 = pytest.importorskip('cv2', reason='OpenCV is not installed')
+    wide = np.pad(np.roll(sheets[k], (1-y, 1-x), (0, 1)), ((0, 100), (0, 100), (0, 0)), 'wrap')
+    small = cv2.resize(wide, (0, 0), fx=.3, fy=.3)[:h, :w].transpose(2, 0, 1).astype(int)
+    assert np.abs(g - small).max() <= 1 and (g != small).mean() < .2        # it rounds in fixed point
 
 # --- spatter ---------------------------------------------------------------------------------------------------------
 def liquid(b=4, h=60, w=80, sigma=2., sd=.3, seed=0):
@@ -205,7 +223,7 @@ def test_water_only_brightens_and_is_turquoise():
 
 # --- all -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('name', WEATHER)
-@pytest.mark.parametrize('table,size', [('cifar', (32, 32)), ('imagenet', (67, 90))])
+@pytest.mark.parametrize('table,size', [('cifar', (32, 32)), ('tiny', (64, 64)), ('imagenet', (67, 90))])
 def test_weather_is_each_images_own_and_does_not_depend_on_the_batch(name, table, size):
     x = pixels(5, 3, *size)
     before = torch.get_rng_state(),np.random.get_state()[1].tolist()
@@ -231,7 +249,7 @@ def test_grey_is_the_grey_version_of_colour(name):
 @pytest.mark.parametrize('name', WEATHER)
 def test_small_images_are_no_trouble(name, size):
     x = pixels(2, 3, 40, 40)[:, :, :size[0], :size[1]].contiguous()
-    for p in (*PARAMS['cifar'][name], *PARAMS['imagenet'][name]):
+    for p in (p for t in TABLES for p in PARAMS[t][name]):
         y = WEATHER[name](x, p, draws(2))
         assert y.shape == x.shape and y.isfinite().all()
 

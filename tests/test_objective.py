@@ -262,7 +262,7 @@ def test_mixup_with_a_do_nothing_technique_is_plain_mixup():
     assert torch.equal(params(a), params(b))
 
 def test_mixup_is_refused_where_samples_are_judged():
-    with pytest.raises(ValueError, match='judge each item by its one label'): tiny_learner(Half()).fit(1, cbs=MixUp())
+    with pytest.raises(ValueError, match='judges each item by its one label'): tiny_learner(Half()).fit(1, cbs=MixUp())
 
 def test_a_new_loss_is_adopted_and_stays_after_removal():
     learn = tiny_learner(Nothing())

@@ -19,8 +19,10 @@ from fastai.vision.data import ImageBlock
 from fastai.vision.core import PILImageBW
 from conftest import MiniTwin, params, tiny_arrays, tiny_dls, tiny_learner
 from fastrobust.data.fromarrays import array_dls
-from fastrobust.data.auxrows import AuxRows
+from fastrobust.data.auxrows import AuxRows, OpenSet
 from fastrobust.data.openset import aux_images, blurred
+from fastrobust.learner import robust_learner
+from fastrobust.nets import small_cnn
 from fastrobust.training.stages import HeadLogits
 from fastrobust.techniques.odnl import ODNL
 
@@ -317,6 +319,43 @@ def test_images_are_no_part_of_an_export(tmp_path):
     back.dls = tiny_dls()
     with pytest.raises(ValueError, match='not part of an exported learner'), back.no_bar(), back.no_logging():
         back.fit(1)
+
+@pytest.mark.filterwarnings('ignore::fastrobust.basics.RobustWarning')
+@pytest.mark.parametrize('recipe', ['ood', 'open_world'])
+def test_the_textures_of_a_recipe_are_made_again(recipe, tmp_path):
+    "No pixel of them is exported: the same ones are drawn when a loaded learner trains, also if it was exported twice"
+    dls = tiny_dls()
+    learn = robust_learner(dls, small_cnn(3, 1, 8, norm=None, depth=2), recipe=recipe, path=tmp_path)
+    imgs = learn.odnl.aux.imgs
+    learn.export()
+    assert (tmp_path/'export.pkl').stat().st_size < 64_000 == imgs.numel()
+    for _ in range(2):
+        back = load_learner(tmp_path/'export.pkl')
+        assert back.odnl.aux.imgs is None
+        back.export(tmp_path/'export.pkl')
+    back.dls = dls
+    with back.no_bar(), back.no_logging():
+        back.lr_find(num_it=2, show_plot=False, suggest_funcs=None)
+        back.fit(1)
+    assert torch.equal(back.odnl.aux.imgs, imgs) and back.odnl.aux.source.classes == ['generated textures']
+    assert back.trained_open_sets.classes == ['generated textures'] and math.isfinite(column(back, 'odnl')[0])
+
+@pytest.mark.parametrize('aux', [
+    OpenSet(aux_images('textures', 40, 8, 1, seed=1), ['generated textures']), OpenSet(AUX, ['generated textures']),
+    OpenSet(aux_images('textures', 40, 8, 1), ['clouds']), aux_images('textures', 40, 8, 1),
+    array_dls(AUX, np.zeros(40, int), valid=(AUX[:2], [0, 0]), vocab=['generated textures'], device='cpu')])
+def test_other_images_stay_dropped_whatever_they_are_called(aux):
+    t = pickle.loads(pickle.dumps(ODNL(aux)))
+    assert t.aux.imgs is None
+    with pytest.raises(ValueError, match='not part of an exported learner'): tiny_learner(t).fit(1)
+
+def test_new_images_take_the_place_of_textures():
+    t = pickle.loads(pickle.dumps(ODNL(OpenSet(aux_images('textures', 40, 8, 1), ['generated textures']))))
+    t.aux = AuxRows(AUX)
+    tiny_learner(t).fit(1)
+    assert torch.equal(t.aux.imgs[:, 0], torch.from_numpy(AUX))
+    again = pickle.loads(pickle.dumps(t.clone()))
+    with pytest.raises(ValueError, match='not part of an exported'): tiny_learner(again).fit(1)
 
 def test_copies_share_images_and_have_their_own_order():
     a = AuxRows(AUX)

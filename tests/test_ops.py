@@ -3,8 +3,16 @@ import numpy as np, pytest, torch
 from PIL import Image, ImageEnhance, ImageOps
 from hypothesis import given, settings, strategies as st
 from fastai.vision.core import TensorImage
-from fastrobust.images import ops
+from fastrobust.images import engine, ops
 from fastrobust.images.ops import AUGMIX_OPS, apply_ops
+
+@pytest.fixture(scope='module', autouse=True, params=['numba', 'torch'])
+def _by(request):
+    "All of it twice: by the compiled loops and by torch"
+    if request.param == 'numba' and engine.compiled_loops() is None: pytest.skip('numba is not installed')
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('FASTROBUST_NUMBA', str(int(request.param == 'numba')))
+        yield
 
 SHAPES = [(3, 32, 32), (3, 40, 48), (1, 28, 28), (3, 33, 17)]
 AFFINE = dict(shear_x=lambda s: (1, s, 0, 0, 1, 0), shear_y=lambda s: (1, 0, 0, s, 1, 0),

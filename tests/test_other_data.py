@@ -194,7 +194,9 @@ def test_several_labels_are_refused_before_the_first_step(make):
     assert torch.equal(before, params(learn))
 
 def test_several_labels_and_losses_and_noise():
-    learn = quiet(robust_learner(several_dls(), small_cnn(3, 1, 8, norm=None, depth=2), recipe='noisy_labels'))
+    with pytest.raises(ValueError, match="single-label data .* for the recipe 'noisy_labels', got several labels"):
+        robust_learner(several_dls(), small_cnn(3, 1, 8, norm=None, depth=2), recipe='noisy_labels')
+    learn = quiet(Learner(several_dls(), small_cnn(3, 1, 8, norm=None, depth=2), loss_func=GCELoss()))
     with pytest.raises(ValueError, match='multi-label'): learn.fit(1)
     with pytest.raises(ValueError, match='single-label'): add_label_noise(several_dls(), NoisyLabels('symmetric', .2))
     with pytest.raises(ValueError, match='single-label'): given_labels(several_dls())

@@ -1,10 +1,12 @@
 "wise_ft by hand, entry by entry; whatever built the network, with techniques; and what it refuses"
-import copy, warnings
+import copy, threading, warnings
 from urllib.error import URLError
+import numpy as np
 import pytest, torch
 import torchvision
 from torch import nn
 from torchvision.models import resnet18
+from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import get_random_states
@@ -334,10 +336,44 @@ def test_what_has_not_moved_or_is_of_another_training():
     (-.1, ValueError, r'`alpha` in \[0,1\].*got -0.1'), (1.01, ValueError, 'got 1.01'),
     (float('nan'), ValueError, 'got nan'), ('half', TypeError, "`alpha` must be a number, got 'half'"),
     (True, TypeError, 'got True'),
+    (torch.tensor(1.5), ValueError, 'got 1.5'), (torch.tensor(True), TypeError, '`alpha` must be a number, got True'),
+    (torch.linspace(0, 1, 2), TypeError, r'expected one `alpha`, got tensor\(\[0., 1.\]\). Write'),
+    (np.array([.5]), TypeError, r'expected one `alpha`, got \[0.5\]. Write'),
     ([0, .5], TypeError, r'expected one `alpha`, got \[0, 0.5\]. Write \[wise_ft\(learn, a\) for a in')])
 def test_alphas_that_are_refused(alpha, error, match):
     learn,before = tuned()
     with pytest.raises(error, match=match): wise_ft(learn, alpha, before)
+
+@pytest.mark.parametrize('alpha', [torch.tensor(.25, requires_grad=True), torch.tensor(.25).double(), np.array(.25),
+                                   np.float32(.25)])
+def test_a_number_in_a_tensor_or_an_array_is_one(alpha):
+    learn,before = tuned()
+    assert torch.equal(params_of(wise_ft(learn, alpha, before)), params_of(wise_ft(learn, .25, before)))
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_base_that_is_not_finite_is_refused_by_name(bad):
+    learn,before = tuned()
+    a = state(before)
+    a['0.weight'][0, 0, 0, 0] = a['1.running_var'][1] = bad
+    with pytest.raises(ValueError, match=r'NaN or infinite ones in 2 of \d+: 0.weight, 1.running_var. Give'):
+        wise_ft(learn, .5, a)
+    last = max(int(k.split('.')[0]) for k in a)
+    with torch.no_grad(): before.state_dict()[f'{last}.weight'][0] = bad
+    assert torch.isfinite(params_of(wise_ft(learn, .5, before))).all()      # of the head nothing is taken
+
+def test_a_callback_that_cannot_be_copied_is_named():
+    class Locked(Callback):
+        def __init__(self): self.key = threading.Lock()
+    learn,before = tuned()
+    learn.add_cb(Locked())
+    match = (r"callbacks that can be copied, got Locked, which cannot be \(cannot pickle .*lock.*"
+             r"with learn.removed_cbs\(learn.locked\): new = wise_ft\(learn\)`, or give")
+    with pytest.raises(TypeError, match=match): wise_ft(learn, .5, before)
+    with learn.removed_cbs(learn.locked): new = wise_ft(learn, .5, before)
+    assert learn.locked.learn is learn and not hasattr(new, 'locked')
+    learn.remove_cb(Locked)
+    learn.mine = threading.Lock()       # no callback's: as deepcopy says it
+    with pytest.raises(TypeError, match='^cannot pickle'): wise_ft(learn, .5, before)
 
 def test_bases_that_are_refused():
     learn,before = tuned()

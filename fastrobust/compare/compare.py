@@ -1,20 +1,24 @@
 "Several ways to train, side by side: the same seeds, the last epoch as well as the best, and paired differences"
 import inspect, sys
 from functools import partial
+from torch import nn
 from fastcore.imports import IN_NOTEBOOK
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_cycle)
-from fastrobust.basics import is_whole, nearest, need_whole, robust_warn
+from fastai.learner import Learner
+from fastrobust.basics import is_whole, nearest, need_whole, robust_warn, shown
 from fastrobust.compare.result import Comparison
 from fastrobust.compare.run import EXAMPLE, one_run, tell_run, what_row
+from fastrobust.inference.archs import family
 from fastrobust.resting import keep_random
 
 __all__ = ['compare']
 
 def _check(make_learner, rows, epochs):
     "Refuse before anything trains what could not train; whether the maker wants the seed"
-    if not callable(make_learner):
+    maker = callable(make_learner) and not isinstance(make_learner, (Learner, nn.Module))
+    if not maker or family(make_learner):
         raise TypeError("expected `make_learner` as a function that builds a new Learner, got "
-                        f"{type(make_learner).__name__}. For example: {EXAMPLE}.")
+                        f"{shown(make_learner)}. For example: {EXAMPLE}.")
     if not isinstance(rows, dict) or not rows:
         raise TypeError(f"expected rows as a dict {{name: what}}, got {rows!r}. For example: "
                         "{'plain': None, 'clip': LogitClip(1.)}.")

@@ -1,5 +1,6 @@
 "Which images two open sets share, and what a learner has seen of them"
 import os
+from hashlib import blake2b
 from pathlib import Path
 import numpy as np, pandas as pd
 import torch
@@ -118,13 +119,17 @@ def trained_open_sets(learn):
     on a learner, or the field that `strip` gives a plain one; None: nothing"""
     return vars(learn).get('trained_open_sets')
 
+def _digests(files):
+    "Numbers that stand for paths, which tell a lot about a machine and its data"
+    return {int.from_bytes(blake2b(os.fsencode(f), digest_size=8).digest(), 'big') for f in files}
+
 def what_it_shows(aux):
-    "What of `aux` (AuxRows) can be known later, in plain types: classes, files, digests of arrays"
+    "What of `aux` (AuxRows) can be known later, in plain types: classes, digests of paths and of arrays"
     parts = parts_of(aux)
     names = names_shown(aux, parts).values()
     arrays = all(array_of(p) is not None for p in parts)
     images = aux.hashes() if arrays else ()
-    return dict(classes=names, files=_all_files(parts), images=images)
+    return dict(classes=names, files=_digests(_all_files(parts)), images=images)
 
 def seen_before(seen, unknown):
     "Why `unknown` is not unknown to a learner with `trained_open_sets`; None: nothing that can be seen"
@@ -135,7 +140,7 @@ def seen_before(seen, unknown):
     both = [v for k,v in theirs.items() if k in mine]
     if both: return _both_show(both)
 
-    files = _all_files(u) & set(seen.files)
+    files = _digests(_all_files(u)) & set(seen.files)
     if files: return f'{len(files)} of the files are in both'
 
     hashes = set(seen.images)

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.functional import gaussian_blur
 from fastrobust.basics import nearest
 from fastrobust.data.arraychecks import as_labels, as_vocab, codes_in
-from fastrobust.data.auxrows import OpenSet
+from fastrobust.data.auxrows import AuxRows, OpenSet, image_hashes
 
 __all__ = ['aux_images', 'aux_file', 'open_set']
 
@@ -66,6 +66,27 @@ def aux_images(
     a = x.permute(0, 2, 3, 1).numpy()
     if channels == 1: a = a[..., 0]
     return np.ascontiguousarray(a)
+
+def _mark(imgs):
+    "What tells the first of some images from others: in black and white, since machines round differently"
+    return image_hashes((imgs[:1] > 127).byte())[0]
+
+def made_of(
+    aux     # `AuxRows`
+):          # (number, (height, width), channels, mark)
+    "What it takes to make the generated textures of `aux` again; None: images of another kind"
+    if not isinstance(aux.source, OpenSet) or aux.source.classes != [GENERATED] or aux.imgs is None:
+        return None
+    n,c,h,w = aux.imgs.shape
+    return n,(h, w),c,_mark(aux.imgs)
+
+def made_again(
+    made    # By `made_of`
+):          # `AuxRows`
+    "The same textures; None if they were others than those of `aux_images`"
+    n,size,c,mark = made
+    aux = AuxRows(OpenSet(aux_images('textures', n, size, c), [GENERATED]))
+    return aux if _mark(aux.imgs) == mark else None
 
 # --- found ----------------------------------------------------------------------------------------
 def aux_file(

@@ -1,14 +1,17 @@
 "What a fastai dataset holds, read by position: labels, images, and where the items stand in a larger whole"
 import re
+from collections.abc import Hashable
 from pathlib import Path
 import numpy as np, pandas as pd
 import torch
+from fastcore.foundation import L
 from fasttransform import Pipeline
-from fastai.data.core import Datasets
-from fastai.data.transforms import (Categorize, ColReader, EncodedMultiCategorize,
+from fastai.data.core import Datasets, TfmdLists
+from fastai.data.transforms import (Categorize, ColReader, EncodedMultiCategorize, ItemGetter,
                                     MultiCategorize, OneHotEncode, RegressionSetup)
 from fastai.tabular.core import Tabular
 from fastai.torch_core import no_random
+from fastrobust.basics import plain_dl
 from fastrobust.data.arrays import ArrayItems
 from fastrobust.data.givenlists import NoisyDatasets
 
@@ -45,6 +48,26 @@ def other_target(ds):
     others = (*_SEVERAL, OneHotEncode, RegressionSetup)
     makers = [f for tl in ds.tls[ds.n_inp:] for f in tl.tfms.fs if isinstance(f, others)]
     return f"a target made by {type(makers[0]).__name__}" if makers else None
+
+# targets by their type, which a loader has seen at an item, and the block that makes them
+_TARGETS = {'TensorMultiCategory': 'several labels an item (MultiCategoryBlock)',
+            'TensorMask': 'masks (MaskBlock)', 'TensorPoint': 'points (PointBlock)',
+            'TensorBBox': 'boxes (BBoxBlock)', 'TensorText': 'texts (TextBlock)',
+            'TensorImageBase': 'images (ImageBlock)'}
+
+def no_single_label(dls):
+    "What the targets of `dls` are instead of one label an item, in words; None where they may be that"
+    if not len(dls.loaders): return None
+    dl = plain_dl(dls.train)
+    ds = getattr(dl, 'dataset', None)
+    seen = getattr(dl, '_types', None)      # {tuple: [types of inputs and targets]}
+    types = next(iter(seen.values())) if isinstance(seen, dict) else []
+    types = list(types)[getattr(ds, 'n_inp', 1):] if isinstance(types, (list, tuple)) else []
+    for base in [o for t in types for o in getattr(t, '__mro__', ())]:
+        if base.__name__ in _TARGETS: return _TARGETS[base.__name__]
+    if isinstance(ds, Datasets) and len(types) > 1: return f"{len(types)} targets"
+    other = other_target(ds)
+    return 'numbers (RegressionBlock)' if other and 'RegressionSetup' in other else other
 
 def target(ds, what):
     "The one list of single-label targets of `ds`"
@@ -97,7 +120,7 @@ def _need_labels(ds, y, what, idxs=None):
     if idxs is not None: bad = np.asarray(idxs)[bad]
     if isinstance(ds.items, pd.DataFrame):
         first = f"rows {list(ds.items.index[bad[:5]])}"
-        fix = f"Drop these rows, df.dropna({_label_subset(ds)}),"
+        fix = f"Drop these rows{_dropna(ds, bad)}"
     else:
         first = [str(ds.items[int(i)]) for i in bad[:5]]
         fix = "Leave these items out"
@@ -105,13 +128,46 @@ def _need_labels(ds, y, what, idxs=None):
                      f"{len(y)} without one (NaN, or a class it lacks), first {first}. {fix} or "
                      "give CategoryBlock a vocab with their class, before you build the dls.")
 
-def _label_subset(ds):
-    "`subset=[..]`, the column of `ds.items`, a DataFrame, that holds the labels; '' where that cannot be told"
-    if isinstance(ds, Tabular): return f"subset={list(ds.y_names)}"
+def _without_class(ds):
+    "Positions of items of `ds` without a class, where labels are a column or part of the items: no item is opened"
+    if isinstance(ds, Tabular):
+        coded = len(ds.y_names) == 1 and any(map(_makes_one_label, ds.procs.fs))
+        return np.flatnonzero(ds.items[ds.y_names[0]] < 0) if coded else []
+    if type(ds) is not Datasets or len(ds.tls)-ds.n_inp != 1: return []
+    tl = ds.tls[-1]
+    fs = list(tl.tfms.fs)
+    if type(tl) is not TfmdLists or len(fs) != 2 or type(fs[1]) is not Categorize: return []
+    read,known = fs[0],getattr(fs[1].vocab, 'o2i', None)
+    if known is None or fs[1].add_na: return []
+    if isinstance(read, ItemGetter) and isinstance(ds.items, (list, L)):
+        y = [o[read.i] for o in ds.items]
+    elif isinstance(read, ColReader) and isinstance(ds.items, pd.DataFrame):
+        edited = read.pref or read.suff or read.label_delim
+        if edited or len(read.cols) != 1: return []
+        c = read.cols[0]
+        y = ds.items.iloc[:,c] if isinstance(c, int) else ds.items[c]
+        if all(k in known for k in y.unique()): return []
+    else: return []
+    return [i for i,k in enumerate(y) if isinstance(k, Hashable) and k not in known]
+
+def need_known_labels(dls):
+    "Refuse items without a class (NaN, or one that training lacks), where no item need be opened to see it"
+    for what,dl in zip(('the training set', 'the validation set'), dls.loaders):
+        ds = getattr(plain_dl(dl), 'dataset', None)
+        bad = _without_class(ds)
+        if not len(bad): continue
+        y = np.zeros(len(ds), dtype=np.int64)
+        y[bad] = -1
+        _need_labels(ds, y, what)
+
+def _dropna(ds, bad):
+    "How to drop the rows `bad` of the DataFrame `ds.items` from it, if their labels are missing"
+    if isinstance(ds, Tabular): return f", df.dropna(subset={list(ds.y_names)}),"
     readers = [f for f in ds.tls[-1].tfms.fs if isinstance(f, ColReader)]
-    if not readers: return ''
+    if not readers: return ", df.dropna(),"
     cols = [ds.items.columns[c] if isinstance(c, int) else c for c in readers[0].cols]
-    return f"subset={cols}"
+    if not ds.items.iloc[bad][cols].isna().any(axis=None): return ''
+    return f", df.dropna(subset={cols}),"
 
 def table_with(ds, y):
     "The table `ds` with labels `y`"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 from fastrobust.basics import need_number
+from fastrobust.images import engine
 from fastrobust.images.ops import check_images, run_ops
 
 __all__ = ['augmix']
@@ -39,7 +40,7 @@ def _gamma(u, alpha):
     g = gammaincinv(alpha, u.numpy())
     return torch.from_numpy(g).clamp_min(1e-300)
 
-def _magnitudes(level, sign, size):
+def operation_args(level, sign, size):
     "Parameters of the 13 operations at `level`, in the order of `AUGMIX_OPS`: (...,13)"
     def whole(top): return (level*top/10).floor() # the authors' int()
     h,w = size
@@ -84,7 +85,7 @@ def draw_augmix(
     op = (which*n).long()
     level = .1 + (severity-.1)*level
     sign = (turn > .5).double()*-2 + 1
-    arg = _magnitudes(level, sign, size)
+    arg = operation_args(level, sign, size)
     arg = arg.gather(-1, op[..., None])[..., 0]
     if depth == -1:
         last = (length*3).long()[..., None]
@@ -111,10 +112,16 @@ def apply_augmix(
     if len(x) != b:
         raise ValueError(f"`draw` is for {b} images, got {len(x)}. Make one for these: "
                          f"`fastrobust.images.augmixing.draw_augmix({len(x)}, ...)`.")
+    shapes = [tuple(o.shape) for o in draw]
+    if len(shapes[0]) != 3 or shapes != [draw.op.shape, draw.op.shape, draw.op.shape[:2], draw.op.shape[:1]]:
+        raise ValueError("`draw` must hold op and arg (b,k,d), w (b,k), m (b,), got the shapes "
+                         f"{shapes}. Make one with `draw_augmix`.")
     op = draw.op.cpu()
     arg = draw.arg.cpu().double()
     w = draw.w.float().to(x.device)
     m = draw.m.float().to(x.device)
+    loops = engine.loops_for(x)
+    if loops: return engine.run(loops.mix, x, op, arg, torch.float32, w, m)
     out = torch.empty(x.shape, device=x.device)
 
     size = max(1, x[:1].numel())

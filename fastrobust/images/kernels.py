@@ -12,6 +12,11 @@ import torch
 
 __all__ = []
 
+# The first 9 are AugMix's default set; the last 4 resemble corruptions of ImageNet-C
+AUGMIX_OPS = ('autocontrast', 'equalize', 'posterize', 'rotate', 'solarize',
+              'shear_x', 'shear_y', 'translate_x', 'translate_y',
+              'color', 'contrast', 'brightness', 'sharpness')
+
 @lru_cache(maxsize=64)
 def _centres(size, device):
     return torch.arange(size, device=device, dtype=torch.float64) + .5
@@ -140,7 +145,7 @@ shear_x,translate_x = _along(3)
 shear_y,translate_y = _along(2)
 
 # --- the full grid --------------------------------------------------------------------------------
-def _rotation(deg, h, w):
+def rotation(deg, h, w):
     "(a,b,c,d,e,f): centre of an output pixel -> point of the input; Pillow's rounding"
     a = -math.radians(deg%360.)
     cos = round(math.cos(a), 15)
@@ -152,7 +157,7 @@ def _rotation(deg, h, w):
 
 def _grid(deg, h, w, device):
     "Of every pixel (hw,): position of its upper left tap in the padded image, its parts across and down, is it inside"
-    a,b,c,d,e,f = _rotation(deg, h, w)
+    a,b,c,d,e,f = rotation(deg, h, w)
     px = _centres(w, device)
     py = _centres(h, device)[:, None]
     u = (a*px + b*py).add_(c)

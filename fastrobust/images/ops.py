@@ -1,19 +1,16 @@
 "Thirteen image operations on uint8 batches, equal to Pillow bit for bit, each image with its own parameter"
 # Batches are (b,c,h,w) uint8, c=1 (Pillow's mode 'L') or 3 ('RGB'), any h and w, any device; uint8
-# of that shape back. What each operation does to the bytes is in kernels.py; here is who gets
-# which operation. Pillow truncates where one would expect rounding; so do we. Reach the functions
-# as `ops.rotate(x, 10)`: words like `color` stay out of `__all__`. `color` leaves grey images
-# alone: Pillow blends them with their own grey version.
+# of that shape back. What each operation does to the bytes is in kernels.py (torch) and loops.py
+# (numba), who computes in engine.py; here is who gets which operation. Pillow truncates where one
+# would expect rounding; so do we. Reach the functions as `ops.rotate(x, 10)`: words like `color`
+# stay out of `__all__`. `color` leaves grey images alone: Pillow blends them with their own grey
+# version.
 import torch
 from torch import Tensor
-from fastrobust.images import kernels
+from fastrobust.images import engine, kernels
+from fastrobust.images.kernels import AUGMIX_OPS
 
 __all__ = []
-
-# The first 9 are AugMix's default set; the last 4 resemble corruptions of ImageNet-C
-AUGMIX_OPS = ('autocontrast', 'equalize', 'posterize', 'rotate', 'solarize',
-              'shear_x', 'shear_y', 'translate_x', 'translate_y',
-              'color', 'contrast', 'brightness', 'sharpness')
 
 def check_images(x, name='x'):
     "`x` as a plain Tensor if it is a uint8 batch (b,1|3,h,w), else an error that says what to do"
@@ -45,7 +42,7 @@ def _shares(op):
     return zip(ops, starts, starts[1:])
 
 def run_ops(x, op, arg):
-    "`apply_ops` without its checks; may write into `x`"
+    "`apply_ops` with torch's kernels, those of one operation together, block after block; may write into `x`"
     order = arg.argsort()
     order = order[op[order].argsort(stable=True)]      # by operation, then by parameter
     shares = _shares(op[order])
@@ -74,8 +71,16 @@ def apply_ops(
     # Its parameter (b,): bits, degrees, threshold, shear, pixels, factor; the first two have none
     arg:Tensor,
 )->Tensor:      # Images (b,c,h,w), uint8
-    "Give every image of the batch its own operation: those of one operation together, block after block"
-    return run_ops(check_images(x).clone(), op.cpu(), arg.cpu().double())
+    "Give every image of the batch its own operation"
+    x = check_images(x)
+    if not op.shape == arg.shape == x.shape[:1]:
+        raise ValueError(f"`op` and `arg` must have a number for each of {len(x)} images, got the "
+                         f"shapes {tuple(op.shape)} and {tuple(arg.shape)}.")
+    op = op.cpu()
+    arg = arg.cpu().double()
+    loops = engine.loops_for(x)
+    if loops: return engine.run(loops.each, x, op, arg, torch.uint8)
+    return run_ops(x.clone(), op, arg)
 
 def _one(x, name, arg=0.):
     arg = torch.as_tensor(arg, dtype=torch.float64).cpu()

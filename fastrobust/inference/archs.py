@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models import GoogLeNet, Inception3, SqueezeNet
 from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import model_meta
+from fastrobust.basics import shown
 from fastrobust.inference.pretrained import (arch_name, is_file, load_fitting, state_of, stats_for,
                                              torchvision_facts, torchvision_weights, with_channels)
 
@@ -103,20 +104,31 @@ def _from_function(arch, n_in, pretrained, weights):
     if not learned and state is None: stats = None
     return Arch(net, name, stats_for(stats, n_in), _without_heads(net), sizes, odd)
 
-def _timm(name):
+def _torchvisions(): return torchvision.models.list_models(module=torchvision.models)
+
+def _alike(name, timm_names):
+    "What was meant by `name`, of timm's architectures and of torchvision's, a sentence; '' if nothing is like it"
+    own = _torchvisions()
+    if name in own: return f"Give torchvision's function: torchvision.models.{name}, without quotes. "
+    known = {k: f'torchvision.models.{k}' for k in own} | {k: repr(k) for k in timm_names}
+    near = get_close_matches(name.lower(), known, n=3, cutoff=.6)
+    if not near and name: near = [k for k in known if k.startswith(name.lower())][:3]
+    return f"Did you mean {' or '.join(known[k] for k in near)}? " if near else ''
+
+def timm_for(
+    name    # Of an architecture
+):
     "timm, which knows the architecture `name`"
     try: import timm
     except ImportError as e:
+        other = name if name in _torchvisions() else 'resnet18'
         raise ImportError(f"expected timm, which builds the architecture {name!r}, got none. "
                           "`pip install timm`, or give a function such as "
-                          "torchvision.models.resnet18.") from e
-    if ':' in name or timm.is_model(name): return timm
-    near = ' or '.join(map(repr, get_close_matches(name, timm.list_models(), n=3, cutoff=.4)))
-    hint = f"Did you mean {near}? " if near else ''
-    if hasattr(torchvision.models, name):
-        hint = f"Give torchvision's function: torchvision.models.{name}, without quotes. "
-    raise ValueError(f"expected the name of a timm architecture, got {name!r}. {hint}All: "
-                     "timm.list_models().")
+                          f"torchvision.models.{other}.") from e
+    # 'timm/resnet18.a1_in1k' names one of the hub's, 'hf-hub:..' says where else to look
+    if ':' in name or timm.is_model(name.split('/')[-1]): return timm
+    raise ValueError(f"expected the name of a timm architecture, got {name!r}. "
+                     f"{_alike(name, timm.list_models())}All: timm.list_models().")
 
 def _from_timm(name, n_in, pretrained, weights):
     "`Arch` of a timm name"
@@ -124,7 +136,7 @@ def _from_timm(name, n_in, pretrained, weights):
     if weights is not None and not file:
         raise ValueError(f"expected `weights` of {name!r} to be the path of a .pt or .pth file, got "
                          f"{weights!r}. The name says which of timm's: 'resnet18.a1_in1k'.")
-    timm = _timm(name)
+    timm = timm_for(name)
     net = timm.create_model(name, pretrained=pretrained and not file, num_classes=0, in_chans=n_in)
     odd = load_fitting(net, state_of(weights)) if file else ()
     cfg = net.default_cfg
@@ -147,7 +159,7 @@ def build_arch(
     if isinstance(arch, str): return _from_timm(arch, n_in, pretrained, weights)
     if callable(arch): return _from_function(arch, n_in, pretrained, weights)
     raise TypeError("expected an architecture such as resnet18, a timm name, an nn.Module or a "
-                    f"Learner, got a {type(arch).__name__}. Give one of these.")
+                    f"Learner, got {shown(arch)}. Give one of these.")
 
 def given_net(
     net,            # A network of the user's, to be changed

@@ -10,7 +10,7 @@ from fastrobust.data.reading import other_target
 from fastrobust.inference.passes import training_pass
 from fastrobust.labels.metrics import label_margin
 from fastrobust.labels.recorded import Recorded
-from fastrobust.training.recording import QuickEvents, fit_starts
+from fastrobust.training.recording import QuickEvents, fit_starts, is_export
 
 __all__ = ['SampleHistory']
 
@@ -149,10 +149,7 @@ class SampleHistory(Recorded, QuickEvents, Callback):
     def __getstate__(self):
         passing = 'active', 'batches', 'facts', 'walk'
         state = {k:v for k,v in super().__getstate__().items() if k not in passing}
-        dls = getattr(self.learn, 'dls', None)
-        # `export`: a model for inference has no training items
-        if dls is not None and not len(dls.train_ds):
-            state.update(rows=[], epochs=[], given=None, n_epochs=0)
+        if is_export(self.learn): state.update(rows=[], epochs=[], given=None, n_epochs=0)
         return state
 
 # --- one batch ------------------------------------------------------------------------------------

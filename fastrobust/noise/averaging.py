@@ -3,7 +3,7 @@ import numpy as np
 from fastai.callback.core import Callback
 from fastrobust.inference.passes import training_probs
 from fastrobust.predictions import as_array, need_distributions
-from fastrobust.training.recording import fit_starts
+from fastrobust.training.recording import fit_starts, is_export
 
 __all__ = []
 
@@ -21,6 +21,11 @@ class AverageProbs(Callback):
         total = self.probs*self.n + training_probs(self.learn, 'AverageProbs')
         self.probs = total/(self.n+1)
         self.n += 1
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if is_export(self.learn): state.update(probs=0., n=0)
+        return state
 
 def mean_probs(
     source  # A fitted Learner (with `AverageProbs`: over its epochs; else as it is), an array (n,c) or a list of them

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from fastrobust.basics import nearest, need_learner, need_whole
 from fastrobust.images.corruptions.front import corrupt
-from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+from fastrobust.images.corruptions.tables import (CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS, listed,
+                                                  table_for)
 from fastrobust.inference.batchnorm import LEAST, batch_passes, even_batches, need_norm_layers
 from fastrobust.inference.keys import Peek, activation_key, digest, files_key, model_key
 from fastrobust.inference.notes import Bar, noisy_labels_note
@@ -22,7 +23,7 @@ _ME = 'corruption_report'
 # --- what is asked for ----------------------------------------------------------------------------
 def _names(names, source):
     if names is None: names = CORRUPTIONS
-    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    names = list(dict.fromkeys(listed(names)))
     if source is not None and not hasattr(source, 'names'):
         raise TypeError(f"expected `source` to read published files, got {source!r}. Pass "
                         "CorruptedArrays(folder).")
@@ -46,7 +47,7 @@ def _severities(severities):
     return sorted({need_whole('severities', v, 1, 5, fix=fix) for v in s})
 
 def _table(table):
-    known = ['auto', 'cifar', 'imagenet']
+    known = ['auto', *PARAMS]
     if table in known: return table
     raise ValueError(f"expected the name of a severity table, got {table!r}. "
                      f"{nearest(table, known)}")
@@ -133,7 +134,7 @@ class _Images(NamedTuple):
 
 def _images_in_memory(peek, y, table, seed):
     size = peek.shape[1:]
-    if table == 'auto': table = 'cifar' if min(size) <= 64 else 'imagenet'
+    if table == 'auto': table = table_for(*size)
     return _Images(len(y), size, digest(y.tolist()), table, seed, None, True)
 
 def _images_of(learn, source, peek, y):
@@ -170,7 +171,9 @@ def corruption_report(
     names=CORRUPTIONS,  # Corruptions: the benchmark's 15; `CORRUPTIONS + EXTRA_CORRUPTIONS` for all 19
     severities=range(1, 6), # 1 to 5
     *,
-    table:str='auto',   # Severities made for 32 px ('cifar') or 224 px ('imagenet'); 'auto': by a shorter side of 64
+    # Severities made for 32 px ('cifar'), 64 px ('tiny', Tiny-ImageNet-C) or 224 px ('imagenet');
+    # 'auto': by the shorter side, 'tiny' from 46 to 119
+    table:str='auto',
     seed:int=0,         # Of the corruptions: the same images for every learner
     resume=None,        # Folder in which finished cells are kept, so that a report that was stopped goes on
     source=None,        # Published files instead, `CorruptedArrays(folder)`: then dl is their clean test set

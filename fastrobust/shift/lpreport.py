@@ -5,7 +5,7 @@
 import hashlib, math
 import pandas as pd
 import torch
-from fastrobust.basics import need_whole, plain_dl
+from fastrobust.basics import need_learner, need_whole, plain_dl
 from fastrobust.images.lpballs import perturbed
 from fastrobust.images.lpsets import as_lp_set, lp_sets, norm_name
 from fastrobust.inference.notes import Bar, noisy_labels_note
@@ -172,6 +172,7 @@ def lp_report(
     seed=0              # Of the noise; an image gets the same whatever the batches
 )->Report:
     "Error under each noise of a set, its mean (mCE_Lp), the rise under imperceptible noise (iCE), standard errors"
+    need_learner(learn)
     size = []
     def look(x, _ids):
         size.append(tuple(x.shape[1:]))

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 import numpy as np
 from fastrobust.basics import need_number
-from fastrobust.images.corruptions.tables import CORRUPTIONS
+from fastrobust.images.corruptions.tables import CORRUPTIONS, listed
 
 __all__ = ['mean_corruption_error', 'mce_alexnet', 'relative_mce', 'ice']
 
@@ -61,7 +61,7 @@ def mean_corruption_error(
     "Plain mean of the errors, as quoted for CIFAR-C: no AlexNet in it"
     if names is not None and not len(names):
         raise ValueError("expected `names`, got none. Leave it out for the 15.")
-    if names is None: names = list(dict(errors))
+    names = list(dict(errors)) if names is None else listed(names)
     return float(_means(errors, names).mean())
 
 def mce_alexnet(

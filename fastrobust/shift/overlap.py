@@ -1,6 +1,7 @@
 "Corruptions that a learner trained on: its errors there are no measure of shifts it has not seen"
 import inspect
-from fastrobust.basics import plain_dl, robust_warn
+from fastrobust.basics import robust_warn
+from fastrobust.techniques.bases.pipes import train_transforms
 
 __all__ = []
 
@@ -10,14 +11,6 @@ _OF_FASTAI = dict(Brightness='brightness', Contrast='contrast', Saturation='satu
 def _own(o, k):
     "Attribute `k` of a callback or transform itself; both look elsewhere for what they have not"
     return getattr(o, k) if inspect.getattr_static(o, k, None) is not None else None
-
-def _transforms(learn):
-    "Transforms of the training images"
-    dl = plain_dl(learn.dls.train) if len(learn.dls.loaders) else None
-    pipes = [getattr(dl, k, None) for k in ('after_item', 'before_batch', 'after_batch')]
-    lists = getattr(getattr(dl, 'dataset', None), 'tls', [])
-    pipes += [getattr(tl, 'tfms', None) for tl in lists]
-    return [t for p in pipes for t in getattr(p, 'fs', [])]
 
 def _trained_on(o):
     "Corruptions that a transform or callback makes"
@@ -32,7 +25,7 @@ def _trained_on(o):
 def overlaps(learn):
     "Corruptions that the learner's transforms and callbacks trained on, name -> by what"
     found = {}
-    for o in [*_transforms(learn), *learn.cbs]:
+    for o in [*train_transforms(learn), *learn.cbs]:
         for k in _trained_on(o):
             found.setdefault(k, []).append(type(o).__name__)
     return found

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from fastrobust.basics import need_number
 from fastrobust.images.corruptions.front import corrupt
-from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, listed
 from fastrobust.images.lpballs import lp_noise
 from fastrobust.pixels import PixelSpace
 from fastrobust.reporting.style import bare, new_figure
@@ -62,13 +62,15 @@ def show_corruptions(
     names=None,         # Corruptions, one row each; None: all 19
     severities=range(1, 6), # 1 to 5, one column each
     *,
-    table:str='auto',   # Severities of 'cifar' (32 px) or 'imagenet' (224 px); 'auto': by the size of the image
+    # Severities made for 32 px ('cifar'), 64 px ('tiny') or 224 px ('imagenet'); 'auto': by the
+    # size of the image
+    table:str='auto',
     seed:int=0,         # Of the random corruptions
     figsize=None        # Size in inches; None: a notebook's width
 )->Figure:
     "One image under every corruption (rows) at every severity (columns), the clean one at the left"
     x = _uint8(img, 'show_corruptions')
-    names = [names] if isinstance(names, str) else list(names or CORRUPTIONS + EXTRA_CORRUPTIONS)
+    names = listed(names or CORRUPTIONS + EXTRA_CORRUPTIONS)
     severities = [severities] if isinstance(severities, Integral) else list(severities)
     if not severities:
         raise ValueError("expected `severities` from 1 to 5, got none. Leave it out for all five.")

@@ -203,6 +203,10 @@ def _notes(reports, baseline):
              f"{len(a.wrong)} images, paired: below 0 is better. Another training of the same kind "
              "would differ too: repeat with other seeds.",
              f"mean: plain mean over {a.summary.mean_of}."]
+    sizes = [f'{r.summary.bn_batch} ({n})' for n,r in reports.items() if r.errors_bn is not None]
+    if sizes:
+        notes.append("error_bn: with BatchNorm by the batch, of at least so many images: "
+                     f"{', '.join(sizes)}. No part of the differences.")
     seen = [f'{n} ({r.summary.overlap})' for n,r in reports.items() if r.summary.overlap]
     if seen:
         notes.append("Trained on operations that overlap with corruptions here, so no fair race "
@@ -226,8 +230,13 @@ def compare_reports(
         raise ValueError(f"expected `baseline` as the name of a report, got {baseline!r}. "
                          f"{nearest(baseline, reports)}")
     a = reports[baseline]
-    wrong = _shares(reports, _rows(a))
+    rows = _rows(a)
+    wrong = _shares(reports, rows)
     t = pd.DataFrame({n: w.mean() for n,w in wrong.items()}).rename_axis('corruption')
+    for n,r in reports.items():
+        if r.errors_bn is None: continue
+        means = {k: r.table.error_bn[v].mean() for k,v in rows.items()}
+        t.insert(t.columns.get_loc(n)+1, f'{n} error_bn', pd.Series({'clean': r.clean_bn, **means}))
     for n in reports:
         if n == baseline: continue
         d = wrong[n]-wrong[baseline]

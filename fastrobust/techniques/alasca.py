@@ -68,7 +68,8 @@ class ALASCA(SampleMemory):
         self.spread = _one_of('spread', spread, ('others', 'all'))
 
     def prepare(self, learn):
-        learn.model = add_aux_heads(learn.model, learn.dls, predict=self.predict)
+        try: learn.model = add_aux_heads(learn.model, learn.dls, predict=self.predict)
+        except ValueError as e: raise ValueError(f'ALASCA {e}') from e
 
     # --- the equations ----------------------------------------------------------------------------
     @property

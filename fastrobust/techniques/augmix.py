@@ -4,11 +4,13 @@
 import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
+from fastai.data.load import DataLoader
 from fastai.vision.core import TensorImage
-from fastrobust.basics import check_weight
+from fastrobust.basics import check_weight, robust_warn
 from fastrobust.images.augmixing import augmix, check_augmix
 from fastrobust.lossfunctions import jsd
 from fastrobust.pixels import PixelSpace, pixel_space
+from fastrobust.techniques.bases.pipes import train_transforms, warn_of_two
 from fastrobust.training.technique import Technique
 
 __all__ = ['AugMixTransform', 'AugMix']
@@ -29,6 +31,9 @@ class AugMixTransform(DisplayedTransform):
         super().__init__()
         self.severity,self.width,self.depth,self.alpha = severity,width,depth,alpha
         self.all_ops = all_ops
+
+    def setups(self, dl:DataLoader):
+        warn_of_two(self, AugMixTransform, dl, "Keep one; for stronger views raise its `severity`.")
 
     def encodes(self, x:TensorImage):
         p = x.as_subclass(Tensor)
@@ -61,6 +66,12 @@ class AugMix(Technique):
         self.lam = check_weight('lam', lam, 'use AugMixTransform, the form without the divergence')
         self.severity,self.width,self.depth,self.alpha = severity,width,depth,alpha
         self.all_ops,self.views = all_ops,int(views)
+
+    def check(self, learn):
+        if any(isinstance(f, AugMixTransform) for f in train_transforms(learn)):
+            robust_warn(f"{self.name} takes the images of AugMixTransform for the clean ones, so "
+                        "that no loss is of a clean image. Remove AugMixTransform from the "
+                        f"transforms: {self.name} makes its own views.")
 
     def rows(self, x):
         if self.weight_now == 0: return

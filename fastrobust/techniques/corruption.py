@@ -5,14 +5,15 @@
 import torch
 from torch import Tensor
 from fasttransform import DisplayedTransform
+from fastai.data.load import DataLoader
 from fastai.vision.core import TensorImage
 from fastrobust.basics import need_number
 from fastrobust.images.corruptions.front import check_corruption, corrupt
+from fastrobust.images.corruptions.tables import listed
 from fastrobust.pixels import PixelSpace
+from fastrobust.techniques.bases.pipes import warn_of_two
 
 __all__ = ['CorruptionTransform']
-
-def _listed(v): return [v] if isinstance(v, (str, int, float)) else list(v)
 
 class CorruptionTransform(DisplayedTransform):
     """Batch transform: every image gets one of `names` at one of the severities, drawn evenly; training only. Give it
@@ -21,15 +22,17 @@ class CorruptionTransform(DisplayedTransform):
     # after IntToFloatTensor (10) and the geometric transforms (30), before Normalize (99)
     split_idx,order = 0,50
     def __init__(self,
-        names,             # A corruption or a list of them, from `CORRUPTIONS` and `EXTRA_CORRUPTIONS`
+        names,             # A corruption or several, from `CORRUPTIONS` and `EXTRA_CORRUPTIONS`
         severity=3,        # 1 to 5, or a list or range of them: one is drawn per image
         *,
-        table:str='auto',  # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by image size
+        # Severities made for 32 px ('cifar'), 64 px ('tiny') or 224 px ('imagenet'); 'auto': by the
+        # size of the images
+        table:str='auto',
         p:float=1.         # Share of images that are corrupted, in (0,1]
     ):
         super().__init__()
         need_number('p', p)
-        self.names,self.severity = _listed(names),_listed(severity)
+        self.names,self.severity = listed(names),listed(severity)
         self.table,self.p = table,p
         for k,v in dict(names=self.names, severity=self.severity).items():
             if not v:
@@ -40,6 +43,10 @@ class CorruptionTransform(DisplayedTransform):
         if not 0 < p <= 1:
             raise ValueError(f"`p` must be a share of the images in (0,1], got {p}. To switch it "
                              "off, leave it out.")
+
+    def setups(self, dl:DataLoader):
+        warn_of_two(self, CorruptionTransform, dl, "To give each image one corruption, name all of "
+                                                   "them in a single CorruptionTransform.")
 
     @property
     def overlaps(self):

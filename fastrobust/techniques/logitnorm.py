@@ -51,8 +51,8 @@ class LogitNorm(Technique):
     ):
         _check(tau)
         need_number('min_norm', min_norm)
-        if min_norm < 0:
-            raise ValueError(f"`min_norm` must not be negative, got {min_norm}. 0 is the paper's "
+        if not 0 <= min_norm < math.inf:
+            raise ValueError(f"`min_norm` must be finite and at least 0, got {min_norm}. 0 is the paper's "
                              "form.")
         self.tau,self.min_norm = tau,min_norm
 

@@ -10,9 +10,9 @@ import torch
 from fasttransform import DisplayedTransform
 from fastai.data.load import DataLoader
 from fastai.vision.core import TensorImage
-from fastrobust.basics import robust_warn
 from fastrobust.images.lpballs import check_float_images, perturbed
 from fastrobust.images.lpsets import as_lp_set, lp_sets, norm_name
+from fastrobust.techniques.bases.pipes import warn_of_two
 
 __all__ = ['LpNoise']
 
@@ -80,10 +80,8 @@ class LpNoise(DisplayedTransform):
         super().__init__()
 
     def setups(self, dl:DataLoader):
-        there = getattr(getattr(dl, 'after_batch', None), 'fs', [])
-        if any(isinstance(f, LpNoise) for f in there):
-            robust_warn("two LpNoise act one after the other on every image. To draw one kind of "
-                        "noise for each image, give a single LpNoise all the sets.")
+        warn_of_two(self, LpNoise, dl, "To draw one kind of noise for each image, give a single "
+                                       "LpNoise all the sets.")
 
     def sets_for(self, size):
         "The sets of noise for images of `size` (c,h,w)"

@@ -72,7 +72,7 @@ class OpenSampling(OpenSetRows):
         m = int(steps*self.bs if self.bs else seen)
         need = int(len(n)*n.max()-n.sum())
         if m < need:
-            raise ValueError(f"alpha='balanced' needs at least {need} open-set images an epoch to "
+            raise ValueError(f"OpenSampling with alpha='balanced' needs at least {need} open-set images an epoch to "
                              f"level these classes, got {m} in {steps} steps. Give "
                              f"bs={int(np.ceil(need/steps))} or more, or no `alpha`.")
         return complementary(n, 'balanced', n_aux=m)

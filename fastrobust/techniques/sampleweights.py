@@ -8,6 +8,7 @@ import torch
 from fastrobust.basics import robust_warn
 from fastrobust.data.weighting import item_weights, warn_equal
 from fastrobust.training.checks import draws_by_weight
+from fastrobust.training.recording import is_export
 from fastrobust.training.technique import Technique
 
 __all__ = ['SampleWeights']
@@ -25,11 +26,15 @@ class SampleWeights(Technique):
         self.w,self._w = w,None
 
     def __repr__(self):
-        if isinstance(self.w, str): return f"SampleWeights({self.w!r})"
+        if self.w is None or isinstance(self.w, str): return f"SampleWeights({self.w!r})"
         return f"SampleWeights({len(self.w)} weights)"
 
     def check(self, learn):
-        w = item_weights(learn.dls, self.w)
+        if self.w is None:
+            raise ValueError("SampleWeights expected the weights of the training items, got none: they are not part "
+                             "of an exported learner. Remove it with `remove_cb` and add SampleWeights(w).")
+        try: w = item_weights(learn.dls, self.w)
+        except ValueError as e: raise ValueError(f'SampleWeights {e}') from e
         self._w = torch.as_tensor(w/w.mean(), dtype=torch.float32)
         if warn_equal(w, 'SampleWeights'): return
         if learn.dls.train.bs == 1:
@@ -37,5 +42,11 @@ class SampleWeights(Technique):
         if draws_by_weight(learn.dls.train):
             robust_warn("SampleWeights on a loader that draws by weight already: both act, so the "
                         "weights multiply. Keep one of the two.")
+
+    def __getstate__(self):
+        "An export leaves the weights behind, which are of items that it leaves behind"
+        state = super().__getstate__()
+        if is_export(self.learn): state.update(_w=None, w=self.w if isinstance(self.w, str) else None)
+        return state
 
     def weights(self, ls, zs, *yb): return self._w[self.learn.objective.batch.ids].to(ls[0])

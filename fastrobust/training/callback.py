@@ -7,10 +7,13 @@ from fastai.callback.training import GradientAccumulation
 from fastai.imports import noop
 from fastai.torch_core import find_bs, rank_distrib
 from fastai.losses import BaseLoss
-from fastrobust.basics import batch_idxs, epoch_idxs, robust_warn, weight_at
+from fastrobust.basics import (batch_idxs, epoch_idxs, need_learner, robust_warn, said_once,
+                               weight_at)
 from fastrobust.training.checks import check, check_batch
+from fastrobust.training.network import check_network
 from fastrobust.training.objective import Objective, TechniqueColumns, inner_loss
 from fastrobust.training.recording import QuickEvents, fit_starts
+from fastrobust.training.savedfiles import SavedFiles
 from fastrobust.training.stages import (Batch, Stages, has_penalty, head_of, main_logits, mean_of,
                                         own, sum_of, take_rows)
 from fastrobust.training.surgery import AuxOut
@@ -30,11 +33,14 @@ class ObjectiveCallback(QuickEvents, Callback):
     # and inside MixedPrecision's autocast and scale
     order = GradientAccumulation.order-1
     name = 'objective'
+    stays = False
+    fits = None     # network and data that were last compared
 
     def __init__(self, loss, original):
         self.loss_obj,self.original = loss,original
         self.sums = {}
         self.trial = None
+        self.said = set()   # warnings of `check`
 
     @property
     def batch(self): return self.loss_obj.batch
@@ -48,7 +54,9 @@ class ObjectiveCallback(QuickEvents, Callback):
         return list(twin.heads(pred)) if twin else [pred]
 
     def techniques(self):
-        return [t for t in self.learn.cbs.sorted('order') if isinstance(t, Stages)]
+        "In one order, whatever the order in which they came"
+        ts = [t for t in self.learn.cbs if isinstance(t, Stages)]
+        return sorted(ts, key=lambda t: (t.order, t.name))
 
     def heal(self):
         "Undo what a Ctrl-C under MixUp leaves behind, and adopt a loss the user assigned meanwhile"
@@ -68,6 +76,7 @@ class ObjectiveCallback(QuickEvents, Callback):
         self.loss_obj.stages = tuple(self.techniques())
         if not fit_starts(self.learn): return
         check(self.learn)
+        self.check_network()
         # works on copies: the techniques and their state stay as they are
         if hasattr(self.learn, 'lr_finder'):
             self.trial = tuple(t.clone() for t in self.techniques())
@@ -78,6 +87,16 @@ class ObjectiveCallback(QuickEvents, Callback):
             replaced = any(own(t, 'base') for t in ts)
             if not replaced: parts.insert(0, _loss_name(self.loss_obj.base))
             print('fastrobust: ' + ' + '.join(parts))
+
+    def check_network(self):
+        "Does the network fit the data? Asked once of each"
+        learn = self.learn
+        now = id(learn.model),id(learn.dls)
+        if self.fits == now: return
+        with said_once(self.said):
+            asked = hasattr(learn, 'n_out')     # as in `robust_learner`
+            check_network(learn.model, learn.dls, self.loss_obj.base, learn.cbs, asked)
+        self.fits = now
 
     def before_train(self):
         self.loss_obj.train()
@@ -183,20 +202,23 @@ class ObjectiveCallback(QuickEvents, Callback):
         return found
 
     def __getstate__(self):
-        return {**super().__getstate__(), 'trial': None, 'sums': {}, 'idxs': None}
+        return {**super().__getstate__(), 'trial': None, 'sums': {}, 'idxs': None, 'said': set(), 'fits': None}
 
 def _objective_of(learn):
     return next((cb for cb in learn.cbs if isinstance(cb, ObjectiveCallback)), None)
 
 def ensure_objective(
-    learn   # Any Learner
+    learn,      # Any Learner
+    stays=False # Whether it stays when the last technique has left
 ):
     "The learner's `Objective`, installed around its loss if it has none"
-    if _objective_of(learn) is not None: return learn.objective.loss_obj
-    loss = inner_loss(learn.loss_func)
-    obj = learn.loss_func = Objective(_private(learn, loss))
-    learn.add_cbs([ObjectiveCallback(obj, loss), TechniqueColumns()])
-    return obj
+    need_learner(learn)
+    if _objective_of(learn) is None:
+        loss = inner_loss(learn.loss_func)
+        learn.loss_func = Objective(_private(learn, loss))
+        learn.add_cbs([ObjectiveCallback(learn.loss_func, loss), TechniqueColumns(), SavedFiles()])
+    if stays: learn.objective.stays = True
+    return learn.objective.loss_obj
 
 def set_loss(
     learn,  # Any Learner, with techniques or without
@@ -212,7 +234,9 @@ def set_loss(
     cb.loss_obj.adopt(loss)
 
 def remove_objective(learn):
-    cbs = [cb for cb in learn.cbs if isinstance(cb, (ObjectiveCallback, TechniqueColumns))]
+    if getattr(_objective_of(learn), 'stays', False): return
+    ours = ObjectiveCallback,TechniqueColumns,SavedFiles
+    cbs = [cb for cb in learn.cbs if isinstance(cb, ours)]
     for cb in cbs:
         if isinstance(cb, ObjectiveCallback):
             cb.heal()

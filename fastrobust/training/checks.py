@@ -4,7 +4,7 @@ from torch import nn
 from fastai.callback.core import event
 from fastai.callback.mixup import MixHandler
 from fastai.losses import LabelSmoothingCrossEntropy
-from fastrobust.basics import check_weight, plain_dl, robust_warn
+from fastrobust.basics import check_weight, plain_dl, robust_warn, said_once
 from fastrobust.losses import RobustLoss
 from fastrobust.training.stages import Stages, has_penalty, own
 
@@ -17,8 +17,12 @@ _events = [o for o in vars(event) if o[0] != '_']
 def check(
     learn   # A Learner with techniques
 ):
-    "Raise or warn about combinations of techniques that do not work or do nothing"
-    ts = [t for t in learn.cbs if isinstance(t, Stages)]
+    """Raise or warn about combinations of techniques that do not work or do nothing. It is asked when a learner is made
+    and at every fit, and warns of each once"""
+    with said_once(learn.objective.said): _check(learn)
+
+def _check(learn):
+    ts = learn.objective.techniques()
     def names(stage): return [t.name for t in ts if own(t, stage)]
     _one_of_a_kind(ts)
     sizes = [t.name for t in ts if own(t, 'logits') and t.scales]
@@ -28,7 +32,8 @@ def check(
     mix = [cb for cb in learn.cbs if isinstance(cb, MixHandler)]
     picky = [t.name for t in ts if t.remembers or own(t, 'weights') or own(t, 'sample_loss')]
     if mix and picky:
-        raise ValueError(f"{', '.join(picky)} judge each item by its one label, {mix[0]} gives "
+        verb = 'judges' if len(picky) == 1 else 'judge'
+        raise ValueError(f"{', '.join(picky)} {verb} each item by its one label, {mix[0]} gives "
                          "every image two. Remove one of them.")
 
     base = learn.objective.loss_obj.base

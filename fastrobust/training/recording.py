@@ -9,6 +9,11 @@ def fit_starts(learn):
     "Whether this `before_fit` opens a fit: `validate` and `get_preds` fire it too, but hold `learn.lock`"
     return not learn.lock.locked()
 
+def is_export(learn):
+    "Whether `learn` has no training items: `export` takes them away while it writes, and they do not come back"
+    dls = getattr(learn, 'dls', None)
+    return dls is not None and not len(dls.train_ds)
+
 class QuickEvents:
     "Answers only the events it defines: fastai would look for the others in learner and model, at every batch"
     def __call__(self, event_name):

@@ -11,10 +11,23 @@ class AuxOut(NamedTuple):
     main: object
     aux: tuple
 
+# torch quotes it where a file and a network differ by what a technique adds
+_NOTE = ': load with strict=False to go without it'
+
+def without(
+    state,  # state_dict of a network under surgery
+    cls     # Class of the wrapper that came off
+):
+    "`state` without what wrappers of class `cls` added"
+    mark = f'{cls.__name__} of '
+    return {k: v for k,v in state.items() if not k.startswith(mark) and '.'+mark not in k}
+
 class Surgery(nn.Module):
-    "Base of the wrappers techniques put around a model; they nest, and come off in any order"
+    """Base of the wrappers techniques put around a model; they nest, and come off in any order. In a `state_dict` the
+    network that stays has its own names, and what a wrapper adds is marked with who added it"""
     # Whether a wrapped network predicts what the wrapper does, so that `strip` may take it out
     plain = True
+    by = 'a technique'  # Which one put it there
     def inner(self, i=0):
         "The wrapped network that stays when the wrapper comes off; of two networks the `i`-th"
         return self.net
@@ -22,6 +35,35 @@ class Surgery(nn.Module):
     def groups(self, split):
         "Parameter groups; `split` gives those of a wrapped network. As many as before, each parameter once"
         return split(self.net)
+
+    def _names(self, prefix):
+        "How names begin: torch's of the network that stays, and in files those of what is added"
+        inner = self.inner()
+        at = next(k for k,m in self.named_modules() if m is inner)
+        return f'{prefix}{at}.',f'{prefix}{type(self).__name__} of '
+
+    def state_dict(self, *, prefix='', **kwargs):   # type: ignore[override]  # torch's own takes `*args` no more
+        state = super().state_dict(prefix=prefix, **kwargs)
+        inside,mark = self._names(prefix)
+        keys = [k for k in state if k.startswith(prefix)]
+        if not all(k.startswith(inside) for k in keys): state[mark+self.by+_NOTE] = torch.empty(0)
+        for k in keys:
+            if k.startswith(inside): name = prefix + k.removeprefix(inside)
+            else: name = f'{mark}{self.by}.{k.removeprefix(prefix)}'
+            state[name] = state.pop(k)
+        return state
+
+    def _load_from_state_dict(self, state, prefix, local_metadata, strict, missing, *args):
+        inside,mark = self._names(prefix)
+        note = next((k for k in self.state_dict(prefix=prefix) if k.startswith(mark)), None)
+        keys = [k for k in state if k.startswith(prefix)]
+        if note is not None and not any(k.startswith(mark) for k in keys): missing.append(note)
+        for k in keys:
+            v = state.pop(k)
+            _,_,added = k.removeprefix(mark).partition('.')     # nothing of the note
+            if not k.startswith(mark): state[inside + k.removeprefix(prefix)] = v
+            elif added: state[prefix+added] = v
+        super()._load_from_state_dict(state, prefix, local_metadata, strict, missing, *args)
 
 class Pair:
     "Two predictions that fastai's RNNCallback takes for one"

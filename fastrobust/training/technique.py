@@ -1,14 +1,18 @@
 "The base class of all techniques: a Callback that installs itself wherever fastai takes callbacks"
-import copy
+import copy, inspect, sys
+from fastcore.foundation import L
 from fastai.callback.core import Callback
+from fastai.learner import Learner
 from fastrobust.basics import weight_at
+from fastrobust.resting import keep_random
 from fastrobust.training.callback import ObjectiveCallback, ensure_objective, remove_objective
 from fastrobust.training.recording import QuickEvents
-from fastrobust.training.stages import Stages
+from fastrobust.training.stages import Stages, own
 from fastrobust.training.surgery import SurgeonSplit, Surgery, has_surgery, unwrap
 
 __all__ = ['Technique']
 
+_ADDING = inspect.unwrap(Learner.added_cbs).__code__
 # what fastai keeps on a learner during a fit
 _taken = {'loss', 'loss_grad', 'smooth_loss', 'pred', 'xb', 'yb', 'dl', 'iter', 'epoch', 'n_iter',
           'train_iter', 'pct_train', 'final_record'}
@@ -69,6 +73,12 @@ class Technique(Stages, QuickEvents, Callback):
         old = self.__dict__.get('_learn')
         if learn is None: return self._uninstall(old)
         if old is learn: return
+        try: self._install(learn, old)
+        except BaseException:
+            learn.remove_cbs([cb for cb in _brought_by_fit(learn) if cb in learn.cbs])
+            raise
+
+    def _install(self, learn, old):
         if old is not None:
             raise ValueError(f"this {type(self).__name__} already belongs to a learner. Make a new "
                              "one for each learner (`clone()`), or remove it there first with "
@@ -80,9 +90,9 @@ class Technique(Stages, QuickEvents, Callback):
                              "change its settings.")
         also = [t for t in there if t.surgery is self.surgery is not None]
         if also:
-            raise ValueError(f"{also[0].name} and {self.name} both wrap the network in "
-                             f"{self.surgery.__name__}: keep one, remove the other with "
-                             "`remove_cb`.")
+            both = ' and '.join(sorted([also[0].name, self.name]))
+            raise ValueError(f"{both} both wrap the network in {self.surgery.__name__}: keep one, "
+                             "remove the other with `remove_cb`.")
         if hasattr(type(learn), self.name) or self.name in vars(learn) or self.name in _taken:
             raise ValueError("a technique is kept as an attribute of the learner, and "
                              f"`learn.{self.name}` is taken. Rename {type(self).__name__}, or give "
@@ -90,10 +100,26 @@ class Technique(Stages, QuickEvents, Callback):
         self.__dict__['_learn'] = learn
         try:
             ensure_objective(learn)
-            _operate(learn, self.prepare)
+            _operate(learn, self._put_in)
         except BaseException:
             self._uninstall(learn)
             raise
+
+    def _put_in(self, learn):
+        "Surgery in one order: two networks are made of the plain one, and what was around that goes around each"
+        around = learn.model
+        if not own(self, 'heads') or not isinstance(around, Surgery):
+            self._prepare(learn)
+            return
+        there = [t for t in learn.cbs if isinstance(t, Technique) and t.surgery]
+        learn.model = unwrap(around)
+        for t in (self, *there): t._prepare(learn)
+        if hasattr(learn.model, 'nets'): learn.model.nets[0] = around   # it may have learned something
+
+    def _prepare(self, learn):
+        with keep_random(): self.prepare(learn)     # what each draws does not depend on who came before
+        for m in _wrappers(learn.model):
+            if self.surgery and isinstance(m, self.surgery): m.by = type(self).__name__
 
     def _uninstall(self, learn):
         self.__dict__['_learn'] = None
@@ -101,8 +127,18 @@ class Technique(Stages, QuickEvents, Callback):
         if self.surgery:
             def take_out(learn): learn.model = unwrap(learn.model, self.surgery)
             _operate(learn, take_out)
+            saved = vars(learn).get('saved_files')  # none where the loss was refused
+            if saved: saved.leave_out(self.surgery)
         if not any(isinstance(t, Technique) and t is not self for t in learn.cbs):
             remove_objective(learn)
+
+def _brought_by_fit(learn):
+    "The callbacks that `fit(cbs=)` is adding: fastai takes them away in the end, but not where one of them is refused"
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is _ADDING and frame.f_locals['self'] is learn: return L(frame.f_locals['cbs'])
+        frame = frame.f_back
+    return []
 
 def _wrappers(model): return [m for m in model.modules() if isinstance(m, Surgery)]
 
@@ -110,7 +146,10 @@ def _operate(learn, f):
     "Run surgery `f`; a changed model gets a matching splitter and a new optimizer, frozen as the old one was"
     before,opt = learn.model,learn.opt
     inside = _wrappers(before)
-    f(learn)
+    try: f(learn)
+    except BaseException:
+        learn.model = before
+        raise
     if learn.model is before and inside == _wrappers(before): return
     if not isinstance(learn.splitter, SurgeonSplit): learn.splitter = SurgeonSplit(learn.splitter)
     if not has_surgery(learn.model): learn.splitter = learn.splitter.base

@@ -1,10 +1,11 @@
 "Images a second: AugMix beside its peers, the corruptions beside imagecorruptions, Lp noise beside torch.randn_like"
-# python nbs/benchmarks/shift_speed.py augmix|corruptions|lp|memory [--rounds 5] [--threads 2] [--sizes 32 224]
+# python nbs/benchmarks/shift_speed.py augmix|corruptions|cost|lp|memory [--rounds 5] [--threads 2] [--sizes 32 224]
 #        [--device cuda]
-# Every peer at its own best setting: per-image transforms run in `threads` processes of one thread each. Rounds are
-# interleaved; the ratio is taken within a round and its median over the rounds is printed. timm (a peer) and
-# imagecorruptions-imaug (the oracle) must be installed, scikit-learn lends its two photographs.
-import argparse, multiprocessing, resource, sys, time, warnings
+# AugMix with numba and by torch alone. Every peer at its own best setting: per-image transforms run in `threads`
+# processes of one thread each. Rounds are interleaved; the ratio is taken within a round and its median over the rounds
+# is printed. timm (a peer), imagecorruptions-imaug (the oracle) and numba must be installed, scikit-learn lends its two
+# photographs.
+import argparse, multiprocessing, os, resource, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 import numpy as np
 import torch
@@ -90,6 +91,14 @@ def race(rows, rounds):
     return {k: np.median(ours/np.array(v)) for k,v in rates.items()},{k: np.median(v) for k,v in rates.items()}
 
 # --- what is measured ------------------------------------------------------------------------------------------------
+def by_torch(f):
+    "`f` as where numba is not installed"
+    def run(*args, **kw):
+        os.environ['FASTROBUST_NUMBA'] = '0'
+        try: return f(*args, **kw)
+        finally: del os.environ['FASTROBUST_NUMBA']
+    return run
+
 def augmix_speed(a):
     from torchvision.transforms import v2
     from fastrobust.images.augmixing import augmix
@@ -99,12 +108,67 @@ def augmix_speed(a):
                  (('torchvision v2.AugMix on tensors', tv_tensor), ('torchvision v2.AugMix on PIL', tv_pil),
                   ('timm AugMix on PIL', timm_pil))}
         for bs in ((512, 128) if size < 100 else (64,)):
-            print(f'AugMix, one view, severity 3, {size} px, {a.threads} threads')
-            race({f'fastrobust augmix, batches of {bs}': (in_batches(augmix, x, bs), n),
-                  **{k: (f, n//6) for k,f in peers.items()},
-                  '(v2.AugMix, one draw for the whole batch)': (in_batches(v2.AugMix(3, all_ops=False), x, bs), n)},
-                 a.rounds)
+            print(f'AugMix, one view, severity 3, {size} px, batches of {bs}, {a.threads} threads')
+            ratio,_ = race({'fastrobust augmix, numba': (in_batches(augmix, x, bs), 4*n),
+                            'fastrobust augmix, torch': (in_batches(by_torch(augmix), x, bs), n//4),
+                            **{k: (f, n//6) for k,f in peers.items()},
+                            '(v2.AugMix, one draw for the whole batch)':
+                            (in_batches(v2.AugMix(3, all_ops=False), x, bs), n//4)}, a.rounds)
+            print(f'  the best per-image peer: {min(ratio[k] for k in peers):.1f} x')
         for f in peers.values(): f.close()
+    if DEVICE == 'cpu':
+        augmix_shares(a)
+        first_calls()
+
+def augmix_shares(a):
+    "Processor time of one thread: chains of eight times one operation, less chains of none"
+    from fastrobust.images import augmixing
+    from fastrobust.images.ops import AUGMIX_OPS
+    torch.set_num_threads(1)
+    def cost(f, x, draw):
+        spent = []
+        for _ in range(6):
+            t = time.thread_time()
+            f(x, draw)
+            spent.append(time.thread_time()-t)
+        return min(spent[1:])/len(x)*1e6
+    for size in a.sizes:
+        b = 256 if size < 100 else 16
+        x,d = photos(b, size),augmixing.draw_augmix(b, 3, 1, 8, all_ops=True, size=(size, size))
+        u = torch.rand(2, b, 1, 8, dtype=torch.float64)
+        level,sign = .1 + 2.9*u[0],(u[1] > .5)*2. - 1
+        args = augmixing.operation_args(level, sign, (size, size))
+        for name,f in (('numba', augmixing.apply_augmix), ('torch', by_torch(augmixing.apply_augmix))):
+            none = cost(f, x, d._replace(op=torch.full_like(d.op, -1)))
+            each = {k: (cost(f, x, d._replace(op=torch.full_like(d.op, i), arg=args[..., i])) - none)/8
+                    for i,k in enumerate(AUGMIX_OPS)}
+            nine = sum(list(each.values())[:9])
+            print(f'{size} px, {name}, microseconds an image, share of the nine:',
+                  ', '.join(f'{k} {v:.1f} ({v/nine:.0%})' for k,v in each.items()) + f'; no operation {none:.1f}')
+        t = time.thread_time()
+        for _ in range(20): augmixing.draw_augmix(b, 3, size=(size, size))
+        print(f'{size} px: to draw {(time.thread_time()-t)/20/b*1e6:.1f} microseconds an image')
+    torch.set_num_threads(a.threads)
+
+FIRST = """
+import time, torch
+from fastrobust.images.augmixing import augmix
+for c in (3, 3, 1, 1):
+    x = torch.zeros(8, c, 32, 32, dtype=torch.uint8)
+    t,p = time.perf_counter(),time.process_time()
+    augmix(x)
+    print(f'c={c}: {time.perf_counter()-t:.3f} s ({time.process_time()-p:.3f} of the processor)', end='  ')
+print()
+"""
+
+def first_calls():
+    "What the first calls of a process take, with an empty cache and with a warm one"
+    root = Path(__file__).parents[2]
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, 'NUMBA_CACHE_DIR': folder, 'PYTHONPATH': str(root), 'PYTHONWARNINGS': 'ignore'}
+        for what in ('empty cache', 'warm cache'):
+            print(f'first calls, {what}:', end=' ', flush=True)
+            subprocess.run([sys.executable, '-c', FIRST], env=env, check=True)
 
 def corruption_speed(a):
     from fastrobust.images.corruptions.front import corrupt
@@ -122,6 +186,35 @@ def corruption_speed(a):
             peer.close()
             total += 1/np.array(list(rate.values()))
         print(f'  all 19: {1e3*total[0]:.2f} ms an image, oracle {1e3*total[1]:.2f}: {total[1]/total[0]:.1f} x')
+
+def corruption_cost(a):
+    "Processor milliseconds an image, one thread each, the least of the rounds: on a machine that others use too"
+    from imagecorruptions import corrupt as theirs
+    from fastrobust.images.corruptions.front import corrupt
+    from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS
+    torch.set_num_threads(1)
+    def cost(f, n):
+        t = time.process_time()
+        f()
+        return 1e3*(time.process_time()-t)/n
+    for size in a.sizes:
+        x = photos(128 if size < 100 else 32, size)
+        some = [o.permute(1, 2, 0).numpy() for o in x[:20 if size < 100 else 2]]
+        total = np.zeros(3)
+        print(f'\n{size} px, ImageNet table | numba | torch | imagecorruptions | times, numba | torch\n{"---|"*6}')
+        for name in CORRUPTIONS + EXTRA_CORRUPTIONS:
+            def ours(x=x, name=name):
+                for s in range(1, 6): corrupt(x, name, s, table='imagenet', seed=0)
+            def oracles(name=name, some=some):
+                for o in some:
+                    for s in range(1, 6): theirs(o, corruption_name=name, severity=s)
+            rounds = [[cost(ours, 5*len(x)), cost(by_torch(ours), 5*len(x)), cost(oracles, 5*len(some))]
+                      for _ in range(a.rounds+1)][1:]
+            ms = np.min(rounds, 0)
+            total += ms
+            cells = [f'{o:.3f}' for o in ms] + [f'{ms[2]/o:.2f}' for o in ms[:2]]
+            print(' | '.join([name, *cells]), flush=True)
+        print('all 19 | ' + ' | '.join([*(f'{o:.2f}' for o in total), *(f'{total[2]/o:.1f}' for o in total[:2])]))
 
 def lp_speed(a):
     from fastrobust.images.lpballs import lp_noise
@@ -145,7 +238,7 @@ def memory(_a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument('what', choices=['augmix', 'corruptions', 'lp', 'memory'])
+    p.add_argument('what', choices=['augmix', 'corruptions', 'cost', 'lp', 'memory'])
     p.add_argument('--rounds', type=int, default=5)
     p.add_argument('--threads', type=int, default=2)
     p.add_argument('--sizes', type=int, nargs='+', default=[32, 224])
@@ -154,6 +247,6 @@ def main():
     globals()['DEVICE'] = a.device
     torch.set_num_threads(a.threads)
     warnings.simplefilter('ignore')
-    dict(augmix=augmix_speed, corruptions=corruption_speed, lp=lp_speed, memory=memory)[a.what](a)
+    dict(augmix=augmix_speed, corruptions=corruption_speed, cost=corruption_cost, lp=lp_speed, memory=memory)[a.what](a)
 
 if __name__ == '__main__': main()

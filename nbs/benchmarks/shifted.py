@@ -39,6 +39,7 @@ ALPHAS,ANEW = [1, .75, .5, .25, 0],'0.5, BatchNorm statistics anew'
 FITS,KEPT = {'fine_tune(3)': dict(epochs=3), 'fine_tune(6 lr_mult=10)': dict(epochs=6, lr_mult=10),
         'fine_tune(6 lr_mult=1)': dict(epochs=6, lr_mult=1)}, ' KeepBN'
 SIDE = dict(cifar=64, trash=96)         # Pixels that the pretrained network sees
+TABLE = dict(cifar='cifar', trash='imagenet')   # Of severities: what 'auto' took before there was 'tiny'
 
 # --- BatchNorm by the batch -----------------------------------------------------------------------
 def small(data, seed):
@@ -88,7 +89,7 @@ def run_wise(data, seed, _folder, done):
     drawn = draw(data, seed, 1000, 400, SIDE[data])
     Xv,yv = drawn[2:4]
     x = torch.from_numpy(Xv.transpose(0, 3, 1, 2).copy())
-    sets = dict(clean=x, **{k: corrupt(x, k, 3) for k in CORRUPTIONS})
+    sets = dict(clean=x, **{k: corrupt(x, k, 3, TABLE[data]) for k in CORRUPTIONS})
     rows = []
     for name in [o+kept for o in FITS for kept in ('', KEPT)]:
         if f'{name}, alpha 1' in done: continue

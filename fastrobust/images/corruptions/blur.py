@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from fastrobust.images.corruptions.filters import (correlate, filter_matrix, gaussian,
                                                    gaussian_taps, motion, summed_zooms)
+from fastrobust.images.corruptions.glass import exchanged
 
 __all__ = []
 
@@ -34,50 +35,13 @@ def defocus_blur(x, p, _r):
     "An open aperture: p = (radius of the disk, sigma of its edge), border mirrored"
     return correlate(x, disk(*p))
 
-def shuffle_map(b, h, w, d, rounds, r):
-    "Which pixel of the batch, flattened, each one comes from after local exchanges up to `d` px wide: int64 (b*h*w,)"
-    # The published loop walks backwards through the image and gives each pixel the present value of
-    # a random neighbour, -d to d-1 rows and columns away. It is written as a swap, but NumPy hands
-    # out colour pixels as views, so the neighbour keeps its value: the files have it so, and so
-    # have we. A neighbour that the loop has passed (it lies later in the image) holds what it was
-    # given, any other one its old value. That is a forest of references; all pixels climb to their
-    # roots at once, doubling their steps.
-    n = b*h*w
-    at = torch.arange(n, device=r.device).view(b, h, w)
-    src = at.flatten()
-    if min(h, w) <= 2*d: return src             # the loop leaves a margin of d: nothing is inside
-    inside = slice(None),slice(d+1, h-d+1),slice(d+1, w-d+1)
-    inner = at[inside]
-    k = torch.arange(4*d*d, device=r.device)
-    steps = (k//(2*d) - d)*w + k % (2*d) - d
-    for i in range(rounds):
-        step = steps[r.randint(0, 4*d*d, *inner.shape[1:])]
-        ref = at + n                            # n and more: an old value, a root
-        ref[inside] = inner + torch.where(step > 0, step, step+n)
-        root = _roots(ref.flatten(), n) - n
-        src = root if i == 0 else src.index_select(0, root)
-    return src
-
-def _roots(ref, n):
-    "Where the references `ref`, in place, end: at `n` and more"
-    todo = (ref < n).nonzero()[:, 0]
-    while len(todo):
-        up = ref.index_select(0, todo)
-        up = ref.index_select(0, up)
-        ref[todo] = up
-        todo = todo[up < n]
-    return ref
-
 def glass_blur(x, p, r):
     "Structured glass: blur, exchange neighbours, blur: p = (sigma, widest exchange, rounds)"
     sigma,delta,rounds = p
-    b,c,h,w = x.shape
     # whole grey levels, as the scripts cut them
     x = gaussian(x, sigma).mul(255).add_(1e-3).floor_().div_(255)
-    src = shuffle_map(b, h, w, delta, rounds, r)
-    px = x.permute(0, 2, 3, 1).reshape(-1, c)
-    px = px.index_select(0, src).view(b, h, w, c)
-    return gaussian(px.permute(0, 3, 1, 2).contiguous(), sigma)
+    x = exchanged(x, delta, rounds, r)
+    return gaussian(x, sigma)
 
 def motion_blur(x, p, r):
     "The camera moves along a line within 45 degrees of the horizontal: p = (radius, sigma); torch, not ImageMagick"

@@ -1,10 +1,10 @@
 "Elastic deformation, pixelation, JPEG"
-# Every function takes pixels x (b,c,h,w) in [0,1] holding k/255, the parameters of its severity
-# and the draws.
+# `elastic_transform` takes pixels x (b,c,h,w) in [0,1] holding k/255, the parameters of its severity
+# and the draws; the two others, in `ON_BYTES`, take and give the bytes themselves and draw nothing.
 # Elastic deformation is the authors': an affine map of three random points, then a smoothed random
 # displacement, each with bilinear samples. Its lengths are shares of the image side: of 32 for
-# CIFAR-C, of 244 (a typo, kept) for a side of 224 in ImageNet-C; for other sizes they grow with
-# the shorter side. The `imagecorruptions` package has another elastic deformation (no affine map,
+# CIFAR-C, 64 for Tiny-ImageNet-C, of 244 (a typo, kept) for a side of 224 in ImageNet-C; for other
+# sizes they grow with the shorter side. The `imagecorruptions` package has another elastic deformation (no affine map,
 # other strengths), so there the two differ on purpose.
 # JPEG is the codec itself, Pillow's as in the published files, on the CPU for any input.
 import io
@@ -13,22 +13,26 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import grid_sample
+from fastrobust.images.corruptions.engine import in_threads
+from fastrobust.images.corruptions.filters import (ROWS, blocks, columns_filtered,
+                                                   rows_filtered, separable)
 
 __all__ = []
 
 @lru_cache(32)
-def _smoother(n, sigma):
-    "Matrix (n,n) that blurs a line of `n` points: Gaussian to 3 sigma, mirrored at the edges"
+def _smoother(n, sigma, device):
+    "`blocks` of the matrix that blurs a line of `n` points: Gaussian to 3 sigma, mirrored at the edges"
     from scipy.ndimage import gaussian_filter1d
     m = gaussian_filter1d(np.eye(n), sigma, axis=0, mode='reflect', truncate=3)
-    return torch.from_numpy(m)
+    rows = ROWS if 12*sigma < n else n      # a wide band is multiplied at once
+    return blocks(torch.from_numpy(m), device, torch.float64, rows)
 
 def _sample(x, u, v, mirror):
-    "Bilinear samples at columns `u` and rows `v` (b,h,w); `mirror`: the edge itself is not repeated"
+    "Bilinear samples at columns `u` and rows `v` (b,h,w), used up; `mirror`: the edge itself is not repeated"
     h,w = x.shape[-2:]
     def unit(o, n):
-        if mirror: return o*(2/max(n-1, 1)) - 1
-        return (o*2 + 1)/n - 1
+        if mirror: return o.mul_(2/max(n-1, 1)).sub_(1)
+        return o.mul_(2).add_(1).div_(n).sub_(1)
     at = torch.stack([unit(u, w), unit(v, h)], -1)
     return grid_sample(x, at, 'bilinear', 'reflection', align_corners=mirror)
 
@@ -58,14 +62,12 @@ def elastic_transform(x, p, r):
     x = _affine(x, far, r)
     if strength == 0: return x
     # float64: matrix products then round alike for every batch size
-    d = (2*r.rand(2, h, w) - 1).double()
-    rows = _smoother(w, sigma).to(x.device)
-    cols = _smoother(h, sigma).to(x.device)
-    d = cols @ d @ rows.T
+    d = r.rand(2, h, w).mul_(2).sub_(1).double()
+    d = separable(d, _smoother, sigma)
     i = torch.arange(h, device=x.device, dtype=torch.float64)
     j = torch.arange(w, device=x.device, dtype=torch.float64)
-    u = d[:, 0]*strength + j
-    v = d[:, 1]*strength + i[:, None]
+    u = d[:, 0].mul_(strength).add_(j)
+    v = d[:, 1].mul_(strength).add_(i[:, None])
     return _sample(x, u.float(), v.float(), False)
 
 @lru_cache(64)
@@ -81,37 +83,41 @@ def _box(n, m):
     w = (j >= lo) & (j < hi) & (at > -.5) & (at <= .5)
     shown = (i+.5)*(m/n)
     shown = shown.astype(int).clip(0, m-1)
-    return torch.from_numpy(w).float(),torch.from_numpy(shown)
+    return w,shown
 
-def pixelate(x, p, _r=None):
+@lru_cache(64)
+def _boxes(n, m, device):
+    "Of `_box`: `blocks` of the sums, how many each of the `m` has, and what is shown"
+    w,shown = (torch.from_numpy(o) for o in _box(n, m))
+    w = w.double().mT
+    return blocks(w, device),w.sum(1).float().to(device),shown.to(device)
+
+def pixelate(x, p):
     "Fewer, larger pixels: Pillow's BOX filter down and up again, rows first, rounding after each axis as it does"
-    def down(x, w):     # sums of whole numbers below 2^24: exact in float32
-        n = w.sum(0)
-        sums = x @ w
-        return (sums*2 + n).div_(2*n).floor_()
-    def box(n):
-        m = max(int(n*p[0]), 1)
-        return [o.to(x.device) for o in _box(n, m)]
     h,w = x.shape[-2:]
-    wy,y = box(h)
-    wx,j = box(w)
-    small = down((x*255).round_(), wx)
-    small = down(small.mT, wy).mT
-    return small.index_select(-2, y).index_select(-1, j).div_(255)
+    def box(n): return _boxes(n, max(int(n*p[0]), 1), x.device)
+    def rounded(sums, n): return sums.mul_(2).add_(n).div_(2*n).floor_()
+    (down,many,i),(across,wide,j) = box(h),box(w)
+    # sums of whole numbers below 2^24: exact in float32
+    y = x.float()
+    y = rounded(rows_filtered(y, across), wide)
+    y = rounded(columns_filtered(y, down), many[:, None])
+    y = y.to(torch.uint8)
+    return y.index_select(-1, j).index_select(-2, i)
 
-def jpeg_compression(x, p, _r=None):
-    u8 = (x*255).round_().to(torch.uint8)
-    u8 = u8.permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    for i,a in enumerate(u8): u8[i] = _through_jpeg(a, p[0])
-    y = torch.from_numpy(u8).permute(0, 3, 1, 2)
-    return y.to(x.device, x.dtype).div_(255)
+def jpeg_compression(x, p):
+    "Written and read again"
+    u8 = x.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    out = np.empty(x.shape, np.uint8)
+    def one(i):
+        buf = io.BytesIO()
+        px = u8[i, ..., 0] if u8.shape[3] == 1 else u8[i]
+        Image.fromarray(px).save(buf, 'JPEG', quality=p[0])
+        px = np.asarray(Image.open(buf, formats=['JPEG']))
+        out[i] = px.reshape(u8.shape[1:]).transpose(2, 0, 1)
+    # of a small image most is Python's work, which threads do not share
+    in_threads(one, len(x), u8[:1].size >= 2**15)
+    return torch.from_numpy(out).to(x.device)
 
-def _through_jpeg(a, quality):
-    "One image (h,w,c), uint8, written and read again"
-    buf = io.BytesIO()
-    px = a[..., 0] if a.shape[2] == 1 else a
-    Image.fromarray(px).save(buf, 'JPEG', quality=quality)
-    return np.asarray(Image.open(buf)).reshape(a.shape)
-
-DIGITAL = dict(elastic_transform=elastic_transform, pixelate=pixelate,
-               jpeg_compression=jpeg_compression)
+DIGITAL = dict(elastic_transform=elastic_transform)
+ON_BYTES = dict(pixelate=pixelate, jpeg_compression=jpeg_compression)

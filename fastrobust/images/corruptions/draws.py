@@ -4,7 +4,9 @@
 # OOPSLA 2014), counters by two rounds of a 32-bit multiply-and-shift. Good for pictures and
 # statistics; not for secrets.
 import math, zlib
+import numpy as np
 import torch
+from fastrobust.images.corruptions.engine import loops_for
 
 __all__ = []
 
@@ -50,6 +52,7 @@ class Draws:
         self.hi = (keys >> 32).to(torch.int32)[:, None]
         self.lo = keys.to(torch.int32)[:, None]
         self.device = torch.device(device)
+        self.loops = loops_for(self.device)
         self.n = 0
 
     def _bits(self, lo, hi):
@@ -66,7 +69,14 @@ class Draws:
         x = fold(x, 15)
         return fold(x.mul_(_signed(0x846CA68B, 32)), 16)
 
+    def _looped(self, loop, lo, out, *args):
+        "Numbers from `lo` on into `out`, by one of the compiled loops"
+        keys = [o[:, 0].numpy().view(np.uint32) for o in (self.lo, self.hi)]
+        loop(lo, *keys, *args, out.numpy())
+        return out
+
     def _unit(self, lo, hi):
+        if self.loops: return self._looped(self.loops.uniform, lo, self._empty(hi-lo))
         top = self._bits(lo, hi) >> 8
         return top.bitwise_and_(0xFFFFFF).float().mul_(2**-24)
 
@@ -89,6 +99,9 @@ class Draws:
     def rand(self, *shape):
         "Uniform in [0,1): float32 (b,*shape)"
         m = math.prod(shape)
+        if self.loops:
+            self.n += m
+            return self._unit(self.n-m, self.n).view(len(self.lo), *shape)
         out = self._empty(m)
         for i,lo,hi in self._pieces(m):
             out[:, i:i+hi-lo] = self._unit(lo, hi)
@@ -98,6 +111,10 @@ class Draws:
         "Whole numbers from `lo` to `hi`-1: int64 (b,*shape)"
         m = math.prod(shape)
         out = self._empty(m, torch.int64)
+        if self.loops:
+            self._looped(self.loops.below, self.n, out, hi-lo, lo)
+            self.n += m
+            return out.view(len(out), *shape)
         for i,first,last in self._pieces(m):
             u = self._bits(first, last).long()
             u = u.bitwise_and_(0xFFFFFFFF).mul_(hi-lo) >> 32

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 __all__ = []
 
+ROWS = 32   # of a matrix at a time
+
 def fold(i, n, border):
     "Positions `i` brought into 0..n-1: 'edge' repeats the border pixel, 'mirror' reflects about it"
     if border == 'edge' or n == 1: return i.clamp(0, n-1)
@@ -57,15 +59,15 @@ def zoom_matrix(n, zoom):
     top = (big-n)//2
     return m[top:, :n][:n]
 
-def blocks(m, device):
-    "A band matrix as its rows, 32 at a time, each with the range of columns it needs"
+def blocks(m, device, dtype=torch.float32, rows=ROWS):
+    "A band matrix as its rows, so many at a time, each with the range of columns it needs"
     out = []
-    for part in m.split(32):
+    for part in m.split(rows):
         at = part.any(0).nonzero()
         lo = at.min().item()
         hi = at.max().item()+1
-        part = part[:, lo:hi].float().contiguous()
-        out.append((part.to(device), lo, hi))
+        part = part[:, lo:hi].contiguous()
+        out.append((part.to(device, dtype), lo, hi))
     return out
 
 @lru_cache(maxsize=32)
@@ -76,23 +78,30 @@ def gaussian_blocks(n, sigma, device):
 
 @lru_cache(maxsize=128)
 def zoom_blocks(n, zoom, device):
-    return blocks(zoom_matrix(n, zoom), device)
+    return blocks(zoom_matrix(n, zoom), device, rows=16)    # two taps each: a narrow band
 
 @lru_cache(maxsize=8)
 def box_blocks(n, device):
     taps = torch.full((3,), 1/3, dtype=torch.float64)
     return blocks(filter_matrix(n, taps, 'mirror'), device)
 
-def _columns_filtered(x, bands):
+def joined(parts, dim):
+    "As torch.cat, without a copy of a single one"
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+def columns_filtered(x, bands):
     "Every column of `x` (...,h,w) through the matrix whose `blocks` are `bands`"
-    return torch.cat([m @ x[..., lo:hi, :] for m,lo,hi in bands], -2)
+    return joined([m @ x[..., lo:hi, :] for m,lo,hi in bands], -2)
+
+def rows_filtered(x, bands):
+    "Every row of `x` (...,h,w) through the matrix whose `blocks` are `bands`"
+    return joined([x[..., lo:hi] @ m.mT for m,lo,hi in bands], -1)
 
 def separable(x, make, *args):
     "Rows and columns of `x` (...,h,w) through the matrices `make(n, *args, device)`"
     h,w = x.shape[-2:]
-    x = _columns_filtered(x, make(h, *args, x.device))
-    bands = make(w, *args, x.device)
-    return torch.cat([x[..., lo:hi] @ m.mT for m,lo,hi in bands], -1)
+    x = columns_filtered(x, make(h, *args, x.device))
+    return rows_filtered(x, make(w, *args, x.device))
 
 def gaussian(x, sigma):
     "Gaussian blur of `x` (...,h,w)"
@@ -109,7 +118,7 @@ def summed_zooms(x, zooms):
     b,c,h,w = x.shape
     sums = None
     for z in zooms:
-        y = _columns_filtered(x, zoom_blocks(h, z, x.device))
+        y = columns_filtered(x, zoom_blocks(h, z, x.device))
         y = y.view(-1, w)
         bands = zoom_blocks(w, z, x.device)
         if sums is None: sums = [y.new_zeros(len(y), len(m)) for m,_,_ in bands]

@@ -1,5 +1,6 @@
 "`corrupt`: any of the 19 common corruptions for a batch of images, seeded image by image"
-# Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C and ImageNet-C.
+# Images leave as uint8 levels, cut down rather than rounded, as those of CIFAR-C,
+# Tiny-ImageNet-C and ImageNet-C.
 # What lies less than a thousandth of a level below a whole level counts as that level, so that
 # rounding errors of float32 decide nothing.
 # These are the benchmark's corruptions recomputed, not its files: results on them are not results
@@ -9,10 +10,11 @@ from torch import Tensor
 from fastrobust.basics import nearest, need_whole
 from fastrobust.images.corruptions.blur import BLURS
 from fastrobust.images.corruptions.colour import COLOURS
-from fastrobust.images.corruptions.digital import DIGITAL
+from fastrobust.images.corruptions.digital import DIGITAL, ON_BYTES
 from fastrobust.images.corruptions.draws import Draws, stream_keys
 from fastrobust.images.corruptions.noise import NOISES
-from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS
+from fastrobust.images.corruptions.tables import (CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS,
+                                                  table_for)
 from fastrobust.images.corruptions.weather import WEATHER
 from fastrobust.images.ops import check_images
 from fastrobust.pixels import PixelSpace
@@ -42,13 +44,19 @@ def _levels(x):
     if not x.numel(): return check_images(x.to(torch.uint8))
     return check_images(PixelSpace().to_uint8(x, 'corrupt'))
 
+def _corrupted(u8, name, p, keys):
+    "Images `u8` under a corruption of parameters `p`: uint8"
+    if name in ON_BYTES: return ON_BYTES[name](u8, p)
+    y = _KERNELS[name](u8.float().div_(255), p, Draws(keys, u8.device))
+    return y.mul_(255).add_(1e-3).clamp_(0, 255).to(torch.uint8)
+
 @torch.no_grad()
 def corrupt(
     x:Tensor,         # Images (b,c,h,w), c=1 or 3: uint8, or float in [0,1], before Normalize
     name:str,         # One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`
     severity:int=3,   # 1 to 5
-    # Severities made for 32 px ('cifar') or for 224 px ('imagenet'); 'auto': by a shorter side of
-    # 64
+    # Severities made for 32 px ('cifar'), 64 px ('tiny', Tiny-ImageNet-C) or 224 px ('imagenet');
+    # 'auto': by the shorter side, 'tiny' from 46 to 119
     table:str='auto',
     # Of all that is random; None: 0. The global streams are neither read nor moved
     seed:int=None,
@@ -68,21 +76,18 @@ def corrupt(
         raise ValueError(f"`ids` must hold one whole number for each of {b} images, got "
                          f"{ids.dtype} of shape {tuple(ids.shape)}. Without a set to point into: "
                          "ids=None.")
-    if table == 'auto': table = 'cifar' if min(x.shape[-2:]) <= 64 else 'imagenet'
-    f = _KERNELS[name]
+    if table == 'auto': table = table_for(*x.shape[-2:])
     p = PARAMS[table][name][severity-1]
     keys = stream_keys(seed, ids, name, severity)
 
     # a piece at a time: bounded memory, and on the CPU the numbers of a piece stay in its cache
     piece = 2**19 if x.device.type == 'cpu' else 2**25
+    if name in ON_BYTES: piece *= 4
     step = max(piece//max(u8[:1].numel(), 1), 1)
     out = torch.empty_like(u8)
     with torch.autocast(x.device.type, enabled=False):
         for i in range(0, b, step):
             s = slice(i, i+step)
-            y = u8[s].float().div_(255)
-            y = f(y, p, Draws(keys[s], x.device))
-            y = y.mul(255).add_(1e-3).clamp_(0, 255)
-            out[s] = y.to(torch.uint8)
+            out[s] = _corrupted(u8[s], name, p, keys[s])
     if x.dtype == torch.uint8: return out
     return out.to(x.dtype).div_(255)

@@ -92,15 +92,27 @@ def frost_sheets(device):
     colours = mean + sd*t[..., None]
     return colours.round().clamp(0, 255).byte().to(device)
 
-def frost_part(h, w, r):
-    "A random part of a random sheet for every image: (b,3,h,w) in [0,1]"
+def frost_part(h, w, shrink, r):
+    "A random part of a random sheet, made `shrink` times smaller, for every image: (b,3,h,w) in [0,1]"
     sheets = frost_sheets(r.device)
     k = r.randint(0, len(sheets), 1, 1)
-    y,x = r.randint(0, SIDE, 2, 1).unbind(1)
-    step = 5 if min(h, w) <= 64 else 1      # for CIFAR the photographs were shrunk to a fifth
-    y = (y + step*torch.arange(h, device=r.device)) % SIDE
-    x = (x + step*torch.arange(w, device=r.device)) % SIDE
-    row = k*SIDE + y[:, :, None]
-    at = row*SIDE + x[:, None, :]
-    ice = sheets.view(-1, 3).index_select(0, at.flatten())
-    return ice.view(-1, h, w, 3).permute(0, 3, 1, 2)/255
+    starts = r.randint(0, SIDE, 2, 1).unbind(1)
+    # Smaller as OpenCV does it: the new pixels' middles lie between old ones, whose levels are
+    # interpolated linearly; or on them, where `shrink` is odd
+    off = (shrink-1)/2 % 1
+    y,x = (start + off + shrink*torch.arange(n, device=r.device, dtype=torch.float64)
+           for start,n in zip(starts, (h, w)))
+    i,j = y.long(),x.long()
+
+    def look(i, j):
+        row = k*SIDE + (i % SIDE)[:, :, None]
+        at = row*SIDE + (j % SIDE)[:, None, :]
+        ice = sheets.view(-1, 3).index_select(0, at.flatten())
+        return ice.view(-1, h, w, 3)
+
+    if off == 0: return look(i, j).permute(0, 3, 1, 2)/255
+    down,right = (y-i)[:, :, None, None],(x-j)[:, None, :, None]
+    upper = torch.lerp(look(i, j).double(), look(i, j+1).double(), right)
+    lower = torch.lerp(look(i+1, j).double(), look(i+1, j+1).double(), right)
+    ice = torch.lerp(upper, lower, down).round()
+    return ice.permute(0, 3, 1, 2).float()/255

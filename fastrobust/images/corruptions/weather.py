@@ -39,8 +39,8 @@ def snow(x, p, r):
     return share*x + (1-share)*white + flakes + flakes.rot90(2, (2, 3))
 
 def frost(x, p, r):
-    "Ice on the window: p = (weight of the image, weight of the ice)"
-    ice = frost_part(*x.shape[2:], r)
+    "Ice on the window: p = (weight of the image, weight of the ice, how often smaller than its sheet)"
+    ice = frost_part(*x.shape[2:], p[2], r)
     if x.shape[1] == 1: ice = grey(ice)
     return p[0]*x + p[1]*ice
 

@@ -12,6 +12,7 @@ from fastrobust.basics import check_weight, n_classes, need_whole, plain_dl, rob
 from fastrobust.data.apart import (OPEN_SET_FACTS, count_copies, names_shown, parts_of,
                                    share_items, trained_open_sets, what_it_shows)
 from fastrobust.data.auxrows import AuxRows, through_pipeline
+from fastrobust.data.openset import made_again, made_of
 from fastrobust.pixels import pixel_space
 from fastrobust.training.recording import fit_starts
 from fastrobust.training.stages import main_logits
@@ -34,7 +35,7 @@ class TrainedOpenSets(Callback):
     name = 'trained_open_sets'
     def __init__(self,
         classes=(), # Names of what they show, as far as known
-        files=(),   # Paths of images in files
+        files=(),   # Digests of paths of images in files
         images=()   # Digests of images in memory
     ):
         self.classes = list(classes)
@@ -62,6 +63,7 @@ class TrainedOpenSets(Callback):
 class OpenSetRows(Technique):
     "Add lam CE(f(x_aux), u), u drawn anew at every step from any prior (arXiv 2106.10891, 2206.08802)"
     labels,class_weight = None,None
+    _made = None    # What to make generated images of, which no export contains
     exclusive = 'label open-set images, each in its own way, so that neither reaches its aim'
     def __init__(self,
         # Open-set images: array (n,h,w[,c]) or (n,c,h,w), uint8 or float in [0,1]; fastai
@@ -82,6 +84,10 @@ class OpenSetRows(Technique):
                 raise ValueError("expected probabilities that sum to 1 in `labels`, got "
                                  f"{labels.sum():.6g}. Divide them by their sum.")
         if class_weight is not None: class_weight = _numbers('class_weight', class_weight)
+        if labels is not None and class_weight is not None and len(labels) != len(class_weight):
+            raise ValueError("OpenSetRows expected one number for each class in `labels` and in "
+                             f"`class_weight`, got {len(labels)} and {len(class_weight)}. Give as "
+                             "many of both.")
         self.labels,self.class_weight = labels,class_weight
         self.take(aux, bs, dynamic, joint_bn)
 
@@ -93,10 +99,13 @@ class OpenSetRows(Technique):
         self._fixed = {}
         self._checked = False
         if not dynamic and self.aux.imgs is None:
-            raise ValueError("expected an array with dynamic=False, where an image keeps its label "
-                             "by position, got loaders. Stack the images in one array.")
+            raise ValueError(f"{type(self).__name__} expected an array with dynamic=False, where an "
+                             "image keeps its label by position, got loaders. Stack the images in "
+                             "one array.")
 
-    def __getstate__(self): return {**super().__getstate__(), '_fixed': {}}
+    def __getstate__(self):
+        made = self._made if self.aux.source is None else made_of(self.aux)
+        return {**super().__getstate__(), '_fixed': {}, '_made': made}
 
     @property
     def floor(self):
@@ -147,7 +156,9 @@ class OpenSetRows(Technique):
                         "these classes out (`open_set(.., keep)`).")
 
     def before_fit(self):   # a fit follows from the seed set before it; lr_find works with copies
-        if not fit_starts(self.learn) or hasattr(self.learn, 'lr_finder'): return
+        if not fit_starts(self.learn): return
+        if self.aux.source is None and self._made: self.aux = made_again(self._made) or self.aux
+        if hasattr(self.learn, 'lr_finder'): return
         self.aux.restart()
         if self.aux.source is None: return
         TrainedOpenSets.of(self.learn).add(self.aux)
@@ -203,8 +214,8 @@ class OpenSetRows(Technique):
         for k in ('labels', 'class_weight'):
             v = getattr(self, k)
             if v is not None and len(v) != c:
-                raise ValueError(f"expected `{k}` for the {c} outputs of the network, got "
-                                 f"{len(v)}. Give one for each.")
+                raise ValueError(f"{type(self).__name__} expected `{k}` for the {c} outputs of the "
+                                 f"network, got {len(v)}. Give one for each.")
         if self.dynamic: u = self.draw(len(part), c)
         else:
             if i not in self._fixed:
