@@ -6,6 +6,7 @@ from fastai.tabular.core import Tabular
 from fastrobust.data.editing import given_labels
 from fastrobust.labels.reviewing import class_names
 from fastrobust.pixels import peek_images
+from fastrobust.recipes import RECIPES
 
 __all__ = ['advise']
 
@@ -137,8 +138,8 @@ def _on_classes(counts, names):
                    "loss tend to leave out the rare classes.")
     return out,tail
 
-def _code(net, kw, tail, unknown):
-    "The advice as code; `net` is what the learner gets after dls"
+def _code(net, kw, tail, unknown, epochs):
+    "The advice as code; `net` is what the learner gets after dls, `epochs` those from scratch"
     given = ''.join(f', {k}={v!r}' for k,v in kw.items())
     metric = 'BalancedAccuracy()' if tail else 'accuracy'
     star = 'tabular' if 'tabular' in net else 'vision'
@@ -147,9 +148,10 @@ def _code(net, kw, tail, unknown):
         judge = 'frozen(resnet18)'
         if star == 'tabular': judge = f'lambda dls: robust_learner(dls, {net})'
         lines.append(f'# how many are wrong: noise_report({judge}, dls)')
-    if tail: lines.append("dls = weighted_dls(dls, 'balanced')")
+    # the recipe's loss takes the sizes of the classes into account itself
+    if tail and 'recipe' not in kw: lines.append("dls = weighted_dls(dls, 'balanced')")
     lines.append(f'learn = robust_learner(dls, {net}{given}, metrics={metric})')
-    lines.append('learn.fine_tune(5)' if kw.get('pretrained') else 'learn.fit_one_cycle(8)')
+    lines.append('learn.fine_tune(5)' if kw.get('pretrained') else f'learn.fit_one_cycle({epochs})')
     return '\n'.join(lines)
 
 # --- all together ---------------------------------------------------------------------------------
@@ -205,11 +207,14 @@ def advise(
         words.append(f"The recipe's loss (GCE) was tried on up to {MANY} classes, these are "
                      f"{len(names)}: train plainly for few epochs, or with JoCoR(tau) where the "
                      "rate is known, or compare both.")
-    if recipe is not None and x is not None and len(y) < SCANT and not kw.get('pretrained'):
+    if recipe is not None and x is not None and c in (1, 3) and len(y) < SCANT and not kw.get('pretrained'):
         words.append(f"From scratch on fewer than {SCANT:,} images this loss is unsteady where labels are wrong "
                      "(nbs/benchmarks/RESULTS.md): 'open_world', the same beside generated textures, was steadier "
                      "there, at twice the time.")
     more,tail = _on_classes(counts, names)
+    if tail and recipe is not None:
+        more.append("The recipe's loss takes the sizes of the classes into account: with it leave both out.")
     if recipe is not None: kw['recipe'] = recipe
-    code = _code(net, kw, tail, noise is None)
+    epochs = RECIPES[recipe or 'noisy_labels'].epochs_for(dls)
+    code = _code(net, kw, tail, noise is None, epochs)
     return Advice(facts, [*words, *said, *more], recipe, kw, code)

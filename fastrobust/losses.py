@@ -62,9 +62,11 @@ class GCELoss(RobustLoss, fn=gce): "Generalised cross-entropy, see `gce`"
 class BalancedGCELoss(RobustLoss):
     """GCE for classes of different size: an item is believed for what its image says, not for how common its label is
 
-    GCE's gradient is that of cross-entropy times p^q, the belief in the label (https://arxiv.org/abs/1805.07836). A
-    class of few items starts with little belief and is given up for noise. Here the belief is that of a network which
-    had seen all classes equally often, softmax(z - log counts)^q; the rest stays: with equal counts it is GCE."""
+    GCE's gradient is that of cross-entropy times p^q, the belief in the label (https://arxiv.org/abs/1805.07836). Once
+    a network has learned how common the classes are it believes little in the rare ones, and gives them up for noise.
+    Here the belief is that of a network which had seen all classes equally often, softmax(z - log counts)^q; the rest
+    stays: with equal counts it is GCE. The value is GCE's for that network: the gradient is not its own, and as a loss
+    of validation it speaks of classes equally often."""
     _names = ('counts', 'q', 'reduction')
 
     def __init__(self,

@@ -92,7 +92,10 @@ def test_imbalance_and_rare_classes():
     y = given_labels(dls)
     assert 'balanced' not in words(advise(dls))
     a = advise(take_items(dls, np.r_[np.flatnonzero(y > 0), np.flatnonzero(y == 0)[:3]]))
-    assert "weighted_dls(dls, 'balanced')" in a.code and 'BalancedAccuracy()' in a.code and 'rule of thumb' in words(a)
+    assert 'weighted_dls' not in a.code and 'BalancedAccuracy()' in a.code and 'rule of thumb' in words(a)
+    assert 'with it leave both out' in words(a) and 'fit_one_cycle(12)' in a.code   # the recipe knows the sizes
+    clean = advise(take_items(dls, np.r_[np.flatnonzero(y > 0), np.flatnonzero(y == 0)[:3]]), 0.)
+    assert "weighted_dls(dls, 'balanced')" in clean.code and clean.recipe is None
     assert 'Fewer than 20 items: 0.' in words(a)
     assert 'No training item: 0.' in words(advise(take_items(dls, y > 0)))
 
@@ -111,7 +114,7 @@ def test_the_code_runs():
     for o in (dls, take_items(dls, np.r_[np.flatnonzero(given_labels(dls) > 0), [0]])):
         ns = dict(globals(), **locals())
         ns['dls'] = o
-        lines = advise(o).code.replace('(8)', '(1)').split('\n')
+        lines = advise(o).code.replace('(12)', '(1)').split('\n')
         exec('\n'.join(k for k in lines if 'import' not in k), ns)
         assert len(ns['learn'].recorder.values) == 1
 

@@ -138,7 +138,7 @@ FEWER = 'expected a network with an output for each of the 10 classes, got one w
 
 @pytest.mark.parametrize('loss', [None, CE, GCELoss(), CrossEntropy(), nn.CrossEntropyLoss(), F.cross_entropy,
                                   partial(F.cross_entropy, label_smoothing=.1), FuncLoss(F.cross_entropy),
-                                  FocalLossFlat(), LabelSmoothingCrossEntropyFlat()], ids=str)
+                                  FocalLossFlat(), LabelSmoothingCrossEntropyFlat()], ids=lambda o: type(o).__name__)
 def test_too_few_outputs(loss):
     with refused(ValueError, FEWER + '10, 1) or, without `n_out`, robust_learner(dls, resnet18)'):
         robust_learner(tiny_dls(c=10), net(7), loss_func=loss)
