@@ -61,9 +61,11 @@ def refused(err, *says):
     ('qqqq', "got 'qqqq'. All: timm.list_models()."),
     ('', "got ''. All: timm.list_models().")])
 def test_a_misspelt_architecture(name, says):
+    pytest.importorskip('timm')
     with refused(ValueError, says): robust_learner(tiny_dls(), name, pretrained=False)
 
 def test_names_that_timm_knows_stay():
+    pytest.importorskip('timm')
     assert isinstance(robust_learner(tiny_dls(size=32), 'resnet10t', pretrained=False), Learner)
     for name in ('resnet18.a1_in1k', 'timm/resnet18.a1_in1k', 'hf-hub:timm/resnet18.a1_in1k'):
         assert archs.timm_for(name).__name__ == 'timm'
@@ -120,6 +122,7 @@ def test_keywords_of_others_and_of_nobody(arch):
     assert 'recipe=partial(RECIPES[name], q=..)' in says(recipe='noisy_labels', q=.5)
 
 def test_keywords_that_somebody_takes_go_on():
+    pytest.importorskip('timm')
     learn = robust_learner(tiny_dls(size=32), 'resnet10t', pretrained=False, drop_path_rate=.1, wd=.1, ps=.2)
     assert learn.wd == .1
     got = {}
@@ -144,6 +147,7 @@ def test_too_few_outputs(loss):
         robust_learner(tiny_dls(c=10), net(7), loss_func=loss)
 
 def test_too_few_outputs_by_other_doors():
+    pytest.importorskip('timm')
     dls = tiny_dls(c=10, channels=3, size=32)
     for arch in (resnet18, mobilenet_v2, 'resnet10t'):
         with refused(ValueError, FEWER): robust_learner(dls, arch, pretrained=False, n_out=7)
