@@ -3,7 +3,7 @@ import inspect
 from functools import partial
 import torch, torch.nn.functional as F
 from torch import nn
-from fastrobust.basics import robust_warn
+from fastrobust.basics import need_number, need_whole, robust_warn
 from fastrobust.lossfunctions import (ael, agce, alpha_loss, aul, bootstrap_ce, expect, focal_ce,
                                       gce, loss_inputs, mae_loss, nce, nce_mae, nce_rce, nfl,
                                       phuber_ce, rce, sce, taylor_ce, truncated_gce)
@@ -142,6 +142,8 @@ class CrossEntropy(RobustLoss, bounded=False):
         reduction:str='mean'      # 'mean', 'sum' or 'none'
     ):
         nn.Module.__init__(self)
+        need_whole('ignore_index', ignore_index, fix="torch's is -100.")
+        need_number('label_smoothing', label_smoothing)
         expect(0 <= label_smoothing <= 1, "`label_smoothing` in [0, 1]", label_smoothing,
                "Take .1.")
         if weight is not None: weight = torch.as_tensor(weight)

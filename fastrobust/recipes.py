@@ -1,7 +1,7 @@
 "Problems as recipes: a function of the data gives a loss and techniques; nothing that you could not write yourself"
 import functools, inspect, math
 import numpy as np
-from fastrobust.basics import n_classes, nearest, robust_warn
+from fastrobust.basics import check_weight, n_classes, nearest, robust_warn
 from fastrobust.data.longtail import class_counts
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import GENERATED, aux_images
@@ -118,6 +118,7 @@ def long_tailed(
     lam:float=.1  # Weight of Open-sampling; its own 1 gains nothing beside the adjustment: nbs/benchmarks/RESULTS.md
 ):
     "Logit adjustment: a class is predicted for its evidence, not for its size; with `aux` Open-sampling beside it"
+    check_weight('lam', lam)    # also where it has nothing to weigh
     techniques = [LogitAdjust(tau)]
     if aux is not None: techniques.append(OpenSampling(aux, lam))
     return None,techniques

@@ -6,7 +6,7 @@ from torch import Tensor
 from fasttransform import DisplayedTransform
 from fastai.data.load import DataLoader
 from fastai.vision.core import TensorImage
-from fastrobust.basics import check_weight, robust_warn
+from fastrobust.basics import check_weight, need_whole, robust_warn
 from fastrobust.images.augmixing import augmix, check_augmix
 from fastrobust.lossfunctions import jsd
 from fastrobust.pixels import PixelSpace, pixel_space
@@ -60,9 +60,7 @@ class AugMix(Technique):
     ):
         super().__init__()
         check_augmix(severity, width, depth, alpha)
-        if views < 1 or views != int(views):
-            raise ValueError(f"`views` must be a whole number from 1 on, got {views}. Without "
-                             "views: AugMixTransform.")
+        need_whole('views', views, 1, fix='Without views: AugMixTransform.')
         self.lam = check_weight('lam', lam, 'use AugMixTransform, the form without the divergence')
         self.severity,self.width,self.depth,self.alpha = severity,width,depth,alpha
         self.all_ops,self.views = all_ops,int(views)

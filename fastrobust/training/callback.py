@@ -234,7 +234,10 @@ def set_loss(
     cb.loss_obj.adopt(loss)
 
 def remove_objective(learn):
-    if getattr(_objective_of(learn), 'stays', False): return
+    cb = _objective_of(learn)
+    if cb is not None and cb.stays:
+        cb.heal()
+        return
     ours = ObjectiveCallback,TechniqueColumns,SavedFiles
     cbs = [cb for cb in learn.cbs if isinstance(cb, ours)]
     for cb in cbs:

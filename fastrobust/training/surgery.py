@@ -36,7 +36,7 @@ class Surgery(nn.Module):
         "Parameter groups; `split` gives those of a wrapped network. As many as before, each parameter once"
         return split(self.net)
 
-    def _names(self, prefix):
+    def _prefixes(self, prefix):
         "How names begin: torch's of the network that stays, and in files those of what is added"
         inner = self.inner()
         at = next(k for k,m in self.named_modules() if m is inner)
@@ -44,7 +44,7 @@ class Surgery(nn.Module):
 
     def state_dict(self, *, prefix='', **kwargs):   # type: ignore[override]  # torch's own takes `*args` no more
         state = super().state_dict(prefix=prefix, **kwargs)
-        inside,mark = self._names(prefix)
+        inside,mark = self._prefixes(prefix)
         keys = [k for k in state if k.startswith(prefix)]
         if not all(k.startswith(inside) for k in keys): state[mark+self.by+_NOTE] = torch.empty(0)
         for k in keys:
@@ -54,7 +54,7 @@ class Surgery(nn.Module):
         return state
 
     def _load_from_state_dict(self, state, prefix, local_metadata, strict, missing, *args):
-        inside,mark = self._names(prefix)
+        inside,mark = self._prefixes(prefix)
         note = next((k for k in self.state_dict(prefix=prefix) if k.startswith(mark)), None)
         keys = [k for k in state if k.startswith(prefix)]
         if note is not None and not any(k.startswith(mark) for k in keys): missing.append(note)
