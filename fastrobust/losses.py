@@ -75,13 +75,17 @@ class BalancedGCELoss(RobustLoss):
         reduction:str='mean'    # 'mean', 'sum' or 'none'
     ):
         nn.Module.__init__(self)
-        n = torch.as_tensor(counts).detach().cpu().double()
+        try: n = torch.as_tensor(counts).detach().cpu().double()
+        except (TypeError, ValueError, RuntimeError): n = torch.zeros(0)
         expect(n.ndim == 1 and len(n) > 1 and n.isfinite().all() and n.min() >= 1,
                "`counts` of at least 1 item in each of at least 2 classes", repr(counts)[:80],
                "Take `class_counts(dls)`; leave classes that never occur out of the vocab.")
         gce(torch.zeros(1, 2), torch.zeros(1).long(), q)    # checks it
-        self.counts,self.q,self.reduction = n.tolist(),q,reduction
+        self._counts,self.q,self.reduction = n.tolist(),q,reduction
         self.register_buffer('_head_start', (n/n.sum()).log(), persistent=False)
+
+    @property
+    def counts(self): return list(self._counts)
 
     def per_sample(self, z, y):
         z,y = loss_inputs(z, y)

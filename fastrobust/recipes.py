@@ -2,7 +2,7 @@
 import functools, inspect, math
 import numpy as np
 from fastrobust.basics import check_weight, n_classes, nearest, robust_warn
-from fastrobust.data.longtail import class_counts
+from fastrobust.data.editing import given_labels
 from fastrobust.data.auxrows import OpenSet
 from fastrobust.data.openset import GENERATED, aux_images
 from fastrobust.losses import BalancedGCELoss, GCELoss
@@ -13,7 +13,7 @@ from fastrobust.techniques.jocor import JoCoR
 from fastrobust.techniques.logitadjust import LogitAdjust
 from fastrobust.techniques.odnl import ODNL
 from fastrobust.techniques.opensampling import OpenSampling
-from fastrobust.training.checks import draws_by_weight
+from fastrobust.training.checks import draw_weights
 
 __all__ = ['RECIPES']
 
@@ -43,7 +43,9 @@ class Recipe:
     )->int:     # From scratch
         "`epochs`, or more, up to `few`, where those are not 500 steps; with other settings (`tau`) it may take more"
         if not self.few: return self.epochs
-        enough = round(STEPS/max(len(dls.train), 1))
+        try: steps = len(dls.train)
+        except TypeError: return self.epochs    # a stream: nobody knows
+        enough = round(STEPS/max(steps, 1))
         return min(max(enough, self.epochs), self.few)
 
     def __repr__(self):
@@ -57,12 +59,13 @@ class Recipe:
 
 # --- the functions --------------------------------------------------------------------------------
 def _class_sizes(dls):
-    "Training items of each class where they differ much; None where they do not, or cannot be read"
-    try: n = class_counts(dls)
+    "Items of each class as often as they are drawn, where they differ much; None where they do not, or cannot be read"
+    try: n = np.bincount(given_labels(dls), draw_weights(dls.train), n_classes(dls))
     except (TypeError, ValueError, LookupError, OSError, AttributeError): return None
     have = n[n > 0]
-    if not len(have) or have.max() < UNEQUAL*have.min() or draws_by_weight(dls.train): return None
-    return np.where(n > 0, n, max(1, round(have.mean())))   # of a class without items nothing is known
+    if not len(have) or have.max() < UNEQUAL*have.min(): return None
+    n = np.where(n > 0, n, have.mean())     # of a class without items nothing is known
+    return np.round(n/min(n.min(), 1), 2)   # at least 1: only their ratios count
 
 def _gce(dls, q):
     "GCE, by default so that an item nobody knows yet, of which all classes are equally likely, counts as among ten"

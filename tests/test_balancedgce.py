@@ -80,8 +80,10 @@ def test_copies_count_the_same_and_it_says_so():
         assert o.counts == COUNTS and o.q == .5 and o(logits(), y) == f(logits(), y)
     assert repr(f) == "BalancedGCELoss(q=0.5, 3 classes of 2 to 40 items, reduction='mean')"
     assert not f.state_dict() and f.bounded
+    with pytest.raises(AttributeError): f.counts = [1, 2, 3]    # what it counts with would stay the old
 
-@pytest.mark.parametrize('counts', [[3], [], [[1, 2]], [0, 4], [-1, 4], [float('nan'), 2], [float('inf'), 2]], ids=str)
+@pytest.mark.parametrize('counts', [[3], [], [[1, 2]], [0, 4], [-1, 4], [float('nan'), 2], [float('inf'), 2],
+                                    None, {0: 5}, 'many'], ids=str)
 def test_counts_that_cannot_be_are_refused(counts):
     with pytest.raises(ValueError, match='class_counts'): BalancedGCELoss(counts)
 

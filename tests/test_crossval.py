@@ -1,5 +1,5 @@
 "Cross-validated predictions: nobody predicts what he trained on, order and columns, interrupts, refusals"
-import gc, os, random, subprocess, sys, weakref
+import gc, os, random, subprocess, sys, warnings, weakref
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,8 @@ from fastrobust.data.editing import given_labels
 from fastrobust.noise.laws import NoisyLabels
 from fastrobust.noise.block import add_label_noise
 from fastrobust.labels.outoffold import OutOfFold, cleanlab_issues, run_marks, to_cleanlab
+from fastrobust.losses import BalancedGCELoss, GCELoss
+from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.logitclip import LogitClip
 
 skip_fit = lambda learn: None
@@ -41,6 +43,20 @@ def looker(d): return Learner(d, Look(), loss_func=CrossEntropyLossFlat())
 def looks(dls):
     xs = torch.cat([x for x,_ in dls.train.new(shuffle=False, drop_last=False)])
     return torch.Tensor(xs.as_subclass(torch.Tensor)).flatten(1)[:, :3].softmax(1).numpy()
+
+@pytest.mark.parametrize('loss,says', [(GCELoss(), True), (GCELoss(.5), False), (BalancedGCELoss([2]*30), True),
+                                       (CrossEntropyLossFlat(), False)], ids=['gce', 'less', 'sizes', 'ce'])
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_it_warns_of_a_loss_that_is_too_slow_for_many_classes(loss, says, wrapped):
+    X,y = np.zeros((60, 8, 8), np.uint8),np.arange(60)%30
+    dls = array_dls(X, y, valid=(X[:4], y[:4]), bs=8, vocab=range(30))
+    def make(d):
+        if wrapped and isinstance(loss, (GCELoss, BalancedGCELoss)): return Learner(d, Look(30), cbs=AugLoss(loss))
+        return Learner(d, Look(30), loss_func=loss)
+    with warnings.catch_warnings(record=True) as got:
+        warnings.simplefilter('always')
+        cross_val_preds(make, dls, 2, fit=skip_fit, verbose=False)
+    assert any('too slowly on 30 classes' in str(o.message) for o in got) == says
 
 # --- folds -----------------------------------------------------------------------------------------------------------
 @settings(derandomize=True, deadline=None, max_examples=60)

@@ -224,12 +224,16 @@ def test_where_an_epoch_has_few_steps_the_recipe_says_more(name, steps, want):
     assert len(dls.train) == steps
     assert r.epochs_for(dls) == (want if grows else r.epochs) and ('up to 12' in repr(r)) == grows
 
+def test_epochs_of_a_stream():
+    r = RECIPES['noisy_labels']
+    assert r.epochs_for(SimpleNamespace(train=iter([]))) == r.epochs
+
 @pytest.mark.parametrize('name', ['noisy_labels', 'open_world', 'noisy_labels+corruption'])
 def test_where_classes_differ_in_size_the_loss_knows_their_sizes(name):
     X = np.zeros((64, 8, 8), np.uint8)
-    def loss(y, weighted=False):
+    def loss(y, w=None):
         dls = array_dls(X, y, valid=(X[:4], y[:4]), bs=8, vocab=[0, 1, 2])
-        if weighted: dls = weighted_dls(dls, 'balanced')
+        if w is not None: dls = weighted_dls(dls, w)
         made,ts = RECIPES[name](dls)
         return made or ts[0].base_loss
     tail = np.repeat([0, 1, 2], [40, 20, 4])
@@ -237,7 +241,11 @@ def test_where_classes_differ_in_size_the_loss_knows_their_sizes(name):
     assert type(loss(np.repeat([0, 1], [40, 24]))) is GCELoss   # of a class that training lacks nothing is known
     assert loss(np.repeat([0, 1], [60, 4])).counts == [60, 4, 32]
     assert type(loss(np.repeat([0, 1, 2], [27, 20, 17]))) is GCELoss    # a draw by chance
-    assert type(loss(tail, weighted=True)) is GCELoss                   # the loader has levelled them
+    assert type(loss(tail, 'balanced')) is GCELoss                      # the loader has levelled them
+    doubted = np.where(np.arange(64) == 0, .5, 1.)                      # one item is drawn half as often
+    np.testing.assert_allclose(loss(tail, doubted).counts, np.array([39.5, 20, 4])*64/63.5, atol=.01)
+    half = np.where(tail == 2, .2, 1.)
+    np.testing.assert_allclose(np.divide(loss(tail, half).counts[0], loss(tail, half).counts), [1, 2, 50], rtol=.01)
 
 @pytest.mark.parametrize('name,loss', [('ood', None), ('open_world', (GCELoss, BalancedGCELoss))])
 def test_without_images_of_other_things_textures_are_made(name, loss):

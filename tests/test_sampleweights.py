@@ -1,5 +1,5 @@
 "Weights of items: in the loss against a loop in float64, in the loader against the counts they promise"
-import random
+import random, warnings
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,9 +16,11 @@ from conftest import params, tiny_dls, tiny_learner
 from fastrobust.basics import RobustWarning, batch_idxs
 from fastrobust.data.editing import given_labels, take_items, with_labels
 from fastrobust.data.weighting import DrawArrayDL, DrawDL, DrawTabDL, draw_by_weight, item_weights, weighted_dls
-from fastrobust.losses import GCELoss
+from fastrobust.data.fromarrays import array_dls
+from fastrobust.losses import BalancedGCELoss, GCELoss
 from fastrobust.training.technique import Technique
 from fastrobust.stripping import strip
+from fastrobust.techniques.augloss import AugLoss
 from fastrobust.techniques.sampleweights import SampleWeights
 
 # what test_contract.py runs every technique through
@@ -85,6 +87,25 @@ def test_what_it_warns_of_and_refuses():
     with pytest.warns(RobustWarning, match='batches of one'):
         tiny_learner(SampleWeights(W), dls=tiny_dls(bs=1)).fit(1)
     with pytest.raises(ValueError, match='one label'): tiny_learner(SampleWeights(W)).fit(1, cbs=MixUp())
+
+@pytest.mark.parametrize('loss,says', [(BalancedGCELoss([30, 10, 8]), 'helped twice'),
+    (CrossEntropyLossFlat(weight=torch.tensor([1., 2., 3.])), 'they multiply'), (GCELoss(), None)], ids='swn')
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_it_says_where_rare_classes_are_helped_twice(loss, says, wrapped):
+    y = np.repeat([0, 1, 2], [30, 10, 8])
+    dls = array_dls(np.zeros((48, 8, 8), np.uint8), y, valid=(np.zeros((3, 8, 8), np.uint8), [0, 1, 2]), bs=8)
+    if wrapped and not hasattr(loss, 'per_sample'): return
+    def make(w):
+        if wrapped: return tiny_learner([SampleWeights(w), AugLoss(loss)], dls=dls)
+        return tiny_learner(SampleWeights(w), dls=dls, loss_func=loss)
+    def said(w):
+        with warnings.catch_warnings(record=True) as got:
+            warnings.simplefilter('always')
+            learn = make(w)
+            with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        return [str(o.message) for o in got if "SampleWeights('balanced')" in str(o.message)]
+    assert (says in said('balanced')[0]) if says else not said('balanced')
+    assert not said(W)
 
 # --- in the loader ---------------------------------------------------------------------------------------------------
 @settings(derandomize=True, deadline=None)

@@ -1,5 +1,5 @@
 "Out-of-sample probabilities of every training item: a fresh learner per fold predicts what it was not trained on"
-import gc, time, weakref
+import gc, math, time, weakref
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -18,6 +18,7 @@ from fastrobust.inference.pretrained import arch_name
 from fastrobust.losses import BalancedGCELoss, GCELoss
 from fastrobust.labels.outoffold import OutOfFold, run_marks, store_fold, stored_folds
 from fastrobust.resting import keep_random
+from fastrobust.training.checks import training_loss
 
 __all__ = ['cross_val_preds']
 
@@ -73,8 +74,11 @@ def _train(learn, epochs, lr):
     learn.fit_one_cycle(epochs, lr_max=lr)
 
 def _warn_slow_loss(learn, classes):
-    if classes <= FORGIVING or not isinstance(learn.loss_func, (GCELoss, BalancedGCELoss)): return
-    robust_warn(f"GCE learns too slowly on {classes} classes (rule of thumb: up to {FORGIVING}). Build "
+    loss = training_loss(learn)
+    if not isinstance(loss, (GCELoss, BalancedGCELoss)): return
+    if loss.q*math.log(classes) <= GCELoss().q*math.log(FORGIVING): return
+    robust_warn(f"GCE with q={loss.q:.3g} learns too slowly on {classes} classes (rule of thumb: .7 up to {FORGIVING}, "
+                "as recipe='noisy_labels' sets it for more). Build "
                 "the learner with cross-entropy, or take a judge that trains nothing: "
                 "noise_report(frozen(resnet18), dls).")
 

@@ -7,7 +7,8 @@
 import torch
 from fastrobust.basics import robust_warn
 from fastrobust.data.weighting import item_weights, warn_equal
-from fastrobust.training.checks import draws_by_weight
+from fastrobust.losses import BalancedGCELoss
+from fastrobust.training.checks import class_weights, draws_by_weight, training_loss
 from fastrobust.training.recording import is_export
 from fastrobust.training.technique import Technique
 
@@ -42,6 +43,17 @@ class SampleWeights(Technique):
         if draws_by_weight(learn.dls.train):
             robust_warn("SampleWeights on a loader that draws by weight already: both act, so the "
                         "weights multiply. Keep one of the two.")
+        if isinstance(self.w, str): self.check_balance(learn)
+
+    def check_balance(self, learn):
+        "Say where the loss looks after rare classes already"
+        loss,w = training_loss(learn),class_weights(learn)
+        if isinstance(loss, BalancedGCELoss):
+            robust_warn("SampleWeights('balanced') beside BalancedGCELoss, which knows the sizes of the classes: rare "
+                        "classes are helped twice. Keep one of the two.")
+        elif w is not None and (w != w[0]).any():
+            robust_warn("SampleWeights('balanced') beside a loss with class weights: they multiply. Keep one of the "
+                        "two.")
 
     def __getstate__(self):
         "An export leaves the weights behind, which are of items that it leaves behind"

@@ -1,4 +1,5 @@
 "Which techniques go together, and what data they are defined for"
+import numpy as np
 import torch
 from torch import nn
 from fastai.callback.core import event
@@ -6,6 +7,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.losses import LabelSmoothingCrossEntropy
 from fastrobust.basics import check_weight, plain_dl, robust_warn, said_once
 from fastrobust.losses import RobustLoss
+from fastrobust.training.objective import inner_loss
 from fastrobust.training.stages import Stages, has_penalty, own
 
 __all__ = []
@@ -78,9 +80,11 @@ def _acts(t):
     return any(hasattr(t, o) for o in _events)
 
 # --- what a technique asks about its company ------------------------------------------------------
-def _judge(learn):
+def training_loss(
+    learn   # A Learner
+):
     "The loss of training batches, out of fastai's wrapper: a technique's own, or the learner's"
-    loss = learn.objective.loss_obj.base
+    loss = inner_loss(learn.loss_func)
     for t in learn.cbs:
         if isinstance(t, Stages) and own(t, 'base'): loss = t.base_loss
     return getattr(loss, 'func', loss)
@@ -89,7 +93,7 @@ def class_weights(
     learn   # A Learner with techniques
 ):          # (c,) float64 on the CPU, or None
     "Class weights of the loss that trains"
-    w = getattr(_judge(learn), 'weight', None)
+    w = getattr(training_loss(learn), 'weight', None)
     if not isinstance(w, torch.Tensor) or w.ndim != 1: return None
     return w.detach().cpu().double()
 
@@ -97,16 +101,25 @@ def smoothing(
     learn   # A Learner with techniques
 ):
     "Share of the label that the loss that trains spreads over all classes, in [0,1]"
-    loss = _judge(learn)
+    loss = training_loss(learn)
     if isinstance(loss, LabelSmoothingCrossEntropy): return loss.eps
     given = getattr(getattr(loss, 'f', None), 'keywords', {})   # of a partial in a `FuncLoss`
     return getattr(loss, 'label_smoothing', given.get('label_smoothing', 0.))
 
+def draw_weights(
+    dl  # The training loader
+):      # (n,) float64 of mean 1, or None
+    "How often it draws each item beside the others, as `weighted_dls` and fastai's `WeightedDL` do"
+    w = getattr(plain_dl(dl), 'wgts', None)
+    if w is None: return None
+    w = np.asarray(w, dtype=np.float64)
+    return w/w.mean()
+
 def draws_by_weight(
     dl  # The training loader
 ):
-    "Whether it draws some items more often than others, as `weighted_dls` and fastai's `WeightedDL` do"
-    w = getattr(plain_dl(dl), 'wgts', None)
+    "Whether it draws some items more often than others"
+    w = draw_weights(dl)
     return w is not None and bool((w != w[0]).any())
 
 # --- the first batch ------------------------------------------------------------------------------
