@@ -487,6 +487,17 @@ def test_as_an_item_transform(c):
     assert xs.shape == (12, c, 20, 24) and 0 <= xs.min() and xs.max() <= 1
     assert xs.flatten(1).unique(dim=0).shape[0] == 12          # neither image nor worker shares its draws
 
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_what_loader_workers_share_is_made_before_they_are_forked(monkeypatch, num_workers):
+    "Numba's import and the compiled loops: once, not in every worker of every epoch"
+    made = []
+    monkeypatch.setattr('fastrobust.techniques.augmix.augmix', lambda x: made.append(torch.rand(1)))
+    ds = Datasets([PILImage.create(noise(1, 3, 8, 8)[0].permute(1, 2, 0).numpy())]*4, [[noop], [lambda o: 0]])
+    set_seed(1); want = torch.rand(3)
+    set_seed(1); dl = TfmdDL(ds, bs=2, after_item=[ToTensor, AugMixTransform()], num_workers=num_workers)
+    assert len(made) == (num_workers > 0) and torch.equal(torch.rand(3), want)
+    assert dl.fake_l.num_workers == num_workers
+
 def test_transform_equals_augmix_and_refuses():
     t = AugMixTransform(severity=2, width=2, depth=2, alpha=.5, all_ops=True); x = noise(5)
     set_seed(1); a = t(TensorImage(((x.float()+.3)/255).clamp(max=1)), split_idx=0)  # rounded

@@ -10,6 +10,7 @@ from fastrobust.basics import check_weight, need_whole, robust_warn
 from fastrobust.images.augmixing import augmix, check_augmix
 from fastrobust.lossfunctions import jsd
 from fastrobust.pixels import PixelSpace, pixel_space
+from fastrobust.resting import keep_random
 from fastrobust.techniques.bases.pipes import train_transforms, warn_of_two
 from fastrobust.training.technique import Technique
 
@@ -34,6 +35,9 @@ class AugMixTransform(DisplayedTransform):
 
     def setups(self, dl:DataLoader):
         warn_of_two(self, AugMixTransform, dl, "Keep one; for stronger views raise its `severity`.")
+        if not dl.fake_l.num_workers: return
+        with keep_random():     # compiled and imported here once, not in every worker of every epoch
+            augmix(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
     def encodes(self, x:TensorImage):
         p = x.as_subclass(Tensor)
