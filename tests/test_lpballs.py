@@ -5,7 +5,9 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from fastai.torch_core import set_seed
 from fastrobust.basics import RobustWarning
-from fastrobust.images.lpballs import _Random, lp_delta, lp_noise, lp_std
+from fastrobust.images import lpdraws
+from fastrobust.images.lpballs import lp_delta, lp_noise, lp_std
+from fastrobust.images.lpdraws import Random, power
 from fastrobust.images.lpsets import LP_EPS, LpSet, as_lp_set, lp_sets
 
 inf = math.inf
@@ -17,6 +19,9 @@ def norms(d, p):
     d = d.double().flatten(1)
     top = d.abs().amax(1, keepdim=True).clamp_min(1e-300)       # 35**200 would overflow
     return torch.linalg.vector_norm(d/top, ord=p, dim=1)*top[:, 0]
+
+def drawn(p, m, seed, dtype=torch.float32, logs=False):
+    return Random(gen(seed), torch.device('cpu'), dtype).accepted(p, m, logs)
 
 # --- laws ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('p', NORMS)
@@ -65,17 +70,85 @@ def test_lp_std_in_two_dimensions_by_hand():
 
 @pytest.mark.parametrize('p,want', [(200, .4986), (50, .4947), (10, .4826), (5, .4832)])
 def test_no_underflow_for_large_p(p, want):
-    r = _Random(gen(7), torch.device('cpu'), torch.float32)
-    xi = r.signed(200, 1000).abs()*r.gamma(1+1/p, 200, 1000)**(1/p)
+    x,t = drawn(p, 200000, seed=7)
+    xi = x.abs()*(2/3+1/p)**(1/p)
     assert xi.mean().item() == pytest.approx(want, abs=.003)
     assert len(xi.unique()) > .9*xi.numel() or p > 100      # no atom; a Gamma(1/200) sampler has 65 % in one value
     d = lp_delta(grey(50), p, .1, generator=gen(8))
     assert len(d.abs().unique()) > .5*d.numel()
 
-@pytest.mark.parametrize('a', [1.005, 1.2, 3., 21.])
-def test_gamma(a):
-    g = _Random(gen(9), torch.device('cpu'), torch.float32).gamma(a, 50, 400)
-    assert g.shape == (50, 400) and stats.kstest(g.flatten().numpy(), stats.gamma(a).cdf).pvalue > .01
+@pytest.mark.parametrize('p', [.1, .25, .5, .7, 1.3, 1.5, 3, 4, 10, 50, 200])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_draws_are_generalised_normal(p, dtype):
+    x,t = drawn(p, 200000, seed=9, dtype=dtype)
+    k = 2/3 + 1/p
+    xi = x.double().numpy()*k**(1/p)
+    def cdf(o):     # about 0 the power underflows in scipy's, and the density is flat
+        flat = .5 + o/2/math.gamma(1+1/p)
+        return np.where(p*np.log(np.abs(o)) < -600, flat, stats.gennorm(p).cdf(o))
+    assert x.dtype == dtype and stats.kstest(xi, cdf).pvalue > .01
+    if p < 50: assert stats.kstest(np.abs(xi)**p, stats.gamma(1/p).cdf).pvalue > .01
+    assert np.allclose(t, x.double().abs()**p, rtol=1e-4)
+    # fifty values are expected in either tail, and two hundred about 0
+    far = stats.gennorm(p).ppf(.99975)
+    for o in (xi, -xi): assert abs((o > far).sum() - 50) < 30
+    assert abs((np.abs(cdf(xi) - .5) < 5e-4).sum() - 200) < 60
+    assert abs(np.corrcoef(xi[:-1], xi[1:])[0, 1]) < .012 and not (xi == 0).any()
+
+@pytest.mark.parametrize('p', [.02, .09])
+def test_the_draws_by_logarithms(p):
+    sign,t = drawn(p, 100000, seed=10, dtype=torch.float64, logs=True)
+    assert stats.kstest((t.exp()*(2/3+1/p)).numpy(), stats.gamma(1/p).cdf).pvalue > .01
+    assert abs(sign.sign().mean()) < .015 and abs(np.corrcoef(sign.numpy(), t.numpy())[0, 1]) < .015
+
+def test_refused_draws_are_replaced_however_few_are_left_over(monkeypatch):
+    monkeypatch.setattr(lpdraws, 'spare', lambda p, m: 4 + m%2)
+    x,_ = drawn(4, 50001, seed=11)
+    assert len(x) == 50001 and stats.kstest(x.numpy()*(2/3+1/4)**.25, stats.gennorm(4).cdf).pvalue > .01
+
+@pytest.mark.parametrize('p', [.5, 1.5, 5, .1])
+def test_parts_of_a_batch_and_one_image(p, monkeypatch):
+    "Images of one part are each other's equals; norms hold at the seams"
+    monkeypatch.setattr(lpdraws, '_part', 500)
+    d = lp_delta(grey(41, 1, 9, 13), p, .7, 'sphere', gen(12))
+    assert torch.allclose(norms(d, p), torch.full((41,), .7, dtype=torch.float64), rtol=1e-5)
+    assert len({o.sum().item() for o in d}) == 41
+    std = lp_delta(grey(4000, 1, 3, 5), p, 1., generator=gen(13)).double().std()
+    assert std.item() == pytest.approx(lp_std(p, 1, 15), rel=.03 if p > .2 else .5)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('p', [50, 200, 1e5])
+@pytest.mark.parametrize('d', [1, 2, 5])
+def test_large_p_in_few_dimensions(p, d, dtype):
+    x = grey(3000, 1, 1, d).to(dtype)
+    r = norms(lp_delta(x, p, .3, 'sphere', gen(17)), p)
+    assert torch.allclose(r, torch.full_like(r, .3), rtol=1e-5)
+    inside = (norms(lp_delta(x, p, .3, generator=gen(18)), p)/.3)**d
+    assert stats.kstest(inside.numpy(), 'uniform').pvalue > .01
+
+@pytest.mark.parametrize('p,eps', [(.1, 1e40), (.12, 1e36), (.2, 1e18)])
+def test_sphere_for_small_p_in_many_dimensions(p, eps):
+    assert torch.allclose(norms(lp_delta(grey(4, h=128, w=128), p, eps, 'sphere', gen(16)), p)/eps,
+                          torch.ones(4, dtype=torch.float64), rtol=1e-5)
+
+@pytest.mark.parametrize('p', [.5, 1, 1.5, 2, 2.5, 3, 4, 7, 10, 200, .7, 1.3, 1e4])
+def test_power(p):
+    x = torch.linspace(.5, 1, 1000)
+    want = x.double()**p
+    assert torch.allclose(power(x.clone(), p, torch.empty(1000)).double(), want, rtol=max(p, 1)*3e-7)
+
+@pytest.mark.parametrize('kind', ['ball', 'sphere'])
+def test_the_draws_of_p_1_2_and_inf_for_a_seed(kind):
+    "The stream of the generator in order: numbers of a seed stay as they were"
+    for p in (1, 2, inf):
+        got,g = lp_delta(grey(4), p, .7, kind, gen(14)).flatten(1).double(),gen(14)
+        e = -(1-torch.rand(4, 1, generator=g).double()).log() if kind == 'ball' else torch.zeros(4, 1)
+        if p == 2: xi = torch.randn(4, 3072, generator=g).double()/math.sqrt(2)
+        else: xi = 2*torch.rand(4, 3072, generator=g).double() - 1 + 2**-24
+        if p == 1: xi = xi.sign()*-(1-xi.abs()).log()
+        if p == inf: want = .7*(xi if kind == 'ball' else xi/xi.abs().amax(1, keepdim=True))
+        else: want = .7*xi/((xi.abs()**p).sum(1, keepdim=True) + e)**(1/p)
+        assert torch.allclose(got, want, rtol=1e-4, atol=1e-8)
 
 @pytest.mark.parametrize('p,eps,shape', [
     (.5, 1.2e7, (4, 3, 64, 64)), (.05, 2.8e68, (4, 3, 32, 32)), (.02, 1e170, (2, 3, 32, 32)), (1000, .1, (50, 1, 1, 2)),

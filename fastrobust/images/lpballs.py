@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Generator, Tensor
 from fastrobust.basics import as_f32, nearest, need_number, robust_warn
+from fastrobust.images.lpdraws import Random, generalised_normal
 
 __all__ = ['lp_noise']
 
@@ -63,52 +64,8 @@ def check_float_images(x, who='lp_noise', tol=1e-3):
     return x
 
 # --- draws ----------------------------------------------------------------------------------------
-class _Random:
-    "Random numbers of one kind of float, drawn where `generator` is, for a tensor that may be elsewhere"
-    def __init__(self, generator, device, dtype):
-        if generator is not None and generator.device.type not in ('cpu', device.type):
-            raise ValueError(f"`generator` must be on the CPU or where the images are ({device}), "
-                             f"got one on {generator.device}. Use `torch.Generator()`: all devices "
-                             "then see the same draws.")
-        where = device if generator is None else generator.device
-        self.kw = dict(generator=generator, device=where, dtype=dtype)
-        self.half = torch.finfo(dtype).eps/2
-        self.device = device
-
-    def normal(self, *shape): return torch.randn(shape, **self.kw).to(self.device)
-    def uniform(self, *shape): return torch.rand(shape, **self.kw).to(self.device)
-    def signed(self, *shape):
-        "U(-1,1); never -1 nor 1, so that log(1-|u|) is finite"
-        u = torch.rand(shape, **self.kw)
-        return u.mul_(2).sub_(1-self.half).to(self.device)
-    def exponential(self, *shape): return -torch.log1p(-self.uniform(*shape))
-    def bits(self, *shape):
-        kw = {**self.kw, 'dtype': torch.int64}
-        return torch.randint(2**63-1, shape, **kw).to(self.device)
-
-    def gamma(self, a, n, d):
-        "Gamma(`a`), a > 1, by rejection (Marsaglia and Tsang 2000); the few refused are drawn again until none is left"
-        k = a - 1/3
-        m = n*d
-        out = None
-        while m:
-            z = torch.randn(m, **self.kw)
-            v = z.mul(1/math.sqrt(9*k)).add_(1)
-            v = v*v*v
-            # accepted if log u < z^2/2 + k (log v - v + 1); where v <= 0 that is NaN or -inf:
-            # refused
-            bound = v.log().sub_(v).add_(1).mul_(k).addcmul_(z, z, value=.5)
-            good = torch.rand(m, **self.kw).log_() < bound
-            bad = (~good).nonzero()[:, 0]
-            if out is None: out,todo = v,bad
-            else:
-                out[todo] = v
-                todo = todo[bad]
-            m = len(todo)
-        return out.mul_(k).view(n, d).to(self.device)
-
 def _ball(r, n, d, p, eps, sphere):
-    "Noise of norm at most `eps` (n,1), or just that, as a pair whose product it is: (n,d) and (n,1)"
+    "For p = 1, 2, inf, noise of norm at most `eps` (n,1), or just that, as a pair whose product it is: (n,d) and (n,1)"
     e = torch.zeros_like(eps) if sphere else r.exponential(n, 1)
     if p == 2:      # xi is normal with variance 1/2
         z = r.normal(n, d)
@@ -118,15 +75,9 @@ def _ball(r, n, d, p, eps, sphere):
     if p == _inf:
         if not sphere: return u,eps
         return u,eps/u.abs().amax(1, keepdim=True)
-    if p == 1:      # |xi| is exponential
-        z = torch.log1p(-u.abs()).copysign_(u)
-        return z,eps/(z.abs().sum(1, keepdim=True) + e)
-    # logarithms: nothing overflows
-    lg = r.gamma(1+1/p, n, d).log_()
-    total = (u.abs().log_()*p + lg).logsumexp(1, keepdim=True)
-    s = torch.logaddexp(total, e.log())     # of sum |xi|^p + E
-    size = lg.div_(p).add_(eps.log() - s/p).exp_()
-    return u.mul_(size),torch.ones_like(eps)
+    # p = 1: |xi| is exponential
+    z = torch.log1p(-u.abs()).copysign_(u)
+    return z,eps/(z.abs().sum(1, keepdim=True) + e)
 
 def _replaced(r, x, k, sphere):
     "`x` (n,d) with `k` (n,) of its values, drawn without replacement, now U(0,1), or 0 or 1"
@@ -146,9 +97,10 @@ def perturbed(x, p, eps, kind, generator=None, clip=True):
     if not f.numel(): return x.clone()
     n,d = f.shape
     sphere = kind == 'sphere'
-    # 1/p multiplies the error of a logarithm
-    dt = torch.float64 if 0 < p < .25 else f.dtype
-    r = _Random(generator, x.device, dt)
+    # for small p |xi| leaves the range of float32, and 1/p multiplies the error of a logarithm
+    logs = 0 < p < .1
+    dt = torch.float64 if logs else f.dtype
+    r = Random(generator, x.device, dt)
     if p == 0:
         k = (eps.expand(n)*d + 1e-6).long()                     # .29*100 is 28.999999
         if eps.ndim == 0 and eps > 0 and k[0] == 0:
@@ -157,10 +109,14 @@ def perturbed(x, p, eps, kind, generator=None, clip=True):
         y = _replaced(r, f, k, sphere)
         out = y if clip else y-f
     else:
-        e = eps.expand(n).to(x.device, dt)[:, None]
-        z,s = _ball(r, n, d, p, e, sphere)
-        z,s = z.to(f.dtype),s.to(f.dtype)
-        out = z.mul_(s)         # in place: new memory would cost as much as the arithmetic
+        e = eps.expand(n)[:, None]
+        # in place: new memory would cost as much as the arithmetic
+        if p in (1, 2, _inf):
+            out,size = _ball(r, n, d, p, e.to(x.device, dt), sphere)
+            out.mul_(size)
+        else:
+            extra = torch.zeros_like(e) if sphere else r.exponential(n, 1)
+            out = generalised_normal(r, n, d, p, e, extra, logs).to(f.dtype)
         if clip: out = out.add_(f).clamp_(0, 1)
     return out.view(x.shape).to(x.dtype)
 
