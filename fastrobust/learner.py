@@ -21,14 +21,17 @@ from fastrobust.training.technique import Technique
 
 __all__ = ['robust_learner']
 
-def _from_recipe(recipe, dls, aux):
+def _from_recipe(recipe, dls, aux, pretrained):
     "(loss, techniques) that the recipe makes of the data"
     takes = inspect.signature(recipe).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     if aux is not None and 'aux' not in takes and not takes_all:
         raise ValueError(f"the recipe {getattr(recipe, '__name__', recipe)} takes no `aux` "
                          "images, got some. Give them to a technique: ODNL(aux).")
-    made = recipe(dls) if aux is None else recipe(dls, aux=aux)
+    settings = {} if aux is None else dict(aux=aux)
+    if 'pretrained' in takes and 'pretrained' not in getattr(recipe, 'keywords', {}):
+        settings['pretrained'] = pretrained
+    made = recipe(dls, **settings)
     if not (isinstance(made, (tuple, list)) and len(made) == 2):
         raise TypeError(f"expected a recipe to return (loss, techniques), got {made!r}. "
                         "Return (loss, []) for a loss alone.")
@@ -109,7 +112,10 @@ def robust_learner(
     need_one_label(dls, recipe)
 
     loss,ts = None,[]
-    if recipe is not None: loss,ts = _from_recipe(recipe, dls, aux)
+    if recipe is not None:
+        made = learner_func is vision_learner and not isinstance(arch, nn.Module)
+        pretrained = made and bool(kwargs.get('pretrained', True))
+        loss,ts = _from_recipe(recipe, dls, aux, pretrained)
     ts = as_list(ts) + techniques
     need_new(ts)
     loss = copy.copy(loss) if loss_func is None else loss_func

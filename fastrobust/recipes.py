@@ -97,21 +97,29 @@ def _severity(dls, severity):
 
 def corruption(
     dls,            # The data: images, before or after Normalize
-    lam:float=12.,  # Weight of the divergence; 12 in the paper
+    # Weight of the divergence. None: 12 as in the paper, from scratch; on a pretrained body, which
+    # trains for few steps, 3: nbs/benchmarks/RESULTS.md
+    lam:float=None,
     severity=None,  # Of AugMix; None: the paper's 3 up to 64 px (CIFAR), 1 above (ImageNet)
-    views:int=2     # Views of each image; 2 in the paper; 1 costs a third less
+    views:int=2,    # Views of each image; 2 in the paper; 1 costs a third less
+    pretrained=False    # Is the body pretrained? `robust_learner` tells of those it makes
 ):
     "AugMix: the network is asked to answer distorted copies of an image like the image"
+    if lam is None: lam = 3. if pretrained else 12.
     return None,[AugMix(lam, severity=_severity(dls, severity), views=views)]
 
 def noisy_labels_corruption(
     dls,            # The data: images whose labels may be wrong
     q:float=None,   # Of the loss, in (0,1]; None: as in `noisy_labels`
-    lam:float=3.,   # Weight of the divergence; beside GCE 12 is too much: nbs/benchmarks/RESULTS.md
+    # Weight of the divergence. None: 3 from scratch, since beside GCE the paper's 12 is too much; 1
+    # on a pretrained body, where 3 gives classes up: nbs/benchmarks/RESULTS.md
+    lam:float=None,
     severity=None,  # Of AugMix; None: 3 up to 64 px, 1 above
-    views:int=2     # Views of each image; 2 in the paper
+    views:int=2,    # Views of each image; 2 in the paper
+    pretrained=False    # Is the body pretrained? `robust_learner` tells of those it makes
 ):
     "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse"
+    if lam is None: lam = 1. if pretrained else 3.
     return None,[AugLoss(_gce(dls, q), lam=lam, severity=_severity(dls, severity), views=views)]
 
 def long_tailed(

@@ -3,7 +3,7 @@
 # The weights: see pretrained_body.py; the images: FASTROBUST_DATA or ../shared/data; needs scikit-learn. A finished run
 # is a line of OUT/<data>-<noise>.csv and is not run again.
 import argparse, csv, io, os, random, sys, time, warnings, zipfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np, pandas as pd
 import torch
@@ -30,6 +30,7 @@ from fastrobust.losses import GCELoss, SCELoss
 from fastrobust.noise.block import add_label_noise
 from fastrobust.noise.human import cifar_n
 from fastrobust.noise.laws import NoisyLabels
+from fastrobust.recipes import RECIPES
 from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.systems.closedform import closed_form_head
 from fastrobust.techniques.jocor import JoCoR
@@ -41,6 +42,8 @@ CLOSED = 'closed form'
 RATES = {'closed, then 1e-4': 1e-4, 'closed, then 5e-4': 5e-4, 'closed, then 2e-3': 2e-3}
 LOSSES = {'plain': {}, 'GCE': dict(loss_func=GCELoss()), 'recipe': dict(recipe='noisy_labels'),
           'SCE': dict(loss_func=SCELoss()), 'AugLoss': dict(recipe='noisy_labels+corruption'),
+          'AugLoss 3': dict(recipe=partial(RECIPES['noisy_labels+corruption'], lam=3.)),
+          'AugMix': dict(recipe='corruption'), 'AugMix 12': dict(recipe=partial(RECIPES['corruption'], lam=12.)),
           'JoCoR': {}, 'JoCoR .9': {},
           'audit, drop': {}, 'audit, drop, recipe': dict(recipe='noisy_labels')}
 KEPT = ', BN kept'   # the same with the statistics of the pretraining: fastai's `fine_tune` moves them, frozen or not
