@@ -122,6 +122,28 @@ from fastrobust.inference.recursion import *
 from fastrobust.inference.ridge import *
 from fastrobust.systems.acil.front import *
 from fastrobust.systems.closedform import *
+from fastrobust.systems.koopman.reports.bands import *
+from fastrobust.systems.koopman.equations.burgers import *
+from fastrobust.systems.koopman.data.fieldblock import *
+from fastrobust.systems.koopman.fieldmetrics import *
+from fastrobust.systems.koopman.data.fields import *
+from fastrobust.systems.koopman.data.fieldshow import *
+from fastrobust.systems.koopman.models.fno import *
+from fastrobust.systems.koopman.equations.gaussian import *
+from fastrobust.systems.koopman.equations.kdv import *
+from fastrobust.systems.koopman.models.kno import *
+from fastrobust.systems.koopman.learner import *
+from fastrobust.systems.koopman.equations.linear import *
+from fastrobust.systems.koopman.reports.meshreport import *
+from fastrobust.systems.koopman.equations.navierstokes import *
+from fastrobust.systems.koopman.files.readers import *
+from fastrobust.systems.koopman.reports.rolloutreport import *
+from fastrobust.systems.koopman.models.semigroup import *
+from fastrobust.systems.koopman.equations.shallowwater import *
+from fastrobust.systems.koopman.reports.spectrum import *
+from fastrobust.systems.koopman.reports.spectrumreport import *
+from fastrobust.systems.koopman.reports.stress import *
+from fastrobust.systems.koopman.models.vitkno import *
 
 # Comparisons, reports, the audit
 from fastrobust.compare.compare import *

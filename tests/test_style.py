@@ -18,6 +18,7 @@ def drawing():
         places = [mod, *[o for _,o in inspect.getmembers(mod, inspect.isclass) if o.__module__ == mod.__name__]]
         for o in places:
             for k,f in vars(o).items():
+                if k in ('show_batch', 'show_results'): continue    # fastai's, which show and return nothing
                 if k.startswith(('plot', 'show_')) and inspect.isfunction(f) and f.__module__ == mod.__name__:
                     yield f'{me}.{f.__qualname__}',f
 

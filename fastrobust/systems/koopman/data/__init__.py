@@ -1,0 +1,3 @@
+"fastai loaders and blocks of fields"
+
+__all__ = []

@@ -1,0 +1,105 @@
+"How far a field is from another: in relative L2, by Fourier mode, weighted by latitude; and as losses"
+import torch
+from torch import Tensor, nn
+from fastrobust.basics import need_number, need_whole
+
+__all__ = ['rel_l2', 'BandL2', 'RelL2Loss', 'KoopmanLoss']
+
+def _plain(*xs): return [x.as_subclass(Tensor) for x in xs]
+
+def l2_of_each(
+    pred,       # Fields (b,t*c,*grid)
+    y,          # What they should be, of that shape
+    weights=None    # Of the places of the grid, such as the cosine of the latitude; None: all alike
+):              # (b,)
+    "||pred-y||/||y|| of each item, over all its frames"
+    pred,y = _plain(pred, y)
+    if pred.shape != y.shape:
+        raise ValueError(f"expected predictions of the shape of the targets {tuple(y.shape)}, got "
+                         f"{tuple(pred.shape)}. Frames are channels: (b,t*c,*grid).")
+    w = 1. if weights is None else torch.as_tensor(weights, dtype=y.dtype, device=y.device)
+    size = lambda x: (w*x.square()).flatten(1).sum(1).sqrt()
+    return size(pred-y)/size(y).clamp_min(torch.finfo(y.dtype).tiny)
+
+def rel_l2(
+    pred,       # Fields (b,t*c,*grid)
+    y,          # What they should be, of that shape
+    weights=None    # Of the places of the grid; None: all alike
+):
+    "Relative L2 error ||pred-y||/||y||, the mean over items (FNO's, https://arxiv.org/abs/2010.08895)"
+    return l2_of_each(pred, y, weights).mean()
+
+def in_modes(
+    x       # Fields (b,t,*grid)
+):          # (b,t,modes): energy of each |k|, k rounded to whole numbers in two dimensions
+    "Energy of a field by Fourier mode"
+    d,sizes = x.ndim-2,x.shape[2:]
+    e = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)), norm='forward').abs().square()
+    ks = [torch.fft.fftfreq(s, 1/s, device=x.device).abs() for s in sizes]
+    k = ks[0] if d == 1 else (ks[0][:, None].square() + ks[1].square()).sqrt()
+    k = k.round().long().flatten()
+    out = x.new_zeros(*x.shape[:2], int(k.max())+1)
+    return out.index_add(2, k, e.flatten(2))
+
+class BandL2:
+    "Metric: the relative L2 error of the Fourier modes lo <= |k| < hi of a field"
+    def __init__(self,
+        lo=0,       # First mode, a whole number
+        hi=None     # The first one beyond; None: all above `lo`
+    ):
+        need_whole('lo', lo, 0)
+        if hi is not None: need_whole('hi', hi, lo+1)
+        self.lo,self.hi = lo,hi
+        last = '' if hi is None else hi-1
+        self.__name__ = f'l2_k{lo}-{last}'
+
+    def __call__(self, pred, y):
+        pred,y = _plain(pred, y)
+        here = slice(self.lo, self.hi)
+        size = lambda x: in_modes(x)[..., here].flatten(1).sum(1).sqrt()
+        return (size(pred-y)/size(y).clamp_min(torch.finfo(y.dtype).tiny)).mean()
+
+class RelL2Loss(nn.Module):
+    "`rel_l2` as a loss: fields of all sizes count alike"
+    def __init__(self,
+        weights=None,           # Of the places of the grid, such as `dls.weights`; None: all alike
+        reduction:str='mean'    # 'mean', 'sum' or 'none', over items
+    ):
+        super().__init__()
+        if weights is not None: weights = torch.as_tensor(weights, dtype=torch.float32)
+        self.register_buffer('weights', weights, persistent=False)
+        self.reduction = reduction
+
+    def forward(self, pred, y):
+        l = l2_of_each(pred, y, self.weights)
+        if self.reduction == 'none': return l
+        return l.sum() if self.reduction == 'sum' else l.mean()
+
+class KoopmanLoss(nn.Module):
+    """KoopmanLab's loss, `pred` times the squared error of the prediction plus `rec` times that of the reconstruction
+    (https://arxiv.org/abs/2301.10022). Mean squared errors hide the scale of a field: watch `rel_l2` beside it"""
+    def __init__(self,
+        pred=5.,    # Weight of the prediction; 5 in the authors' code
+        rec=.5      # Weight of the reconstruction; .5 in the authors' code
+    ):
+        super().__init__()
+        for k,v in dict(pred=pred, rec=rec).items():
+            need_number(k, v)
+            if not 0 <= v < float('inf'): raise ValueError(f"`{k}` must be a finite number >= 0, got {v}.")
+        self.pred,self.rec = pred,rec
+
+    def reconstruction(self,
+        pairs   # (reconstruction, what it saw) of each step
+    ):
+        "The term of the reconstructions: summed over the steps of a roll-out"
+        return self.rec*sum(nn.functional.mse_loss(*_plain(r, u)) for r,u in pairs)
+
+    def forward(self, out, y, u=None):
+        "Of (prediction, reconstruction) where `u`, what was seen, is given; of a prediction alone its own term"
+        if isinstance(out, (tuple, list)): pred,rec = out
+        else: pred,rec = out,None
+        l = self.pred*nn.functional.mse_loss(*_plain(pred, y))
+        if rec is None or u is None: return l
+        return l + self.reconstruction([(rec, u)])
+
+    def __repr__(self): return f'KoopmanLoss(pred={self.pred}, rec={self.rec})'

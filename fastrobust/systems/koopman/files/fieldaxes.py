@@ -1,0 +1,90 @@
+"Which axis of an array is which: letters n, t, c, y, x, brought to the order n t c y x"
+import numpy as np
+
+__all__ = []
+
+LETTERS = 'ntcyx'
+_MEANS = 'n items, t times, c variables, y and x space'
+# names of dimensions in NetCDF and zarr
+_NAMES = dict(
+    n="n sample samples member ensemble realization realisation number batch trajectory init "
+      'init_time',
+    t='t time step times valid_time date lead_time prediction_timedelta',
+    c='c channel channels variable var level lev plev levels pressure_level isobaricinhpa',
+    y='y lat latitude rlat nlat north_south south_north j',
+    x='x lon longitude rlon nlon west_east i')
+
+def parse_axes(
+    axes,       # Such as 'n t y x' or 'ntyx', in the order of the array
+    shape,      # Of the array
+    what        # Its name, for messages
+):              # Letters, one per axis
+    "Letters of a string of axes, refused where they do not fit the array"
+    if not isinstance(axes, str):
+        raise TypeError(f"expected `axes` as a string such as 'n t y x', got {axes!r}. One letter "
+                        f"per axis: {_MEANS}.")
+    got = axes.replace(',', ' ').split()
+    letters = ''.join(got).lower()
+    bad = set(letters) - set(LETTERS)
+    if bad or len(set(letters)) < len(letters) or 'x' not in letters:
+        raise ValueError(f"expected `axes` of different letters with an x among them ({_MEANS}), "
+                         f"got {axes!r}. For example 'n t y x'.")
+    if len(letters) != len(shape):
+        raise ValueError(f"expected one letter per axis of {what}, whose shape is {tuple(shape)}, "
+                         f"got `axes` {axes!r}. {_MEANS[0].upper()}{_MEANS[1:]}.")
+    return letters
+
+def named_axes(
+    dims,       # Names of dimensions, such as ('time', 'latitude', 'longitude')
+    what        # Name of the array, for messages
+):
+    "Letters of dimensions that have names"
+    known = {k: c for c,names in _NAMES.items() for k in names.split()}
+    letters = [known.get(str(k).lower(), '?') for k in dims]
+    if '?' in letters or len(set(letters)) < len(letters) or 'x' not in letters:
+        raise ValueError("expected dimensions with names such as sample, time, lat, lon in "
+                         f"{what}, got {', '.join(map(str, dims))}. Say which is which, such as "
+                         f"axes='t y x' ({_MEANS}).")
+    return ''.join(letters)
+
+FEW = 4     # points, which are no side of a grid
+# where axes have no names, by their number
+GUESSES = dict(histories={2: 'nx', 3: 'ntx', 4: 'ntyx', 5: 'ntcyx'},
+               pairs={2: 'nx', 3: 'nyx', 4: 'ncyx', 5: 'ntcyx'},
+               item={1: 'x', 2: 'tx', 3: 'tyx', 4: 'tcyx'})
+
+def guessed_axes(
+    shape,              # Of an array whose axes have no names
+    what,               # Its name, for messages
+    kind='histories'    # (n,t,*grid), 'pairs' of fields (n,*grid) without times, or one 'item' (t,*grid)
+):
+    """By the number of axes, but a side y of four points or fewer is the variables c of fields on one side; and of five
+    axes (of an item four) the last is c where it is the smallest of three"""
+    n = len(shape)
+    if n not in GUESSES[kind]:
+        form = dict(histories='(n,t,*grid) or (n,t,c,*grid)', pairs='(n,*grid) or (n,c,*grid)',
+                    item='(t,*grid) or (t,c,*grid)')[kind]
+        raise ValueError(f"expected fields {form} in {what}, got shape {tuple(shape)}. Choose another "
+                         "variable (`key`), or say `axes`, such as 't c x'.")
+    letters = GUESSES[kind][n]
+    if letters.endswith('tcyx'):
+        last = shape[-1] < min(shape[-3:-1])
+        return letters.replace('cyx', 'yxc') if last else letters
+    few = letters.endswith('yx') and 'c' not in letters and shape[-2] <= FEW
+    return letters.replace('yx', 'cx') if few else letters
+
+def need_clear(shape, what):
+    "Refuse to guess (n,y,x,t), as in FNO's .mat files, to be (n,t,y,x)"
+    if len(shape) != 4 or shape[1] != shape[2] or shape[2] == shape[3]: return
+    raise ValueError(f"expected `axes` for {what} of shape {tuple(shape)}: its square looks like the "
+                     "grid, with the times last. Say axes='n y x t', or 'n t y x' if it is as "
+                     "fastrobust has it.")
+
+def in_order(
+    a,          # Array, numpy
+    letters     # Of its axes
+):
+    "`a` with its axes in the order n t c y x"
+    return np.transpose(a, [letters.index(o) for o in sorted(letters, key=LETTERS.index)])
+
+def ordered(letters): return ''.join(sorted(letters, key=LETTERS.index))

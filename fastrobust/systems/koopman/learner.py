@@ -1,0 +1,112 @@
+"`koopman_learner`: a fastai learner of operators between fields, which rolls out and counts in the units of the data"
+from functools import partial
+import torch
+from fastai.callback import schedule    # noqa: F401 (gives Learner its fit_one_cycle)
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.optimizer import Adam
+from torch import nn
+from fastrobust.basics import nearest, need_whole
+from fastrobust.resting import at_rest, keep_random
+from fastrobust.systems.koopman.fieldmetrics import KoopmanLoss, RelL2Loss, rel_l2
+from fastrobust.systems.koopman.rolling import Scaled, answer, roll
+
+__all__ = ['Rollout', 'koopman_learner']
+
+def _at_once(dls):
+    "Does a network give all of the target in one step? Of pairs of fields, and of a time that it is told"
+    return getattr(dls, 'pair', False) or getattr(dls, 'timed', False)
+
+def next_channels(
+    dls     # Of `field_dls`, or other loaders of fields
+):
+    "Channels that a network gives in one step, the last of its answer"
+    if not getattr(dls, 'pair', False): return getattr(dls, 'n_vars', 1)
+    return len(dls.y_scale[0])*dls.t_out
+
+class Rollout(Callback):
+    """The network moves a field on `T_out` steps, each from what the last one gave, in training as in prediction
+    (https://arxiv.org/abs/2301.10022). Loss and metrics see the frames alone; `KoopmanLoss` its reconstructions too"""
+    order = -10     # before others look at `learn.pred`
+    def __init__(self,
+        T_out=None,     # Steps; None: as many as `dls.t_out`, 1 where that is not told
+        detach=None     # Gradients go back through so many steps; None: through all, as in the paper
+    ):
+        if T_out is not None: need_whole('T_out', T_out, 1)
+        if detach is not None: need_whole('detach', detach, 1)
+        self.T_out,self.detach = T_out,detach
+        self.pairs = []     # of this batch
+
+    @property
+    def steps(self): return self.T_out or (1 if _at_once(self.dls) else getattr(self.dls, 't_out', 1))
+
+    def before_fit(self): self.need_frames()
+    def need_frames(self):
+        t_out = getattr(self.dls, 't_out', self.steps)
+        if _at_once(self.dls): t_out = 1
+        if self.steps == t_out: return
+        raise ValueError(f"Rollout expected targets of {self.steps} frames, got {t_out}. Make the dls with "
+                         f"t_out={self.steps}, or leave T_out out.")
+
+    def after_pred(self):
+        u,*t = self.xb
+        self.pairs = []
+        self.learn.pred = roll(self.model, u, self.steps, next_channels(self.dls), t, first=self.pred,
+                               detach=self.detach, seen=self.pairs)
+
+    def after_loss(self):
+        "The reconstructions' term of a loss that has one"
+        loss = getattr(self.learn.loss_func, 'reconstruction', None)
+        if loss is None or not self.pairs: return
+        self.learn.loss_grad = self.loss_grad + loss(self.pairs)
+        self.learn.loss = self.learn.loss_grad.clone()
+
+    def after_batch(self): self.pairs = []
+    # a Ctrl-C may have left some, which hang on a graph that cannot be copied
+    def __getstate__(self): return dict(super().__getstate__(), pairs=[])
+
+def need_operator(dls, model):
+    "Refuse a network that cannot move these fields on, by what it says of one of them"
+    dl = dls.valid if len(dls.loaders) > 1 else dls.train
+    with keep_random(): b = dl.one_batch()
+    u,*t = [x[:2] for x in b[:getattr(dls, 'n_inp', 1)]]
+    with at_rest(model.to(u.device)): pred,_ = answer(model(u, *t))
+    y,c = b[-1],next_channels(dls)
+    if not torch.is_tensor(pred) or pred.ndim != y.ndim or pred.shape[2:] != y.shape[2:] or pred.shape[1] < c:
+        got = tuple(pred.shape) if torch.is_tensor(pred) else type(pred).__name__
+        raise ValueError(f"expected a network that gives fields of at least {c} channels on the grid "
+                         f"{tuple(y.shape[2:])}, got {got}. Its last {c} channels are the next frame.")
+
+def koopman_learner(
+    dls,                # Of `field_dls`, or DataLoaders of fields x (b,t_in*c,*grid), y (b,t_out*c,*grid)
+    model,              # Operator: KNO1d, KNO2d, FNO1d, your own nn.Module
+    loss='rel_l2',      # 'rel_l2'; 'paper', 5 and .5 times squared errors, with Adam and L2 as there; or a loss
+    *,
+    scale=True,         # Put the model between mean and deviation of the training fields, `dls.scale`?
+    detach=None,        # Of the roll-out, where targets have several frames: see `Rollout`
+    cbs=None,           # More callbacks
+    **kwargs            # More for Learner: lr, metrics (`rel_l2`), opt_func, path, ..
+)->Learner:
+    """A Learner of an operator: frames go in, the next ones come out, and every number is in the units of the data.
+    nbs/benchmarks/RESULTS.md measures `learn.fit_one_cycle(60, 5e-3)`, with either loss"""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a network (nn.Module), got {type(model).__name__}. For example "
+                        "koopman_learner(dls, KNO1d()).")
+    if isinstance(loss, str):
+        if loss not in ('rel_l2', 'paper'):
+            raise ValueError(f"expected `loss` 'rel_l2', 'paper' or a loss, got {loss!r}. "
+                             f"{nearest(loss, ['rel_l2', 'paper'])}")
+        if loss == 'paper':
+            kwargs = dict(opt_func=partial(Adam, decouple_wd=False), wd=1e-4) | kwargs
+            loss = KoopmanLoss()
+        else: loss = RelL2Loss(getattr(dls, 'weights', None))
+    given = getattr(dls, 'scale', None)
+    if scale and not isinstance(model, Scaled):
+        mean,std = ([0.], [1.]) if given is None else given
+        out = dls.y_scale if getattr(dls, 'pair', False) else None
+        model = Scaled(model, mean, std, getattr(dls, 'periodic', ()), out)
+    need_operator(dls, model)
+    kwargs = dict(lr=5e-3, metrics=rel_l2) | kwargs
+    cbs = [cbs] if isinstance(cbs, Callback) else list(cbs or [])
+    if not any(isinstance(cb, Rollout) for cb in cbs): cbs.append(Rollout(detach=detach))
+    return Learner(dls, model, loss, cbs=cbs, **kwargs)

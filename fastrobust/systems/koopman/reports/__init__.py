@@ -1,0 +1,3 @@
+"What an operator has learned: tables and pictures"
+
+__all__ = []

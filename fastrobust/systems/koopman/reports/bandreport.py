@@ -1,0 +1,71 @@
+"What conformal bands are worth on new fields: coverage by level"
+import numpy as np, pandas as pd
+from scipy import stats
+from fastrobust.reporting.report import Report
+from fastrobust.systems.koopman.reports.bandcharts import draw_bands
+from fastrobust.systems.koopman.reports.quantiles import (
+    conformal_quantile, coverage_of, need_level, rank_of)
+
+__all__ = []
+
+LEVELS = .5, .6, .7, .8, .9, .95
+
+class BandReport(Report):
+    "Result of `report` of conformal bands: `table`, `summary`, `scores` of the new fields (n,)"
+    scores:np.ndarray
+    bands:object    # `ConformalBands`
+    example:tuple   # (what came, prediction, how far off it may be) of one field
+
+def _nodes(bands, u, t, y, qs):
+    "Share of single nodes inside, for each q"
+    inside = np.zeros(len(qs))
+    for _,err,size in bands.errors(u, t, y):
+        inside += [(err <= q*size).flatten(1).double().mean(1).sum().item() for q in qs]
+    return inside/len(u)
+
+def _notes(bands):
+    n = bands.n
+    k = rank_of(n, bands.level)
+    low,high = stats.beta.ppf([.025, .975], k, n+1-k)
+    yield ("low, high: 95 % interval of the coverage over new fields (Wilson). The level is a "
+           f"promise over draws of new fields and of the {n} calibrated on: with these alone, "
+           f"coverage lies in [{low:.3f}, {high:.3f}] 95 times in 100.")
+    what = 'largest error of a field' if bands.kind == 'sup' else 'root mean square error'
+    unit = 'root mean squares of the predicted field' if bands.scaled else 'units of the data'
+    yield f"q: {what}, in {unit}."
+    yield ("It holds for fields drawn as those calibrated on were; with other starts, constants or "
+           "meshes it may not.")
+    yield from bands.notes
+
+def _example(bands, u, t, y, scores):
+    "The field whose score is in the middle: last frame, first variable"
+    i = int(np.argsort(scores)[len(scores)//2])
+    if t is not None: t = t[i:i+1]
+    (_,p),*_ = bands.predicted(u[i:i+1], t)
+    r = float(bands.q*bands.size(p).flatten()[0])
+    return y[i, -1, 0].double().numpy(),p[0, -1, 0].numpy(),r
+
+def band_report(
+    bands,      # `ConformalBands`
+    u,          # Fields (n,t_in*c,*grid)
+    t,          # Times, or None
+    y,          # Frames (n,steps,c,*grid)
+    levels      # Beside that of the bands
+)->BandReport:
+    "Coverage by level, on new fields"
+    given = sorted({need_level(o) for o in (*levels, bands.level)})
+    levels = [o for o in given if rank_of(bands.n, o) <= bands.n]
+    scores = bands.scores_of(u, t, y)
+    qs = [conformal_quantile(bands.calibration, o) for o in levels]
+    rows = [(o, q, *coverage_of(scores <= q)[:3]) for o,q in zip(levels, qs)]
+    table = pd.DataFrame(rows, columns=['level', 'q', 'coverage', 'low', 'high']).set_index('level')
+    if bands.kind == 'sup': table['nodes inside'] = _nodes(bands, u, t, y, qs)
+    at = coverage_of(scores <= bands.q)
+    facts = dict(level=bands.level, q=bands.q, kind=bands.kind, scaled=bands.scaled,
+                 calibration=bands.n, **at._asdict())
+    what = 'wholly inside' if bands.kind == 'sup' else 'within the radius'
+    title = f'Fields {what} at level {bands.level:g}: {at!r}'
+    rep = BandReport(table, facts, draw_bands, title=title, notes=_notes(bands), name='bands')
+    rep.scores,rep.bands = scores,bands
+    rep.example = _example(bands, u, t, y, scores)
+    return rep

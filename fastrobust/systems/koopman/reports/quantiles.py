@@ -1,0 +1,51 @@
+"Split conformal prediction of one number: which score a new one stays below, and how often it did"
+# Vovk et al., Algorithmic Learning in a Random World, 2005; Lei et al. 2018,
+# https://arxiv.org/abs/1604.04173. Of n scores q is the ceil((n+1) level)-th smallest. A new score
+# that is exchangeable with these is at most q with probability `level` or more.
+import math
+from typing import NamedTuple
+import numpy as np
+from fastrobust.basics import need_number
+from fastrobust.metrics import wilson_interval
+
+__all__ = []
+
+def need_level(level):
+    need_number('level', level)
+    if 0 < level < 1: return float(level)
+    raise ValueError(f"`level` must be in (0,1), got {level}. .9 is usual.")
+
+def rank_of(
+    n,      # Scores
+    level   # Probability
+):
+    "Which of the scores in order is q: ceil((n+1) level); n+1 where none of them will do"
+    return math.ceil((n+1)*level - 1e-9)        # 1e-9: (n+1) level may be whole but for rounding
+
+def conformal_quantile(
+    scores, # Of fields that the operator has not seen (n,)
+    level   # Probability that a new one is at most q
+):
+    "q, the ceil((n+1) level)-th smallest score"
+    n = len(scores)
+    k = rank_of(n, level)
+    if k <= n: return float(np.sort(scores)[k-1])
+    need = math.ceil(level/(1-level) - 1e-9)
+    raise ValueError(f"expected at least {need} fields to calibrate on for level {level:g}, got "
+                     f"{n}. Give more, or a `level` up to {n/(n+1):.3g}.")
+
+class Coverage(NamedTuple):
+    "Share of fields inside, and its 95 % interval (Wilson)"
+    share: float
+    low: float
+    high: float
+    inside: int
+    n: int
+    def __repr__(self):
+        return f'{self.share:.3f} [{self.low:.3f}, {self.high:.3f}], {self.inside} of {self.n} fields'
+
+def coverage_of(inside):
+    "`Coverage` of truth values (n,)"
+    k,n = int(np.sum(inside)),len(inside)
+    low,high = (float(o) for o in wilson_interval(k/n, n))
+    return Coverage(k/n, low, high, k, n)

@@ -1,0 +1,92 @@
+"An operator moves a field on: one step, or many, each from what the last one gave; in the units of the data"
+# Roll-out as in KoopmanLab's training, https://arxiv.org/abs/2301.10022: the last frame of a
+# prediction goes to the end of the window, the oldest leaves it.
+import math
+import torch, torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = []
+
+PAD = 1/8   # Of a side that is not periodic: what is put behind it, for the FFT's wrap to act on
+
+def answer(
+    out     # What an operator returns: a prediction, or (prediction, reconstruction)
+):
+    "Prediction and reconstruction, None where there is none"
+    if isinstance(out, (tuple, list)): return out[0],out[1]
+    return out,None
+
+class Scaled(nn.Module):
+    "An operator in the units of its data: inside are fields of mean 0 and deviation 1, and sides that wrap"
+    def __init__(self,
+        net,            # Operator: u (b,t_in*c,*grid) -> prediction, or (prediction, reconstruction)
+        mean=(0.,),     # Of each of the c variables
+        std=(1.,),      # Of each, positive
+        periodic=(),    # For each side of the grid whether it is periodic; (): all are
+        out=None        # (mean, std) of the predictions, where these are of other variables; None: the same
+    ):
+        super().__init__()
+        self.net,self.periodic = net,tuple(periodic)
+        self._keep('mean', 'std', mean, std)
+        self._keep('out_mean', 'out_std', *((mean, std) if out is None else out))
+
+    def _keep(self, mean_name, std_name, mean, std):
+        mean,std = (torch.as_tensor(o, dtype=torch.float64).flatten() for o in (mean, std))
+        if len(mean) != len(std) or not (std > 0).all():
+            raise ValueError("expected a mean and a positive deviation for each variable, got "
+                             f"{mean.tolist()} and {std.tolist()}.")
+        self.register_buffer(mean_name, mean.float())
+        self.register_buffer(std_name, std.float())
+
+    @property
+    def n_vars(self): return len(self.mean)
+
+    def _per_channel(self, x, mean, std):
+        "Mean and deviation in the shape of `x` (b,k*c,*grid)"
+        c = len(mean)
+        if x.shape[1] % c:
+            raise ValueError(f"expected frames of {c} variables, got {x.shape[1]} channels. Give whole frames "
+                             "(b,t*c,*grid).")
+        shape = 1,-1,*[1]*(x.ndim-2)
+        return [o.to(x.dtype).repeat(x.shape[1]//c).view(shape) for o in (mean, std)]
+
+    def _wrapped(self, z):
+        "Zeros, the mean, behind each side that is not periodic"
+        if not getattr(self.net, 'any_grid', True): return z
+        pads = [0 if wraps else math.ceil(PAD*s) for s,wraps in zip(z.shape[2:], self.periodic)]
+        if not any(pads): return z
+        return F.pad(z, [o for p in reversed(pads) for o in (0, p)])
+
+    def forward(self, u, *t):
+        u = u.as_subclass(Tensor)
+        m,s = self._per_channel(u, self.mean, self.std)
+        pred,rec = answer(self.net(self._wrapped((u-m)/s), *t))
+        here = ...,*(slice(n) for n in u.shape[2:])
+        def back(o, mean, std):
+            m,s = self._per_channel(o, mean, std)
+            return o[here]*s + m
+        pred = back(pred, self.out_mean, self.out_std)
+        return pred if rec is None else (pred, back(rec, self.mean, self.std))
+
+def roll(
+    net,            # Operator
+    u,              # What it sees at first (b,t_in*c,*grid)
+    steps,          # How often it moves on, >= 1
+    n_vars=1,       # Variables c of a frame
+    t=(),           # What else it takes at every step, such as a time
+    *,
+    first=None,     # What it gave for `u`, if that is known already
+    detach=None,    # Gradients go back through so many steps; None: through all
+    seen=None       # A list that is given (reconstruction, window) of each step
+)->Tensor:          # (b,steps*c,*grid)
+    "The frames after `u`, each from those before it"
+    frames = []
+    for i in range(steps):
+        out = net(u, *t) if first is None or i else first
+        pred,rec = answer(out)
+        if seen is not None and rec is not None: seen.append((rec, u))
+        new = pred[:, -n_vars:]
+        frames.append(new)
+        u = torch.cat([u[:, n_vars:].as_subclass(Tensor), new], 1)
+        if detach and (i+1) % detach == 0: u = u.detach()
+    return torch.cat(frames, 1)

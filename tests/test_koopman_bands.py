@@ -1,0 +1,235 @@
+"Conformal bands of operators: ranks by hand, the promise over many draws, other meshes, and what is refused"
+import copy
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.torch_core import get_random_states
+from fastrobust.systems.koopman.reports.bands import conformal_bands
+from fastrobust.systems.koopman.equations.burgers import burgers_data
+from fastrobust.systems.koopman.data.fields import field_dls
+from fastrobust.systems.koopman.learner import koopman_learner
+from fastrobust.systems.koopman.reports.quantiles import conformal_quantile, coverage_of, rank_of
+
+class Damp(nn.Module):
+    "Heat equation in one or two dimensions: a cheap operator for any mesh, frames and variables, a little wrong"
+    def __init__(self, nu=.02, n_last=None):
+        super().__init__()
+        self.nu,self.n_last = nn.Parameter(torch.tensor(nu)),n_last
+    def forward(self, u, t=None):
+        y = torch.fft.rfft(u)
+        k2 = torch.arange(y.shape[-1])**2
+        rate = self.nu*k2 if t is None else 5*self.nu*k2*t.view(-1, *[1]*(u.ndim-1))
+        y = torch.fft.irfft(y*torch.exp(-rate), n=u.shape[-1])
+        return y if self.n_last is None else y[:, -self.n_last:]
+
+def fields(n, S=16, seed=0): return np.random.default_rng(seed).normal(size=(n, S)).astype(np.float32)
+
+def learner_of(data, y=None, net=None, **kw):
+    return koopman_learner(field_dls(data, y, device='cpu', **(dict(bs=4) | kw)), net or Damp(), scale=False)
+
+@pytest.fixture(scope='module')
+def burgers(): return burgers_data(440, 256, T=.2)
+
+@pytest.fixture(scope='module')
+def learn(burgers):
+    u,y = (o[:40, ::4] for o in burgers)
+    return learner_of(u, y)
+
+# --- the quantile ----------------------------------------------------------------------------------------------------
+def test_ranks_by_hand():
+    assert [rank_of(n, .9) for n in (9, 10, 19, 20, 99, 100)] == [9, 10, 18, 19, 90, 91]
+    assert [rank_of(9, o) for o in (.1, .3, .7, .5)] == [1, 3, 7, 5] and rank_of(8, .9) == 9
+    for level in np.arange(1, 100):     # of 99 scores each hundredth is one of them
+        assert rank_of(99, level/100) == level
+    scores = np.random.default_rng(0).permutation(99)
+    assert conformal_quantile(scores, .9) == 89 and conformal_quantile(scores, .001) == 0
+    with pytest.raises(ValueError, match=r'at least 9 fields .* level 0.9, got 8. .* up to 0.889'):
+        conformal_quantile(scores[:8], .9)
+    with pytest.raises(ValueError, match='at least 99 '): conformal_quantile(scores[:98], .99)
+    assert conformal_quantile(scores, .99) == 98 and conformal_quantile(scores[:9], .9) == max(scores[:9])
+
+@pytest.mark.parametrize('n,level', [(19, .9), (25, .9), (50, .8), (9, .5)])
+def test_the_promise(n, level):
+    "Exchangeable scores: over draws coverage is k/(n+1), the level or a little more"
+    g = np.random.default_rng(n)
+    draws = 8000
+    scores = g.lognormal(size=(draws, n+1)) + g.normal(size=(draws, 1))     # exchangeable, not independent
+    inside = np.mean([s[-1] <= conformal_quantile(s[:-1], level) for s in scores])
+    want = rank_of(n, level)/(n+1)
+    assert level-1e-9 <= want < level+1/(n+1) and abs(inside-want) < 4*np.sqrt(want*(1-want)/draws)
+
+def test_intervals():
+    c = coverage_of(np.arange(200) < 180)
+    assert (c.share, c.inside, c.n) == (.9, 180, 200) and c.low == pytest.approx(.8507, abs=2e-4)
+    assert c.high == pytest.approx(.9344, abs=2e-4) and '0.900 [0.851, 0.934]' in repr(c)
+
+# --- scores and bands ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('kind', ['sup', 'l2'])
+@pytest.mark.parametrize('scaled', [True, False])
+def test_scores_are_a_loop(learn, burgers, kind, scaled):
+    u,y = (o[40:100, ::4] for o in burgers)
+    b = conformal_bands(learn, (u, y), .8, kind, scaled)
+    want = []
+    for v,w in zip(u, y):
+        k = np.arange(33)
+        p = np.fft.irfft(np.fft.rfft(v)*np.exp(-.02*k**2), n=64)
+        e = abs(p-w).max() if kind == 'sup' else np.sqrt(np.mean((p-w)**2))
+        want.append(e/np.sqrt(np.mean(p**2)) if scaled else e)
+    assert np.allclose(b.calibration, np.sort(want), rtol=1e-4)
+    assert b.n == 60 and b.q == b.calibration[48] and (b.level, b.kind) == (.8, kind)      # ceil(61*.8) = 49
+    assert np.allclose(b.scores(u[:5], y[:5]), want[:5], rtol=1e-4)
+    c = b.coverage(u, y)
+    assert c.inside == 49 and c.n == 60
+    pred,r = b.radius(u)
+    assert pred.shape == (60, 1, 64) and r.shape == (60, 1, 1, 1) and (r > 0).all()
+    off = (pred[:, 0]-torch.as_tensor(y)).abs()
+    e = off.amax(1) if kind == 'sup' else off.square().mean(1).sqrt()
+    assert (e <= r.flatten()*(1+1e-6)).sum() == 49
+    assert scaled or (r == r[0]).all()
+
+def test_bands_hold_what_coverage_counts(learn, burgers):
+    u,y = (o[40:, ::4] for o in burgers)
+    b = conformal_bands(learn, (u[:200], y[:200]))
+    pred,low,high = b.bands(u[200:])
+    inside = ((low[:, 0] <= torch.as_tensor(y[200:])) & (torch.as_tensor(y[200:]) <= high[:, 0])).all(1)
+    c = b.coverage(u[200:], y[200:])
+    assert int(inside.sum()) == c.inside and torch.allclose((low+high)/2, pred, atol=1e-6)
+    assert c.low <= .9 <= c.high, c
+    with pytest.raises(ValueError, match="expected kind='sup' for bands"):
+        conformal_bands(learn, (u[:200], y[:200]), kind='l2').bands(u)
+
+@pytest.mark.parametrize('kind', ['sup', 'l2'])
+def test_the_same_q_on_a_finer_mesh(learn, burgers, kind):
+    u,y = (o[40:] for o in burgers)
+    b = conformal_bands(learn, (u[:200, ::4], y[:200, ::4]), kind=kind)
+    coarse,fine = b.coverage(u[200:, ::4], y[200:, ::4]),b.coverage(u[200:], y[200:])
+    assert fine.share >= .85 and abs(fine.share-coarse.share) < .03
+
+def test_a_width_for_each_variable():
+    "One a thousand times larger than the other"
+    g = np.random.default_rng(0)
+    u = g.normal(size=(60, 3, 2, 16)).astype(np.float32)*np.array([1., 1000.], np.float32)[:, None]
+    learn = learner_of(u[:20], t_in=2)
+    b = conformal_bands(learn, (u[20:, :2], u[20:, 2:]))
+    _,r = b.radius(u[20:, :2])
+    assert r.shape == (40, 1, 2, 1) and 300 < r[:, 0, 1].mean()/r[:, 0, 0].mean() < 3000
+    pred,low,high = b.bands(u[20:, :2])
+    assert pred.shape == low.shape == (40, 2, 16)
+
+def test_roll_outs_and_times():
+    u = fields(40*4).reshape(40, 4, 16)
+    learn = learner_of(u[:20], t_out=3)
+    b = conformal_bands(learn, (u[20:, :1], u[20:, 1:]), .5)
+    pred,low,high = b.bands(u[20:, 0])
+    one = learn.model(torch.as_tensor(u[20:, :1]))
+    two = learn.model(one)
+    assert pred.shape == (20, 3, 16) and torch.allclose(pred[:, :2], torch.cat([one, two], 1), atol=1e-6)
+    with pytest.raises(ValueError, match='targets of 3 frames, as calibrated on, got 2'):
+        b.coverage(u[20:, :1], u[20:, 1:3])
+    timed = learner_of(u[:20, 0], u[:20, 1], times=np.linspace(.1, 1, 20))
+    t = torch.linspace(.1, 1, 20)
+    b = conformal_bands(timed, (u[20:, 0], t, u[20:, 1]))
+    assert torch.allclose(b.radius(u[20:, 0], t)[0], timed.model(torch.as_tensor(u[20:, :1]), t), atol=1e-6)
+    assert b.coverage(u[20:, 0], u[20:, 1], t).n == 20 and conformal_bands(timed, timed.dls.valid, .5).n == 4
+    with pytest.raises(ValueError, match='expected the time of a step'): b.bands(u[20:, 0])
+
+def test_loaders_and_arrays_are_alike(learn, burgers):
+    u,y = (o[40:100, ::4] for o in burgers)
+    want = conformal_bands(learn, (u, y)).calibration
+    dl = learn.dls.test_dl(list(zip(u.astype(np.float32), y.astype(np.float32))), with_labels=True)
+    assert np.allclose(conformal_bands(learn, dl).calibration, want, rtol=1e-5)
+    shuffled = dl.new(shuffle=True, drop_last=True, bs=7)
+    assert np.allclose(conformal_bands(learn, shuffled).calibration, want, rtol=1e-5)
+
+def test_nothing_is_left_behind(learn, burgers):
+    u,y = (o[40:100, ::4] for o in burgers)
+    before,states = copy.deepcopy(learn.model.state_dict()),get_random_states()
+    learn.model.train()
+    b = conformal_bands(learn, learn.dls.valid, .5)
+    b.report(u, y)
+    after = get_random_states()
+    assert learn.model.training and torch.equal(states['torch_state'], after['torch_state'])
+    assert states['random_state'] == after['random_state'] and torch.is_grad_enabled()
+    assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+
+# --- the report ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('kind', ['sup', 'l2'])
+def test_the_report(learn, burgers, kind, tmp_path):
+    u,y = (o[40:, ::4] for o in burgers)
+    b = conformal_bands(learn, (u[:15], y[:15]), .8, kind)
+    rep = b.report(u[15:], y[15:])
+    assert rep.table.index.tolist() == [.5, .6, .7, .8, .9]     # .95 needs 19 fields
+    assert rep.table.coverage.is_monotonic_increasing and rep.table.q.is_monotonic_increasing
+    at = rep.table.loc[.8]
+    c = b.coverage(u[15:], y[15:])
+    assert (at.coverage, at.low, at.high) == c[:3] and rep.summary.share == c.share
+    assert rep.summary.calibration == 15 and rep.summary.inside == c.inside
+    if kind == 'sup':
+        pred,low,high = b.bands(u[15:])
+        inside = ((low[:, 0] <= torch.as_tensor(y[15:])) & (torch.as_tensor(y[15:]) <= high[:, 0])).double().mean()
+        assert at['nodes inside'] == pytest.approx(inside.item(), abs=1e-3) and inside > at.coverage
+    assert [o.name for o in rep.save(tmp_path)] == ['bands.csv', 'bands_summary.csv', 'bands.png']
+    assert 'Wilson' in repr(rep) and len(rep.plot().axes) == 3
+
+def test_the_report_of_planes():
+    u = fields(30, 48).reshape(30, 6, 8)
+    learn = learner_of(u[:10], u[:10])
+    rep = conformal_bands(learn, (u[10:20], u[10:20])).report(u[20:], u[20:], levels=(.5,))
+    assert rep.table.index.tolist() == [.5, .9] and len(rep.plot().axes) == 5 and rep.example[0].shape == (6, 8)
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+def test_what_was_trained_on_is_refused(learn, burgers, tmp_path):
+    u,y = (o[:, ::4] for o in burgers)
+    says = 'not trained on, got'
+    with pytest.raises(ValueError, match=f'{says} the training set'): conformal_bands(learn, learn.dls.train)
+    with pytest.raises(ValueError, match=f'{says} the training set'): conformal_bands(learn, learn.dls.train.new(bs=3))
+    with pytest.raises(ValueError, match=rf'{says} \d+ of 60 that are'): conformal_bands(learn, (u[:60], y[:60]))
+    assert conformal_bands(learn, learn.dls.valid, .5).notes == []
+    trajectories = fields(40*6).reshape(10, 24, 16)
+    path = tmp_path/'u.npy'
+    np.save(path, trajectories)
+    lazy = learner_of(path, t_out=1, every=2, lazy=True)
+    assert len(conformal_bands(lazy, lazy.dls.valid).notes) == 1       # 24 windows of 2 histories
+    again = field_dls(path, every=2, lazy=True, device='cpu', bs=4, valid=[0])      # the file anew
+    with pytest.raises(ValueError, match='frames of training'):
+        conformal_bands(lazy, again.train)
+    arrays = conformal_bands(lazy, (fields(20, seed=1), fields(20, seed=2)))
+    assert 'cannot be told' in arrays.notes[0]
+
+def test_one_history_is_no_promise():
+    u = fields(60)[None]
+    learn = learner_of(u, valid=.3, every=1)
+    assert any('not exchangeable' in o for o in conformal_bands(learn, learn.dls.valid).notes)
+
+@pytest.mark.parametrize('kw,says', [(dict(level=1.), r'`level` must be in \(0,1\)'),
+                                     (dict(level=90), '`level` must be'),
+                                     (dict(kind='L2'), "`kind` must be 'sup' or 'l2', got 'L2'. Did you mean 'l2'")])
+def test_what_does_not_go(learn, burgers, kw, says):
+    u,y = (o[40:100, ::4] for o in burgers)
+    with pytest.raises(ValueError, match=says): conformal_bands(learn, (u, y), **kw)
+
+def test_data_that_does_not_go(learn, burgers):
+    u,y = (o[40:100, ::4] for o in burgers)
+    with pytest.raises(TypeError, match='loader with targets, .* got a ndarray'): conformal_bands(learn, u)
+    with pytest.raises(TypeError, match='expected a Learner'): conformal_bands(learn.model, (u, y))
+    with pytest.raises(ValueError, match='at least 9 fields'): conformal_bands(learn, (u[:5], y[:5]))
+    alone = learn.dls.test_dl(list(u.astype(np.float32)))
+    with pytest.raises(ValueError, match='without'): conformal_bands(learn, alone)
+    with pytest.raises(ValueError, match='60 fields'): conformal_bands(learn, (u, y[:40]))
+    class Blown(Damp):
+        def forward(self, u): return super().forward(u)/(u.amax(2, keepdim=True) < 50)
+    blown = learner_of(u[:20], y[:20], Blown())
+    with pytest.raises(ValueError, match='finite predictions .* NaN or infinity for .* of 40'):
+        conformal_bands(blown, (100*u[20:], y[20:]))
+
+def test_a_learner_of_your_own():
+    "Without `field_dls`, giving all frames at once"
+    u = torch.as_tensor(fields(40))[:, None]
+    loader = lambda o: DataLoader(list(zip(o, o)), bs=8)
+    learn = Learner(DataLoaders(loader(u[:20]), loader(u[20:])), Damp(), nn.MSELoss())
+    b = conformal_bands(learn, learn.dls.valid)
+    assert b.n == 20 and 'cannot be told' in b.notes[0] and b.coverage(u, u).n == 40

@@ -1,0 +1,229 @@
+"Operators on a fastai learner: roll-outs against single calls, scales against NumPy, losses against loops"
+import copy, pickle
+from functools import partial
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback   # noqa: F401 (gives Learner its no_bar)
+from fastai.callback.training import GradientAccumulation
+from fastai.learner import Learner, load_learner
+from fastai.optimizer import SGD
+from fastai.torch_core import set_seed
+from fastrobust.systems.koopman.equations.burgers import burgers_data
+from fastrobust.systems.koopman.fieldmetrics import BandL2, KoopmanLoss, RelL2Loss, in_modes, rel_l2
+from fastrobust.systems.koopman.data.fields import field_dls
+from fastrobust.systems.koopman.models.fno import FNO1d
+from fastrobust.systems.koopman.models.kno import KNO1d, KNO2d
+from fastrobust.systems.koopman.learner import Rollout, koopman_learner
+from fastrobust.systems.koopman.rolling import Scaled, roll
+
+class Shift(nn.Module):
+    "Moves every field on by one place, and reconstructs it"
+    def __init__(self): super().__init__(); self.w = nn.Parameter(torch.ones(()))
+    def forward(self, u): return self.w*u.roll(1, 2),self.w*u
+
+def waves(n=12, frames=6, c=0, s=16):
+    g = np.random.default_rng(0)
+    shape = (n, frames, c, s) if c else (n, frames, s)
+    return g.normal(size=shape).astype(np.float32)
+
+def quiet(learn, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kwargs)
+    return learn
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+def test_relative_l2_is_a_loop():
+    g = torch.Generator().manual_seed(0)
+    p,y = torch.randn(5, 2, 6, 4, generator=g).double(),torch.randn(5, 2, 6, 4, generator=g).double()
+    want = np.mean([np.linalg.norm((p-y)[i].ravel())/np.linalg.norm(y[i].ravel()) for i in range(5)])
+    assert rel_l2(p, y).item() == pytest.approx(want, abs=1e-12)
+    w = torch.rand(6, 1, generator=g).double()
+    sizes = [np.sqrt((w*x.square()).sum((1, 2, 3))) for x in (p-y, y)]
+    assert rel_l2(p, y, w).item() == pytest.approx(np.mean(sizes[0].numpy()/sizes[1].numpy()), abs=1e-12)
+    assert rel_l2(3*p, 3*y) == pytest.approx(rel_l2(p, y).item(), abs=1e-12)
+    each = RelL2Loss(w, reduction='none')(p, y)
+    assert each.shape == (5,) and RelL2Loss(w, reduction='sum')(p, y) == pytest.approx(each.sum().item())
+    with pytest.raises(ValueError, match=r'shape of the targets \(5, 2, 6, 4\)'): rel_l2(p[:, :1], y)
+
+@pytest.mark.parametrize('shape', [(16,), (15,), (8, 8), (6, 10)])
+def test_energies_of_the_modes_make_the_whole(shape):
+    x = torch.randn(3, 2, *shape, dtype=torch.double)
+    dims = tuple(range(2, x.ndim))
+    assert torch.allclose(in_modes(x).sum(-1), x.square().mean(dims))   # Parseval
+
+def test_the_error_of_a_band():
+    s = torch.arange(32)/32*2*np.pi
+    low,high = torch.cos(2*s)[None, None],.3*torch.cos(9*s)[None, None]
+    assert BandL2(0, 8)(low+high, low) == pytest.approx(0, abs=1e-6)
+    assert BandL2(8)(low+.5*high, low+high) == pytest.approx(.5, abs=1e-5)
+    assert BandL2(1, 4)(1.2*low+high, low) == pytest.approx(.2, abs=1e-5)
+    assert BandL2(8).__name__ == 'l2_k8-' and BandL2(0, 8).__name__ == 'l2_k0-7'
+    with pytest.raises(ValueError, match='hi'): BandL2(4, 4)
+
+def test_the_paper_s_loss():
+    g = torch.Generator().manual_seed(1)
+    p,r,y,u = torch.randn(4, 3, 2, 8, generator=g)
+    f = KoopmanLoss()
+    want = 5*((p-y)**2).mean() + .5*((r-u)**2).mean()
+    assert torch.allclose(f((p, r), y, u), want) and torch.allclose(f(p, y), 5*((p-y)**2).mean())
+    halves = [f((p[i:i+2], r[i:i+2]), y[i:i+2], u[i:i+2]) for i in (0, 1)]     # P9: of two, and of one each
+    ones = [f((p[i:i+1], r[i:i+1]), y[i:i+1], u[i:i+1]) for i in range(3)]
+    assert torch.allclose(halves[0], (ones[0]+ones[1])/2) and torch.allclose(halves[1], (ones[1]+ones[2])/2)
+    with pytest.raises(ValueError, match='`rec`'): KoopmanLoss(1., -1.)
+
+# --- rolling ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('c', [1, 2])
+def test_a_roll_out_is_single_calls(c):
+    "P6"
+    set_seed(0)
+    net = KNO1d(t_in=3*c, o=4, m=3, r=2)
+    u = torch.randn(2, 3*c, 12)
+    x,frames,pairs = u,[],[]
+    for _ in range(5):
+        p,r = net(x)
+        pairs.append((r, x))
+        frames.append(p[:, -c:])
+        x = torch.cat([x[:, c:], p[:, -c:]], 1)
+    seen = []
+    assert torch.equal(roll(net, u, 5, c, seen=seen), torch.cat(frames, 1))
+    assert all(torch.equal(a, b) for s,w in zip(seen, pairs) for a,b in zip(s, w)) and len(seen) == 5
+    assert torch.equal(roll(net, u, 5, c, first=net(u)), torch.cat(frames, 1))
+
+def test_gradients_go_as_far_back_as_they_are_let():
+    def grad(detach):
+        net = Shift()
+        roll(net, torch.ones(1, 1, 8), 4, detach=detach)[:, -1].sum().backward()
+        return net.w.grad.item()
+    assert grad(None) == 8*4 and grad(1) == 8 and grad(2) == 16     # of w**4 at 1
+
+@pytest.mark.parametrize('periodic,sizes', [((), (12,)), ((True, False), (9, 12)), ((False,), (10,))])
+def test_the_scale_comes_off_again(periodic, sizes):
+    seen = []
+    class Look(nn.Module):
+        def forward(self, u): seen.append(u); return u,u
+    mean,std = torch.tensor([1., -2.]),torch.tensor([3., .5])
+    u = torch.randn(2, 4, *sizes)*2 + 5
+    m,s = (o.repeat(2).view(1, 4, *[1]*len(sizes)) for o in (mean, std))
+    pred,rec = Scaled(Look(), mean, std, periodic)(u)
+    assert torch.allclose(pred, u, atol=1e-5) and torch.allclose(rec, u, atol=1e-5)
+    z = seen[0]
+    assert torch.allclose(z[(..., *map(slice, sizes))], (u-m)/s)
+    wraps = periodic or (True,)*len(sizes)
+    assert z.shape[2:] == tuple(n if w else n + -(-n//8) for n,w in zip(sizes, wraps))
+    assert z.flatten().abs().gt(0).sum() == u.numel()       # behind it are zeros
+    with pytest.raises(ValueError, match='frames of 2 variables, got 3 channels'): Scaled(Look(), mean, std)(u[:, :3])
+    with pytest.raises(ValueError, match='positive deviation'): Scaled(Look(), [0.], [0.])
+
+# --- the learner -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('loss', ['rel_l2', 'paper'])
+@pytest.mark.parametrize('c', [0, 2])
+def test_a_step_is_that_written_by_hand(loss, c):
+    set_seed(0)
+    dls = field_dls(waves(c=c), t_in=2, t_out=3, valid=.25, bs=9)
+    k = c or 1
+    net = KNO1d(t_in=2*k, o=4, m=3, r=2)
+    by_hand = Scaled(copy.deepcopy(net), *dls.scale)
+    learn = koopman_learner(dls, net, loss, lr=.1, opt_func=SGD, wd=0.)
+    class Keep(Callback):
+        order = 90
+        def after_loss(self):
+            if self.training: self.b,self.l,self.p = self.learn.xb+self.learn.yb,self.loss_grad.item(),self.pred
+    quiet(learn, 1, cbs=(keep := Keep()))
+    u,y = (o.as_subclass(torch.Tensor) for o in keep.b)
+    pairs = []
+    p = roll(by_hand, u, 3, k, seen=pairs)
+    assert y.shape == p.shape == (9, 3*k, 16) and torch.allclose(p, keep.p, atol=1e-6)
+    if loss == 'rel_l2': l = ((p-y).flatten(1).norm(dim=1)/y.flatten(1).norm(dim=1)).mean()
+    else: l = 5*(p-y).square().mean() + .5*sum((r-x).square().mean() for r,x in pairs)
+    assert l.item() == pytest.approx(keep.l, rel=1e-5)
+    l.backward()
+    for a,b in zip(by_hand.parameters(), learn.model.parameters()):
+        assert torch.allclose(a-.1*a.grad, b, atol=1e-6)
+
+def test_numbers_are_in_the_units_of_the_data():
+    "A field moved by one place is the next frame, whatever the mean and the scale"
+    u = np.stack([np.roll(waves(frames=1, s=16)[:, 0], i, 1) for i in range(5)], 1)*7 + 100
+    dls = field_dls(u, t_in=1, t_out=4, valid=.25, bs=3)
+    learn = koopman_learner(dls, Shift())
+    with learn.no_bar(), learn.no_logging():
+        assert learn.validate()[1] == pytest.approx(0, abs=1e-5)
+        p,y = learn.get_preds()
+    assert torch.allclose(p, y, atol=1e-3) and p.shape == (3, 4, 16) and p.mean() > 90
+
+def test_pairs_of_other_variables_each_have_their_scale():
+    "Two variables in, one out, of which a network gives three frames at once"
+    class Sum(nn.Module):
+        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.ones(()))
+        def forward(self, u): self.u = u; return self.w*(u[:, :1]+u[:, 1:]).repeat(1, 3, 1)/2**.5
+    g = np.random.default_rng(0)
+    x = (g.normal(size=(12, 2, 16))*[[1.], [9.]] + [[5.], [-2.]]).astype(np.float32)
+    z = (x-x.mean((0, 2), keepdims=True))/x.std((0, 2), keepdims=True)
+    y = np.stack([z.sum(1)*7 + 40]*3, 1).astype(np.float32)
+    net = Sum()
+    dls = field_dls(x, y, t_out=3, valid=[0], bs=4)
+    learn = koopman_learner(dls, net)
+    with learn.no_bar(), learn.no_logging(): p,t = learn.get_preds()
+    assert abs(net.u.mean()) < .5 and p.shape == t.shape == (1, 3, 16)
+    assert rel_l2(p, t) < .05       # off by what one item of twelve does to mean and deviation
+
+def test_it_learns_burgers_and_travels(tmp_path):
+    u0,uT = burgers_data(120, 32, nu=.1, T=.2, seed=0)
+    set_seed(0)
+    dls = field_dls(u0, uT, valid=.2, bs=16)
+    learn = koopman_learner(dls, KNO1d(o=8, m=8, r=3), path=tmp_path, cbs=GradientAccumulation(16))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(12, 1e-2)
+        p,y = learn.get_preds()
+        got = learn.validate()[1]
+    assert got == pytest.approx(rel_l2(p, y).item(), abs=1e-5) and got < .25
+    learn.export('k.pkl')
+    back = load_learner(tmp_path/'k.pkl')
+    new = np.asarray(u0[:3], np.float32)
+    with back.no_bar(), back.no_logging(): q = back.get_preds(dl=back.dls.test_dl(new))[0]
+    with torch.no_grad(): want = learn.model(torch.as_tensor(new)[:, None])[0]
+    assert torch.allclose(q, want, atol=1e-6)
+    assert torch.allclose(torch.as_tensor(np.asarray(back.predict(new[0])[0])).flatten(), want[0].flatten(), atol=1e-5)
+    assert torch.allclose(pickle.loads(pickle.dumps(learn)).model(torch.as_tensor(new)[:, None])[0], want)
+
+def test_a_ctrl_c_leaves_a_learner_that_travels(tmp_path):
+    class Stop(Callback):
+        def before_backward(self): raise KeyboardInterrupt
+    learn = koopman_learner(field_dls(waves(), t_in=1, t_out=2, bs=4), KNO1d(o=4, m=3, r=2), 'paper', path=tmp_path)
+    with pytest.raises(KeyboardInterrupt): quiet(learn, 1, cbs=Stop())
+    learn.export('k.pkl')
+    quiet(learn, 1)
+    quiet(copy.deepcopy(learn), 1)
+
+def test_a_model_with_a_time_is_told_it():
+    class Timed(Shift):
+        def forward(self, u, t): self.t = t; return self.w*u*t.view(-1, 1, 1)
+    u0 = waves(frames=1)[:, 0]
+    t = np.arange(1, 13)/4
+    dls = field_dls(u0, u0*t[:, None].astype(np.float32), times=t, valid=.25, bs=3)
+    learn = koopman_learner(dls, Timed(), scale=False)
+    with learn.no_bar(), learn.no_logging(): assert learn.validate()[1] == pytest.approx(0, abs=1e-6)
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('model,kw,err,says', [
+    (KNO2d(t_in=1, o=4, m=3, r=1), {}, ValueError, '2'),
+    (KNO1d(t_in=3, o=4, m=3, r=1), {}, ValueError, 't_in'),
+    (KNO1d(t_in=1, o=4, m=12, r=1), {}, ValueError, 'm'),
+    (nn.Flatten(), {}, ValueError, r'fields of at least 1 channels on the grid \(16,\)'),
+    ('KNO1d', {}, TypeError, 'koopman_learner'),
+    (Shift(), dict(loss='papr'), ValueError, "Did you mean 'paper'"),
+    (Shift(), dict(cbs=Rollout(5)), ValueError, 'targets of 5 frames, got 2.*t_out=5')],
+    ids=['2d', 'frames', 'modes', 'flat', 'name', 'loss', 'steps'])
+def test_what_does_not_fit_is_refused(model, kw, err, says):
+    dls = field_dls(waves(), t_in=1, t_out=2, bs=4)
+    with pytest.raises(err, match=says): quiet(koopman_learner(dls, model, **kw), 1)
+
+def test_the_data_s_streams_stay_as_they_are():
+    set_seed(3)
+    dls = field_dls(waves(), t_in=1, t_out=2, bs=4)
+    a = torch.get_rng_state()
+    koopman_learner(dls, Shift())
+    assert torch.equal(torch.get_rng_state(), a)
+    plain = Learner(dls, FNO1d(t_in=1, width=4, m=3, layers=1), RelL2Loss(), metrics=partial(rel_l2), cbs=Rollout())
+    quiet(plain, 1)

@@ -1,0 +1,211 @@
+"Spectra of operators: against impulses, dense Jacobians and equations whose multipliers are known"
+import copy
+from functools import partial
+import numpy as np
+import pytest
+import torch
+from fastai.callback.progress import ProgressCallback   # noqa: F401 (gives Learner its no_bar)
+from fastai.torch_core import get_random_states, set_seed
+from fastrobust.systems.koopman.data.fields import field_dls
+from fastrobust.systems.koopman.models.fno import FNO1d, FNO2d
+from fastrobust.systems.koopman.models.kno import KNO1d, KNO2d
+from fastrobust.systems.koopman.learner import koopman_learner
+from fastrobust.systems.koopman.equations.linear import advection_data, advection_multiplier, solve_advection
+from fastrobust.systems.koopman.models.semigroup import SemigroupKNO
+from fastrobust.systems.koopman.reports.spectrum import operator_spectrum
+from fastrobust.systems.koopman.reports.spectrumreport import spectrum_report
+
+@pytest.fixture(autouse=True)
+def seed(): torch.manual_seed(0)
+
+def prediction(out): return out[0] if isinstance(out, tuple) else out
+
+def impulse(f, dim, modes, eps, size):
+    "FFT of the response to a small impulse at place 0, by a central difference"
+    u = torch.zeros(1, 1, *[size]*dim, dtype=torch.float64)
+    u[(..., *[0]*dim)] = eps
+    with torch.no_grad(): r = (prediction(f(u)) - prediction(f(-u)))[0, -1]/(2*eps)
+    H = np.fft.fftn(r.numpy())
+    return H[:modes] if dim == 1 else H[:modes, 0]
+
+def solver(u, **kw): return torch.as_tensor(solve_advection(u[:, 0].numpy(), .1, **kw))[:, None]
+
+# --- what it is ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('name,make', [('kno', lambda: KNO1d(o=4, m=6, r=2)),
+                                       ('conv', lambda: KNO1d(o=4, m=6, coder='conv')),
+                                       ('fno', lambda: FNO1d(width=4, m=6, grid=False)),
+                                       ('kno2', lambda: KNO2d(1, o=3, m=4, r=2)),
+                                       ('fno2', lambda: FNO2d(1, 3, 4, 2, hidden=4, grid=False))])
+def test_it_is_the_transform_of_the_response_to_an_impulse(name, make):
+    "of operators that commute with shifts"
+    f,dim = make().double().eval(),2 if name.endswith('2') else 1
+    H = operator_spectrum(f, 7, eps=1e-4, size=16)
+    want = impulse(f, dim, 7, 1e-4, 16)
+    assert H.shape == (7,) and H.dtype == np.complex128 and abs(H-want).max() < 1e-7
+    assert H.elsewhere.max() < 1e-6 and H.every.shape == (7, 1)
+
+def test_of_a_linear_operator_to_float_error():
+    g = torch.randn(16, dtype=torch.float64)
+    f = lambda u: torch.fft.irfft(torch.fft.rfft(u)*torch.fft.rfft(g), n=16)
+    assert abs(operator_spectrum(f, 9, size=16)-impulse(f, 1, 9, .05, 16)).max() < 1e-13
+    assert abs(operator_spectrum(f, 9, about=torch.randn(16))-np.fft.rfft(g.numpy())).max() < 1e-13
+
+@pytest.mark.parametrize('make', [lambda: KNO1d(o=4, m=6, r=2), lambda: FNO1d(width=4, m=6)])
+def test_about_a_field_it_is_the_diagonal_of_the_jacobian(make):
+    f,u = make().double().eval(),torch.randn(1, 1, 16, dtype=torch.float64)
+    J = torch.autograd.functional.jacobian(lambda v: prediction(f(v[None, None]))[0, -1], u[0, 0]).numpy()
+    F = np.fft.fft(np.eye(16), norm='ortho')
+    dense = F @ J @ F.conj().T
+    H = operator_spectrum(f, 9, about=u[0], eps=1e-4)
+    assert abs(H-np.diag(dense)[:9]).max() < 1e-7
+    off = abs(dense)**2
+    np.fill_diagonal(off, 0)
+    want = np.sqrt(off.sum(0)/(abs(dense)**2).sum(0))[:9]
+    assert want.min() > .01 and abs(H.elsewhere-want).max() < 1e-6
+    assert abs(operator_spectrum(f, 9, about=u[0, 0].float().numpy(), eps=1e-4)-H).max() < 1e-6
+
+def test_with_places_as_a_channel_it_is_the_mean_over_places_of_the_impulse():
+    f = FNO1d(width=4, m=6).double().eval()
+    for p in f.parameters(): p.data *= 3
+    want = [impulse(lambda u, i=i: prediction(f(u.roll(i, -1))).roll(-i, -1), 1, 9, 1e-4, 16) for i in range(16)]
+    assert abs(operator_spectrum(f, 9, eps=1e-4, size=16)-np.mean(want, 0)).max() < 1e-6
+    assert np.std(want, 0).max() > .01*abs(np.mean(want, 0)).max()
+
+# --- equations -------------------------------------------------------------------------------------------------------
+def test_the_solver_has_the_exact_multipliers():
+    mu = advection_multiplier(np.arange(8), .1)
+    u = torch.randn(64, dtype=torch.float64)
+    for about in (0., 3., u): assert abs(operator_spectrum(solver, about=about)-mu).max() < 1e-12
+    other = operator_spectrum(partial(solver, nu=.05, c=-2.), size=32)
+    assert abs(other-advection_multiplier(np.arange(8), .1, -2., .05)).max() < 1e-12
+
+def test_of_several_frames_it_is_the_largest_eigenvalue_of_the_roll_out():
+    "AR(2): z^2 = 1.1 z - .5, next = 1.1 last - .5 first"
+    f = lambda u: (1.1*u[:, 1:] - .5*u[:, :1])
+    H = operator_spectrum(f, 3, about=torch.zeros(2, 8))
+    want = np.roots([1, -1.1, .5])
+    assert np.allclose(np.sort(H.every[2].imag), np.sort(want.imag)) and np.allclose(abs(H), abs(want[0]))
+
+def test_of_several_variables_it_knows_them_all():
+    "The wave equation h_t = -q_x, q_t = -h_x: two waves, exp(-+2 pi i k T)"
+    S,T = 16,.03
+    k = torch.fft.rfftfreq(S, 1/S, dtype=torch.float64)
+    def f(u):
+        a,b = [torch.fft.rfft(o) for o in (u[:, 0]+u[:, 1], u[:, 0]-u[:, 1])]
+        turn = torch.exp(-2j*np.pi*k*T)
+        a,b = torch.fft.irfft(a*turn, n=S),torch.fft.irfft(b*turn.conj(), n=S)
+        return torch.stack([a+b, a-b], 1)/2
+    H = operator_spectrum(f, 6, size=S, n_vars=2)
+    want = np.exp(-2j*np.pi*np.arange(6)*T)
+    assert np.allclose(abs(H), 1) and H.every.shape == (6, 2)
+    for e,w in zip(H.every, want): assert abs(np.sort(e.imag)-np.sort([w.imag, -w.imag])).max() < 1e-12
+
+def test_of_a_time_that_is_asked_for():
+    f = SemigroupKNO(o=3, m=5).double().eval()
+    H = operator_spectrum(f, 5, eps=1e-4, size=16, time=.3)
+    assert abs(H-impulse(lambda u: f(u, .3), 1, 5, 1e-4, 16)).max() < 1e-7
+    assert np.allclose(operator_spectrum(f, 5, eps=1e-4, size=16, time=0.), 1, atol=1e-6) and abs(H-1).max() > .01
+
+# --- learners --------------------------------------------------------------------------------------------------------
+def trained(make, epochs, size=1., **kw):
+    set_seed(0)
+    u,y = advection_data(320, 64, 1., .01, .1)
+    learn = koopman_learner(field_dls((u*size, y*size), valid=.1, device='cpu', **kw), make())
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 1e-2)
+    return learn
+
+@pytest.fixture(scope='module')
+def learners(): return {'KNO': trained(KNO1d, 18), 'FNO': trained(FNO1d, 25)}
+
+MU = partial(advection_multiplier, T=.1)
+
+def test_what_was_learned_is_the_equation(learners):
+    "|H_k - mu_k| <= .02 for k = 1..7; k = 0 is not determined, and raw eigenvalues are none of the map's"
+    rep = spectrum_report(learners, MU, dt=.1)
+    t = rep.table
+    for k in learners:
+        far = t.loc[k].distance
+        assert far[1:].max() <= .02 and far[0] > .3, far
+        assert rep.summary[f'{k} largest distance'] == far[1:].max() and rep.unknown[k] == [0]
+        H = operator_spectrum(learners[k])
+        assert np.array_equal(t.loc[k].H, H) and np.allclose(t.loc[k].modulus, abs(H))
+        assert np.allclose(np.exp((t.loc[k].growth + 2j*np.pi*t.loc[k].frequency)*.1), H)
+        assert np.allclose(t.loc[k]['in training'][[0, 1]], [0, 1], atol=1e-6)
+    assert list(rep.raw) == ['KNO'] and rep.raw['KNO'].shape == (8, 16) and not rep.rates
+    net = learners['KNO'].model.net
+    assert np.allclose(rep.raw['KNO'][3], torch.linalg.eigvals(net.multiplier()[3]).numpy())
+    assert abs(rep.raw['KNO'][2]**net.r - MU(2)).min() > .1
+    told = ' '.join(rep.notes)
+    for o in ('k = 0 not determined', 'not the spectrum of the map', 'FNO: of its response', 'dt = 0.1'):
+        assert o in told
+
+def test_the_report_is_drawn_and_saved(learners, tmp_path):
+    rep = spectrum_report(learners, MU(np.arange(12)), modes=5)
+    assert [o.name for o in rep.save(tmp_path)] == ['spectrum.csv', 'spectrum_summary.csv', 'spectrum.png']
+    H = rep.spectra['FNO'][2]
+    assert f'{H.real:.4f}{H.imag:+.4f}i' in repr(rep)
+    alone = spectrum_report(learners['KNO'])
+    assert alone.table.index.name == 'k' and 'exact' not in alone.table and list(alone.spectra) == ['KNO1d']
+    assert len(alone.plot().axes) == 3 and operator_spectrum(learners['KNO']).plot(MU(np.arange(8))) is not None
+    about = spectrum_report(learners['KNO'], about=learners['KNO'].dls.valid_ds[0][0])
+    assert any('the field about which' in o for o in about.notes)
+
+def test_a_learner_stays_as_it_is(learners):
+    learn = learners['KNO']
+    learn.model.train()
+    learn.model.net.eval()
+    modes,before = [o.training for o in learn.model.modules()],copy.deepcopy(learn.model.state_dict())
+    states = get_random_states()
+    spectrum_report(learn, MU)
+    assert [o.training for o in learn.model.modules()] == modes and torch.is_grad_enabled()
+    assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+    after = get_random_states()
+    assert torch.equal(states['torch_state'], after['torch_state']) and states['random_state'] == after['random_state']
+    assert all(p.grad is None for p in learn.model.parameters()) or learn.opt is not None
+
+def test_waves_are_as_large_as_the_data():
+    "Fields a thousand times larger, the same net inside: the same spectrum"
+    u,y = advection_data(24, 16)
+    H = []
+    for size in (1., 1000.):
+        set_seed(1)
+        dls = field_dls((u*size, y*size), device='cpu', bs=4)
+        H.append(operator_spectrum(koopman_learner(dls, KNO1d(o=4, m=4)), 5))
+    assert np.allclose(*H, atol=1e-5) and abs(H[0]).max() > .01
+
+def test_rates_of_a_semigroup():
+    u,y = advection_data(24, 16)
+    learn = koopman_learner(field_dls((u, y), times=.1, device='cpu', bs=4), SemigroupKNO(o=4, m=4))
+    rep = spectrum_report(learn, MU, 4, time=.1, dt=.1)
+    assert list(rep.rates) == ['SemigroupKNO'] and rep.rates['SemigroupKNO'].shape == (4, 4) and not rep.raw
+    assert (rep.rates['SemigroupKNO'].real < 0).all() and len(rep.plot().axes) == 3
+    with pytest.raises(ValueError, match='expected `time`'): spectrum_report(learn)
+
+def test_the_planes_first_side():
+    learn = KNO2d(2, o=3, m=4, r=2)
+    rep = spectrum_report({'a': learn}, modes=4, size=(16, 8))
+    K = learn.multiplier()
+    row = learn.wave_numbers().tolist().index([2, 0])
+    assert np.allclose(rep.raw['a'][2], torch.linalg.eigvals(K[row]).numpy()) and rep.raw['a'].shape == (4, 3)
+    assert rep.spectra['a'].every.shape == (4, 2) and 'in training' not in rep.table
+    assert any('several frames' in o for o in rep.notes)
+
+@pytest.mark.parametrize('args,says', [
+    (dict(modes=0), '`modes`'), (dict(modes=40), 'up to 33 modes on 64 nodes'),
+    (dict(eps=0.), '`eps` must be positive'),
+    (dict(about=float('nan')), '`about` must be finite'), (dict(about=torch.zeros(1, 1, 16)), 'one field'),
+    (dict(about=torch.zeros(2, 16)), 'of 1 channels'), (dict(about=torch.full((16,), torch.nan)), 'finite fields'),
+    (dict(size=1), '`size` as whole nodes'), (dict(size=(8, 8)), 'of 1 sides'), (dict(n_vars=0.5), '`n_vars`')])
+def test_what_does_not_go(args, says):
+    with pytest.raises((ValueError, TypeError), match=says): operator_spectrum(KNO1d(o=2, m=3), **args)
+
+def test_what_is_no_operator():
+    with pytest.raises(TypeError, match='expected a Learner, a network'): operator_spectrum(3)
+    with pytest.raises(TypeError, match='the class KNO1d'): operator_spectrum(KNO1d)
+    field = torch.zeros(16, dtype=torch.cfloat)
+    with pytest.raises(TypeError, match='complex'): operator_spectrum(KNO1d(o=2, m=3), about=field)
+    with pytest.raises(ValueError, match='on the grid'): operator_spectrum(lambda u: u[..., ::2])
+    with pytest.raises(ValueError, match='NaN or infinity'): operator_spectrum(lambda u: u/0)
+    with pytest.raises(ValueError, match='at least one operator'): spectrum_report({})
+    with pytest.raises(ValueError, match='`exact` as 8 finite'): spectrum_report(KNO1d(o=2, m=3), np.ones(3))
+    with pytest.raises(ValueError, match='`dt` must be positive'): spectrum_report(KNO1d(o=2, m=3), dt=0.)
