@@ -49,7 +49,7 @@ def burgers(a):
     rows,n,meshes = [],40 if a.quick else 320,(256, 128, 64, 32)
     for seed in range(a.seeds):
         u,y = burgers_data(n+200, 256, nu=.1, T=.2, seed=seed, verbose=False)
-        dls = field_dls(u[:n], y[:n], sub=4, valid=(u[n:n+20, ::4], y[n:n+20, ::4]), bs=20)
+        dls = field_dls(u[:n], y[:n], sub=4, valid=(u[n:n+20], y[n:n+20]), bs=20)
         for name,(make,kw) in ROWS.items():
             learn,s = fit(make, dls, 2 if a.quick else 60, 5e-3, seed, **kw)
             e = {str(m): err(step(learn, u[n:, None, ::256//m]), y[n:, None, ::256//m]) for m in meshes}
