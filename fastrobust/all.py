@@ -128,22 +128,22 @@ from fastrobust.systems.koopman.data.fieldblock import *
 from fastrobust.systems.koopman.fieldmetrics import *
 from fastrobust.systems.koopman.data.fields import *
 from fastrobust.systems.koopman.data.fieldshow import *
-from fastrobust.systems.koopman.models.fno import *
+from fastrobust.systems.koopman.networks.fno import *
 from fastrobust.systems.koopman.equations.gaussian import *
 from fastrobust.systems.koopman.equations.kdv import *
-from fastrobust.systems.koopman.models.kno import *
+from fastrobust.systems.koopman.networks.kno import *
 from fastrobust.systems.koopman.learner import *
 from fastrobust.systems.koopman.equations.linear import *
 from fastrobust.systems.koopman.reports.meshreport import *
 from fastrobust.systems.koopman.equations.navierstokes import *
 from fastrobust.systems.koopman.files.readers import *
 from fastrobust.systems.koopman.reports.rolloutreport import *
-from fastrobust.systems.koopman.models.semigroup import *
+from fastrobust.systems.koopman.networks.semigroup import *
 from fastrobust.systems.koopman.equations.shallowwater import *
 from fastrobust.systems.koopman.reports.spectrum import *
 from fastrobust.systems.koopman.reports.spectrumreport import *
 from fastrobust.systems.koopman.reports.stress import *
-from fastrobust.systems.koopman.models.vitkno import *
+from fastrobust.systems.koopman.networks.vitkno import *
 
 # Comparisons, reports, the audit
 from fastrobust.compare.compare import *

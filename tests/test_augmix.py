@@ -76,6 +76,7 @@ def pil_augmix(x, d):
         out.append(o.permute(2, 0, 1) if o.ndim == 3 else o[None])
     return torch.stack(out)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 28, 28), (3, 40, 48), (1, 20, 36)], ids=str)
 @pytest.mark.parametrize('all_ops', [False, True])
 @pytest.mark.parametrize('severity', [1, 3, 10])

@@ -41,6 +41,7 @@ FAMILIES = dict(alexnet=(4096, 63), vgg11=(4096, 32), vgg11_bn=(4096, 32), resne
                 shufflenet_v2_x0_5=(1024, 32), mnasnet0_5=(1280, 32), swin_t=(768, 32), swin_v2_t=(768, 32),
                 maxvit_t=(512, 224), vit_b_32=(768, 224))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FAMILIES)
 def test_body_and_left_out_layer_are_the_network(name):
     arch,(d,size) = getattr(tv, name),FAMILIES[name]
@@ -74,6 +75,7 @@ def test_squeezenet_ends_in_a_convolution():
     want = adaptive_avg_pool2d(out(body.net.features, x), 1).flatten(1)
     assert torch.equal(out(body, x), want)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FAMILIES)
 def test_any_number_of_channels(name):
     if name in ('vgg11_bn', 'resnext50_32x4d', 'swin_v2_t', 'maxvit_t'): pytest.skip('as its sisters')

@@ -190,6 +190,7 @@ def ours(name, s, table='auto'):
     y = corrupt(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), name, s, table, seed=s)
     return change(y.permute(0, 2, 3, 1).numpy(), x)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ALL)
 def test_no_cell_is_off_by_more_than_15_percent(name):
     off = [ours(name, s)/theirs(name, s) - 1 for s in range(1, 6)]

@@ -44,14 +44,13 @@ def looks(dls):
     xs = torch.cat([x for x,_ in dls.train.new(shuffle=False, drop_last=False)])
     return torch.Tensor(xs.as_subclass(torch.Tensor)).flatten(1)[:, :3].softmax(1).numpy()
 
-@pytest.mark.parametrize('loss,says', [(GCELoss(), True), (GCELoss(.5), False), (BalancedGCELoss([2]*30), True),
-                                       (CrossEntropyLossFlat(), False)], ids=['gce', 'less', 'sizes', 'ce'])
-@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('loss,says,wrapped', [(GCELoss(), True, True), (GCELoss(.5), False, False),
+                                               (BalancedGCELoss([2]*30), True, False)], ids=['gce', 'less', 'sizes'])
 def test_it_warns_of_a_loss_that_is_too_slow_for_many_classes(loss, says, wrapped):
     X,y = np.zeros((60, 8, 8), np.uint8),np.arange(60)%30
     dls = array_dls(X, y, valid=(X[:4], y[:4]), bs=8, vocab=range(30))
     def make(d):
-        if wrapped and isinstance(loss, (GCELoss, BalancedGCELoss)): return Learner(d, Look(30), cbs=AugLoss(loss))
+        if wrapped: return Learner(d, Look(30), cbs=AugLoss(loss))
         return Learner(d, Look(30), loss_func=loss)
     with warnings.catch_warnings(record=True) as got:
         warnings.simplefilter('always')
@@ -175,6 +174,7 @@ def test_networks_are_freed_between_folds():
     assert len(nets) == 3
 
 # --- how it trains ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_fine_tune_for_frozen_bodies_one_cycle_for_others(monkeypatch):
     calls = []
     monkeypatch.setattr(Learner, 'fine_tune', lambda self, n, **kw: calls.append(('fine_tune', n, kw)))
@@ -216,6 +216,7 @@ def counted(stop=None, error=KeyboardInterrupt):
         return tiny_learner(dls=d)
     return mk,made
 
+@pytest.mark.slow
 def test_goes_on_after_an_interrupt(tmp_path, capsys):
     dls = tiny_dls()
     want = cross_val_preds(counted()[0], dls, 4, epochs=1, verbose=False)
@@ -354,6 +355,7 @@ def test_marks_tell_what_a_function_reads():
         ('slice(1e-3', 'slice(1e-4', {'slices'}), ('nets as other_nets', 'losses as other_nets', {'module'}),
         ('return x+1', 'return x+2', {'kept'})]: assert other(old, new) == which, (old, new)
 
+@pytest.mark.slow
 def test_marks_are_the_same_in_every_process(tmp_path):
     (tmp_path/'cell.py').write_text(SCRIPT)
     code = ("import cell; from fastrobust.labels.codemarks import code_mark\n"

@@ -73,6 +73,7 @@ def offline(tmp_path, monkeypatch):
         for o in (k, k.upper()): monkeypatch.setenv(o, 'http://127.0.0.1:9')
     for o in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(o, raising=False)
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('offline')
 def test_audit_your_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

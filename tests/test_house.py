@@ -60,6 +60,10 @@ def test_imports_go_down():
             assert not sibling or (me, dep) in ALLOWED, f'{me} imports its sibling {dep}'
         else: assert FLOOR[b] < FLOOR[a], f'{me} (floor {FLOOR[a]}) imports {dep} (floor {FLOOR[b]})'
 
+def test_git_ignores_no_part_of_the_package():
+    ignored = {o.strip('/') for o in (PACKAGE.parent/'.gitignore').read_text().split()}
+    assert not {me for o in MODULES for me in o.split('.')} & ignored
+
 def test_no_circle_of_folders():
     pairs = {(room(a), room(b)) for a,b,_ in arrows() if room(a) != room(b)}
     assert circles(pairs) == []

@@ -14,8 +14,8 @@ from fastai.torch_core import set_seed
 from fastrobust.systems.koopman.equations.burgers import burgers_data
 from fastrobust.systems.koopman.fieldmetrics import BandL2, KoopmanLoss, RelL2Loss, in_modes, rel_l2
 from fastrobust.systems.koopman.data.fields import field_dls
-from fastrobust.systems.koopman.models.fno import FNO1d
-from fastrobust.systems.koopman.models.kno import KNO1d, KNO2d
+from fastrobust.systems.koopman.networks.fno import FNO1d
+from fastrobust.systems.koopman.networks.kno import KNO1d, KNO2d
 from fastrobust.systems.koopman.learner import Rollout, koopman_learner
 from fastrobust.systems.koopman.rolling import Scaled, roll
 

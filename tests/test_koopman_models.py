@@ -3,12 +3,12 @@ import copy, itertools, math, pickle, subprocess, sys
 import pytest, torch
 from fastai.optimizer import Adam
 from torch import nn
-from fastrobust.systems.koopman.models.fno import FNO1d, FNO2d
-from fastrobust.systems.koopman.models.kno import KNO1d, KNO2d
-from fastrobust.systems.koopman.models.semigroup import SemigroupKNO
-from fastrobust.systems.koopman.models.spectral import (
+from fastrobust.systems.koopman.networks.fno import FNO1d, FNO2d
+from fastrobust.systems.koopman.networks.kno import KNO1d, KNO2d
+from fastrobust.systems.koopman.networks.semigroup import SemigroupKNO
+from fastrobust.systems.koopman.networks.spectral import (
     CircularConv, Pointwise, SpectralConv, field_of, hermitian, kept_modes, wave_numbers, waves)
-from fastrobust.systems.koopman.models.vitkno import AFNO, ViTKNO
+from fastrobust.systems.koopman.networks.vitkno import AFNO, ViTKNO
 
 @pytest.fixture(autouse=True)
 def seed(): torch.manual_seed(0)
@@ -284,7 +284,7 @@ def test_import_leaves_everything_as_it_was():
             "    torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled(),\n"
             "    torch.get_num_threads())\n"
             "import fastrobust.basics\nbefore = state()\n"
-            "from fastrobust.systems.koopman.models import kno, fno, semigroup, vitkno\nassert state() == before\n")
+            "from fastrobust.systems.koopman.networks import kno, fno, semigroup, vitkno\nassert state() == before\n")
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
 
 # --- P7 real storage, optimisers -------------------------------------------------------------------------------------

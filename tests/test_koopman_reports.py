@@ -11,13 +11,13 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastrobust.systems.koopman.fieldmetrics import RelL2Loss
 from fastrobust.systems.koopman.data.fields import field_dls
-from fastrobust.systems.koopman.models.fno import FNO1d
-from fastrobust.systems.koopman.models.kno import KNO1d, KNO2d
+from fastrobust.systems.koopman.networks.fno import FNO1d
+from fastrobust.systems.koopman.networks.kno import KNO1d, KNO2d
 from fastrobust.systems.koopman.learner import koopman_learner
 from fastrobust.systems.koopman.reports.meshreport import mesh_report
 from fastrobust.systems.koopman.reports.rolloutreport import rollout_report
-from fastrobust.systems.koopman.models.semigroup import SemigroupKNO
-from fastrobust.systems.koopman.models.vitkno import ViTKNO
+from fastrobust.systems.koopman.networks.semigroup import SemigroupKNO
+from fastrobust.systems.koopman.networks.vitkno import ViTKNO
 
 class Shift(nn.Module):
     "Moves the newest frame on by a share of the line, whatever its mesh"

@@ -7,11 +7,11 @@ import torch
 from fastai.callback.progress import ProgressCallback   # noqa: F401 (gives Learner its no_bar)
 from fastai.torch_core import get_random_states, set_seed
 from fastrobust.systems.koopman.data.fields import field_dls
-from fastrobust.systems.koopman.models.fno import FNO1d, FNO2d
-from fastrobust.systems.koopman.models.kno import KNO1d, KNO2d
+from fastrobust.systems.koopman.networks.fno import FNO1d, FNO2d
+from fastrobust.systems.koopman.networks.kno import KNO1d, KNO2d
 from fastrobust.systems.koopman.learner import koopman_learner
 from fastrobust.systems.koopman.equations.linear import advection_data, advection_multiplier, solve_advection
-from fastrobust.systems.koopman.models.semigroup import SemigroupKNO
+from fastrobust.systems.koopman.networks.semigroup import SemigroupKNO
 from fastrobust.systems.koopman.reports.spectrum import operator_spectrum
 from fastrobust.systems.koopman.reports.spectrumreport import spectrum_report
 

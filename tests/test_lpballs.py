@@ -77,6 +77,7 @@ def test_no_underflow_for_large_p(p, want):
     d = lp_delta(grey(50), p, .1, generator=gen(8))
     assert len(d.abs().unique()) > .5*d.numel()
 
+@pytest.mark.slow
 @pytest.mark.parametrize('p', [.1, .25, .5, .7, 1.3, 1.5, 3, 4, 10, 50, 200])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_draws_are_generalised_normal(p, dtype):

@@ -259,6 +259,7 @@ def some_slow(fast, slow):
     marks = {**dict.fromkeys(fast.split(), ()), **dict.fromkeys(slow.split(), pytest.mark.slow)}
     return pytest.mark.parametrize('make', [pytest.param(LOSS_SIDE[k], marks=m, id=k) for k,m in marks.items()])
 
+@pytest.mark.slow
 @some_slow('co decoupling clip', 'small jocor plus')
 def test_selection_on_a_recurrent_network(make, tmp_path):
     learn = rnn(text_dls(.1, 240), t := make())

@@ -343,6 +343,7 @@ def test_export_and_load(tmp_path):
     got = [l.get_preds(dl=l.dls.test_dl(x))[0] for l in (new, learn)]
     assert same(*got) and temperature_of(new) == T
 
+@pytest.mark.slow
 def test_strip_folds_it_into_the_last_layer(tmp_path):
     learn = taught(LogitClip(1.), loss_func=GCELoss(), path=tmp_path, norm='bn')
     learn.fit(1)

@@ -262,6 +262,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, 'get_state_dict', load)
     return made
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name,channels', [('resnet18', 3), ('resnet18', 1), ('mobilenet_v2', 3), ('mobilenet_v2', 1),
                                            ('squeezenet1_1', 3), ('regnet_y_400mf', 3)])
 def test_of_torchvision(offline, name, channels, tmp_path):

@@ -1,0 +1,3 @@
+"Operators between fields, from their equations"
+
+__all__ = []
