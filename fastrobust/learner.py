@@ -17,20 +17,23 @@ from fastrobust.training.callback import ensure_objective
 from fastrobust.training.checks import check
 from fastrobust.training.network import check_network
 from fastrobust.training.objective import inner_loss
+from fastrobust.training.surgery import looks_trained
 from fastrobust.training.technique import Technique
 
 __all__ = ['robust_learner']
 
-def _from_recipe(recipe, dls, aux, pretrained):
+def _asks_for_body(recipe):
+    "Does a recipe want to know whether the body is trained already?"
+    return 'pretrained' in inspect.signature(recipe).parameters and 'pretrained' not in getattr(recipe, 'keywords', {})
+
+def _from_recipe(recipe, dls, aux, **settings):
     "(loss, techniques) that the recipe makes of the data"
     takes = inspect.signature(recipe).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     if aux is not None and 'aux' not in takes and not takes_all:
         raise ValueError(f"the recipe {getattr(recipe, '__name__', recipe)} takes no `aux` "
                          "images, got some. Give them to a technique: ODNL(aux).")
-    settings = {} if aux is None else dict(aux=aux)
-    if 'pretrained' in takes and 'pretrained' not in getattr(recipe, 'keywords', {}):
-        settings['pretrained'] = pretrained
+    if aux is not None: settings['aux'] = aux
     made = recipe(dls, **settings)
     if not (isinstance(made, (tuple, list)) and len(made) == 2):
         raise TypeError(f"expected a recipe to return (loss, techniques), got {made!r}. "
@@ -112,10 +115,7 @@ def robust_learner(
     need_one_label(dls, recipe)
 
     loss,ts = None,[]
-    if recipe is not None:
-        made = learner_func is vision_learner and not isinstance(arch, nn.Module)
-        pretrained = made and bool(kwargs.get('pretrained', True))
-        loss,ts = _from_recipe(recipe, dls, aux, pretrained)
+    if recipe is not None: loss,ts = _from_recipe(recipe, dls, aux)
     ts = as_list(ts) + techniques
     need_new(ts)
     loss = copy.copy(loss) if loss_func is None else loss_func
@@ -124,6 +124,9 @@ def robust_learner(
 
     if isinstance(arch, nn.Module): learn = _plain_learner(dls, arch, loss, kwargs)
     else: learn = _made_learner(dls, arch, loss, learner_func, kwargs)
+    if recipe is not None and _asks_for_body(recipe) and looks_trained(learn.model):
+        _,ts = _from_recipe(recipe, dls, aux, pretrained=True)
+        ts = as_list(ts) + techniques
 
     noise = getattr(dls, 'noise', None)
     watchers:list = getattr(noise, 'cbs', list)()

@@ -102,7 +102,7 @@ def corruption(
     lam:float=None,
     severity=None,  # Of AugMix; None: the paper's 3 up to 64 px (CIFAR), 1 above (ImageNet)
     views:int=2,    # Views of each image; 2 in the paper; 1 costs a third less
-    pretrained=False    # Is the body pretrained? `robust_learner` tells of those it makes
+    pretrained=False    # Is the body trained already? `robust_learner` looks at it
 ):
     "AugMix: the network is asked to answer distorted copies of an image like the image"
     if lam is None: lam = 3. if pretrained else 12.
@@ -116,7 +116,7 @@ def noisy_labels_corruption(
     lam:float=None,
     severity=None,  # Of AugMix; None: 3 up to 64 px, 1 above
     views:int=2,    # Views of each image; 2 in the paper
-    pretrained=False    # Is the body pretrained? `robust_learner` tells of those it makes
+    pretrained=False    # Is the body trained already? `robust_learner` looks at it
 ):
     "AugLoss: AugMix around GCE, for labels that are wrong and images that will be worse"
     if lam is None: lam = 1. if pretrained else 3.

@@ -492,11 +492,11 @@ def test_as_an_item_transform(c):
 def test_what_loader_workers_share_is_made_before_they_are_forked(monkeypatch, num_workers):
     "Numba's import and the compiled loops: once, not in every worker of every epoch"
     made = []
-    monkeypatch.setattr('fastrobust.techniques.augmix.augmix', lambda x: made.append(torch.rand(1)))
+    monkeypatch.setattr('fastrobust.techniques.augmix.augmix', lambda x: made.append((x.shape[1], torch.rand(1))))
     ds = Datasets([PILImage.create(noise(1, 3, 8, 8)[0].permute(1, 2, 0).numpy())]*4, [[noop], [lambda o: 0]])
     set_seed(1); want = torch.rand(3)
     set_seed(1); dl = TfmdDL(ds, bs=2, after_item=[ToTensor, AugMixTransform()], num_workers=num_workers)
-    assert len(made) == (num_workers > 0) and torch.equal(torch.rand(3), want)
+    assert [c for c,_ in made] == ([1, 3] if num_workers else []) and torch.equal(torch.rand(3), want)
     assert dl.fake_l.num_workers == num_workers
 
 def test_transform_equals_augmix_and_refuses():

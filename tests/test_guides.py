@@ -1,5 +1,5 @@
 "Guides: every command and every block of code runs, in order, on a small folder of drawn images"
-import os, re, shlex, subprocess, sys, warnings
+import importlib.util, os, re, shlex, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 import pytest, torch
@@ -72,6 +72,23 @@ def offline(tmp_path, monkeypatch):
     for k in ('http_proxy', 'https_proxy'):
         for o in (k, k.upper()): monkeypatch.setenv(o, 'http://127.0.0.1:9')
     for o in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(o, raising=False)
+
+@pytest.mark.slow
+def test_the_example_of_fields(tmp_path):
+    path = ROOT/'nbs/examples/fields_from_a_file.py'
+    spec = importlib.util.spec_from_file_location('fields_from_a_file', path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    example.main(['--out', str(tmp_path), '--epochs', '2'])
+    made = {o.name for o in tmp_path.rglob('*')}
+    assert {'operator.pkl', 'results.png', 'rollout.png', 'field_stress.png'} <= made
+
+@pytest.mark.slow
+def test_fields_from_your_own_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = {}
+    for kind,code in blocks(FOLDER.with_name('fields_from_your_own_files.md')):
+        if kind == 'python': exec(compile(code, 'guide', 'exec'), env)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('offline')

@@ -193,7 +193,7 @@ def test_what_was_trained_on_is_refused(learn, burgers, tmp_path):
     path = tmp_path/'u.npy'
     np.save(path, trajectories)
     lazy = learner_of(path, t_out=1, every=2, lazy=True)
-    assert len(conformal_bands(lazy, lazy.dls.valid).notes) == 1       # 24 windows of 2 histories
+    assert len(conformal_bands(lazy, lazy.dls.valid, .6).notes) == 1       # 24 windows of 2 histories
     again = field_dls(path, every=2, lazy=True, device='cpu', bs=4, valid=[0])      # the file anew
     with pytest.raises(ValueError, match='frames of training'):
         conformal_bands(lazy, again.train)
@@ -203,7 +203,59 @@ def test_what_was_trained_on_is_refused(learn, burgers, tmp_path):
 def test_one_history_is_no_promise():
     u = fields(60)[None]
     learn = learner_of(u, valid=.3, every=1)
-    assert any('not exchangeable' in o for o in conformal_bands(learn, learn.dls.valid).notes)
+    assert any('not exchangeable' in o for o in conformal_bands(learn, learn.dls.valid, .5).notes)
+    with pytest.raises(ValueError, match='at least 9 histories .* got 1 .*count as one'):
+        conformal_bands(learn, learn.dls.valid)
+
+# --- windows of histories --------------------------------------------------------------------------------------------
+def histories(n, frames=6, S=16, seed=0):
+    "Each with an error of its own, the same in all its windows but for a little"
+    g = np.random.default_rng(seed)
+    off = g.lognormal(size=(n, 1, 1))*g.normal(size=(n, 1, S))
+    return (off*np.arange(frames)[:, None] + .1*g.normal(size=(n, frames, S))).astype(np.float32)
+
+def windows(u): return u[:, :-1].reshape(-1, u.shape[-1]),u[:, 1:].reshape(-1, u.shape[-1])
+
+def test_a_history_counts_once():
+    "by the largest error of its windows; of a loader, and of arrays whose histories are given"
+    u = histories(30)
+    learn = learner_of(u, valid=list(range(10, 30)), every=1)
+    b = conformal_bands(learn, learn.dls.valid, scaled=False)
+    x,y = windows(u[10:])
+    each = b.scores(x, y)
+    assert len(each) == 100 and np.allclose(b.calibration, np.sort(each.reshape(20, 5).max(1)), rtol=1e-5)
+    assert b.n == 20 and '20 histories' in repr(b)
+    assert any('100 windows of 20 histories' in o for o in b.notes)
+    of = np.repeat([f'run {i}' for i in range(20)], 5)
+    named = conformal_bands(learn, (x, y), scaled=False, histories=of)
+    assert np.allclose(named.calibration, b.calibration, rtol=1e-5)
+    c = b.coverage(x, y, histories=of)
+    assert (c.inside, c.n) == (19, 20) and '19 of 20 histories' in repr(c) and b.coverage(x, y).n == 100
+    rep = b.report(x, y, levels=(.5,), histories=of)
+    assert rep.summary.n == 20 and rep.table.coverage[.9] == .95 and len(rep.scores) == 20
+    assert rep.plot() is not None and not any('one by one' in o for o in rep.notes)
+    alone = b.report(x, y, levels=(.5,))
+    assert alone.summary.n == 100 and any('New fields count one by one' in o for o in alone.notes)
+    told = conformal_bands(learn, (x, y)).notes
+    assert any('of one history cannot be told' in o for o in told)
+    with pytest.raises(ValueError, match=r'`histories` as one number or name for each of the 100'):
+        b.coverage(x, y, histories=of[:7])
+    with pytest.raises(ValueError, match='at least 9 histories'):
+        conformal_bands(learn, (x[:40], y[:40]), histories=of[:40])
+
+def test_the_promise_for_histories():
+    "Over draws of 9 histories of 20 windows: a new history is inside with all its windows 9 times in 10"
+    learn = learner_of(histories(4, 21), every=1, valid=[0])
+    inside,single = [],[]
+    for i in range(60):
+        u = histories(9+40, 21, seed=100+i)
+        (x,y),(new,to) = windows(u[:9]),windows(u[9:])
+        b = conformal_bands(learn, (x, y), scaled=False, histories=np.repeat(np.arange(9), 20))
+        inside.append(b.coverage(new, to, histories=np.repeat(np.arange(40), 20)).share)
+        one_by_one = conformal_bands(learn, (x, y), scaled=False)
+        single.append(one_by_one.coverage(new, to, histories=np.repeat(np.arange(40), 20)).share)
+    assert abs(np.mean(inside)-.9) < 4*np.std(inside)/60**.5
+    assert np.mean(single) < np.mean(inside)-.05        # windows that pass for fields
 
 @pytest.mark.parametrize('kw,says', [(dict(level=1.), r'`level` must be in \(0,1\)'),
                                      (dict(level=90), '`level` must be'),

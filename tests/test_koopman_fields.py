@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastai.data.block import DataBlock
-from fastai.data.transforms import IndexSplitter
+from fastai.data.transforms import IndexSplitter, ItemGetter
 from fastai.interpret import Interpretation
 from fastai.learner import Learner, load_learner
 from fastai.losses import MSELossFlat
@@ -175,6 +175,33 @@ def test_axes(tmp_path):
     np.save(tmp_path/'v.npy', np.zeros(5))
     with pytest.raises(ValueError, match=r'got shape \(5,\)'): open_fields(tmp_path/'v.npy')
 
+ODD = [
+    ((6, 8, 8, 3), False, "axes='n y x t', or 'n t y x'"),      # FNO's
+    ((6, 12, 16, 5), False, "side of 5 points.*axes='n y x t'"),
+    ((6, 12, 16, 5), True, "axes='n y x t', 'n y x c'.*or 'n c y x'"),
+    ((6, 8, 8, 1), True, "axis of one point.*axes='n y x t'"),
+    ((6, 8, 1), True, "axis of one point.*'n x c'"),
+    ((6, 3, 8, 1), False, 'axis of one point'),
+]
+
+@pytest.mark.parametrize('shape,pair,say', ODD, ids=range(len(ODD)))
+def test_other_layouts_are_not_guessed(shape, pair, say, tmp_path):
+    u = np.random.default_rng(0).standard_normal(shape).astype('float32')
+    np.save(tmp_path/'u.npy', u)
+    for o in (u, torch.tensor(u), tmp_path/'u.npy'):
+        with pytest.raises(ValueError, match=say): dls_of(o, o if pair else None)
+    with pytest.raises(ValueError, match='axes'): DataBlock((FieldBlock(), FieldBlock())).dataloaders([u[0]]*6)
+    if shape[-1] > 1: assert dls_of(u, axes='n y x t').grid == shape[1:-1]
+
+@pytest.mark.parametrize('shape,pair,grid', [
+    ((6, 20, 8, 8), False, (8, 8)), ((6, 4, 6, 6), False, (6, 6)), ((6, 8, 12, 6), False, (12, 6)),
+    ((6, 10, 64), False, (64,)), ((6, 200, 16), False, (16,)), ((6, 3, 3, 64), False, (64,)),
+    ((6, 9, 16), True, (9, 16)), ((6, 1, 16), True, (16,)), ((6, 5, 1, 16), False, (16,)),
+    ((6, 8, 16, 16, 2), False, (16, 16)), ((6, 1, 8, 16), True, (8, 16)), ((6, 30, 8, 16), True, (8, 16))])
+def test_usual_layouts_are_guessed(shape, pair, grid):
+    u = np.random.default_rng(0).standard_normal(shape).astype('float32')
+    assert dls_of(u, u if pair else None).grid == grid
+
 def test_dimensions_without_known_names(tmp_path):
     xr,_ = need('xarray', 'h5netcdf')
     xr.Dataset({'u': (('a', 'b', 'lon'), U[0])}).to_netcdf(tmp_path/'u.nc', engine='h5netcdf')
@@ -332,6 +359,32 @@ def test_scale_is_of_the_training_frames_alone():
     with pytest.warns(RobustWarning, match=r'variable \[0\].* constant'):
         assert dls_of(np.ones_like(U)*7).scale[1] == 1
 
+def test_targets_of_nothing_are_told_of(tmp_path):
+    u,y = fields(10, 1, grid=(12,))[:, 0],fields(10, 1, grid=(12,), seed=1)[:, 0] + 2
+    y[[2, 9]] = 0
+    path = tmp_path/'y.npy'
+    for target in (y, 'file', y[:, None].repeat(2, 1)):
+        if isinstance(target, str): np.save(path, y)
+        kw = dict(lazy=True, valid=[9]) if isinstance(target, str) else dict(valid=[9])
+        with pytest.warns(RobustWarning, match=r'^1 of 9 training targets.* items \[2\] .*are 0 or .*say nothing'):
+            dls_of(u, path if isinstance(target, str) else target, **kw)
+    with pytest.warns(RobustWarning, match='^1 of 9'): dls_of(u, y, valid=[9], scale=([0.], [1.]))
+    y[2] = 2
+    with pytest.warns(RobustWarning, match='^1 of 9'): dls_of(u, y, valid=[9], scale=([2.], [1.]))
+    two = fields(5, 6, 2, (12,))
+    two[1, 3:, 1] = 0       # of windows 0-2, 1-3, .. the targets from frame 3 on
+    with pytest.warns(RobustWarning, match=r'^2 of 16 .*items \[1\] .* everywhere in variable \[1\]'):
+        dls_of(two, axes='n t c x', t_out=2, every=1, valid=[0], shuffle=False)
+
+def test_no_other_target_is(recwarn):
+    u = fields(10, 4, grid=(12,))
+    u[0, 0] = 0             # an input
+    u[9] = 0                # held out
+    u[1, 1, :11] = 0
+    dls_of(u, valid=[9], t_out=2)
+    dls_of(u[:, 0], u[:, 3], valid=[9])
+    assert not [w for w in recwarn if w.category is RobustWarning]
+
 def test_batches_of_part_sums_give_the_same_scale(monkeypatch):
     want = dls_of(U, every=1).scale
     monkeypatch.setattr(fieldsource, 'PART', 1)
@@ -475,6 +528,17 @@ def test_new_fields():
     np.testing.assert_array_equal(y[:, 0], U[:4, 3])
     with pytest.raises(ValueError, match=r'items \(x, y\)'): pairs.test_dl(U[:, 2], with_labels=True)
 
+def test_tta_is_get_preds_where_nothing_is_random(tmp_path):
+    learn = learner(dls_of(U), tmp_path, 1, 1)
+    (p,y),(q,z) = learn.tta(n=2),learn.get_preds()
+    torch.testing.assert_close(p, q)
+    assert torch.equal(y, z) and learn.dls.valid_ds.split_idx == 1
+    class Noise(Transform):
+        split_idx = 0
+        def encodes(self, o:TensorField): return o + 1
+    noisy = learner(dls_of(U, after_batch=Noise()), tmp_path, 1, 1)
+    assert not torch.allclose(noisy.tta(n=1)[0], noisy.get_preds()[0])
+
 def test_interpretation_picks_items(tmp_path):
     dls = dls_of(U, t_in=2, t_out=2, valid=.4)
     learn = Learner(dls, nn.Conv2d(2, 2, 3, padding=1), MSELossFlat(), path=tmp_path)
@@ -565,6 +629,36 @@ def test_blocks_refuse():
     with pytest.raises(TypeError, match='a path, an array'): make([{}]*4)
     with pytest.raises(ValueError, match='frames slice'): make(list(U), frames=slice(9, 12))
     with pytest.raises(TypeError, match='got int64'): make(list(np.zeros((4, 3, 8), int)))
+
+def test_blocks_know_what_reports_ask():
+    from fastrobust.systems.koopman.learner import koopman_learner
+    from fastrobust.systems.koopman.networks.kno import KNO1d
+    from fastrobust.systems.koopman.reports.bands import conformal_bands
+    from fastrobust.systems.koopman.reports.meshreport import mesh_report
+    from fastrobust.systems.koopman.reports.rolloutreport import rollout_report
+    from fastrobust.systems.koopman.reports.stress import field_stress_report
+    u = fields(40, 1, grid=(16,))[:, 0]
+    y = 3*np.roll(u, 1, -1) + 1
+    block = DataBlock((FieldBlock(axes='x'), FieldBlock(axes='x')), get_x=ItemGetter(0), get_y=ItemGetter(1),
+                      splitter=IndexSplitter(range(20, 40)))
+    loaders = block.dataloaders(list(zip(u, y)), bs=4, num_workers=0, device='cpu')
+    dls,pairs = describe_fields(loaders, pair=True),dls_of(u, y, valid=range(20, 40))
+    for k in ('t_in', 't_out', 'n_vars', 'grid', 'periodic', 'pair', 'weights', 'leads', 'timed', 'times'):
+        assert getattr(dls, k) == getattr(pairs, k), k
+    for a,b in zip((*dls.scale, *dls.y_scale), (*pairs.scale, *pairs.y_scale)): assert torch.equal(a, b)
+    assert describe_fields(loaders).y_scale is loaders.scale and not loaders.pair
+    learn = koopman_learner(dls, KNO1d(o=4, m=4))
+    u,y = u[20:],y[20:]
+    conformal_bands(learn, (u, y), .8)
+    mesh_report(learn, (u, y))
+    rollout_report(learn, u[:, None], y[:, None])
+    field_stress_report(learn, u, y)
+
+def test_blocks_refuse_uneven_points():
+    make = lambda **kw: DataBlock((FieldBlock(**kw), FieldBlock(**kw))).dataloaders(list(U), num_workers=0, bs=2)
+    with pytest.raises(ValueError, match='to divide the 12 points of a periodic side'): make(sub=(2, 5))
+    assert make(sub=(2, 5), periodic=(True, False)).one_batch()[0].shape == (2, 6, 4, 3)
+    assert make(sub=4).one_batch()[0].shape == (2, 6, 2, 3)
 
 # --- refusals -------------------------------------------------------------------------------------
 def broken(v):

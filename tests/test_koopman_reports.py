@@ -36,8 +36,10 @@ def smooth(n, size):
     return (a[:, 0]*np.sin(k) + a[:, 1]*np.cos(k)).sum(1).astype(np.float32)
 
 def learner(model, data=None, scaled=False, **kwargs):
-    "Unscaled ones do not round"
+    "Unscaled ones do not round; errors are counted from 0 as they are"
     if data is None: data = noise(8, 3, 16)
+    c = data.shape[2] if data.ndim == 5 or data.ndim == 4 and 'axes' not in kwargs else 1
+    kwargs = dict(scale=([0.]*c, [1.]*c)) | kwargs
     return koopman_learner(field_dls(data, bs=2, **kwargs), model, scale=scaled)
 
 # --- meshes ----------------------------------------------------------------------------------------------------------
@@ -55,10 +57,10 @@ def test_errors_by_mesh_are_a_loop():
         for i in range(7):
             a,b = u[i, ::32//size],y[i, ::32//size]
             with torch.no_grad(): p = net((torch.as_tensor(a)[None, None]-.5)/2)[0, 0].numpy()*2 + .5
-            errs.append(np.linalg.norm(p-b)/np.linalg.norm(b))
+            errs.append(np.linalg.norm(p-b)/np.linalg.norm(b-.5))
             if size == 32: fine = [*(fine or []), p]
             f = fine[i][::32//size]
-            diffs.append(np.linalg.norm(p-f)/np.linalg.norm(f))
+            diffs.append(np.linalg.norm(p-f)/np.linalg.norm(f-.5))
         row = rep.table.loc['fields', size, 'FNO1d']
         assert row.error == pytest.approx(np.mean(errs), rel=1e-5)
         assert row.se == pytest.approx(np.std(errs, ddof=1)/7**.5, rel=1e-4)
@@ -481,3 +483,14 @@ def test_a_semigroup_rolls_out_by_time():
     rep = rollout_report(learn, x[:, 0], x[:, 1:], t=.5)
     with torch.no_grad(): want = learn.model.eval()(torch.as_tensor(x[:4, :1]), torch.full((4,), .5))[0]
     assert torch.allclose(rep.frames['SemigroupKNO'][:, 0], want, atol=1e-6)
+
+def test_no_better_than_persistence_from_where_it_never_is_again():
+    "An operator that is worse at step 1 alone, and one that is worse from step 3 on"
+    u = np.arange(1, 4, dtype=np.float32)[:, None, None]*np.cos(2*np.pi*np.arange(16)/16).astype(np.float32)
+    y = np.concatenate([u*(1+.1*i) for i in range(1, 6)], 1)
+    off = np.array([.3, .001, .001, .001, .001])[:, None]
+    fades = np.array([.001, .001, .4, .5, .6])[:, None]
+    rep = rollout_report(learner(Shift()), u, y, others=dict(first=y+off*u, fades=y+fades*u))
+    assert rep.summary['first no better than persistence from'] is None
+    assert rep.summary['fades no better than persistence from'] == 3
+    assert not any('first is no better' in o for o in rep.notes)

@@ -13,7 +13,9 @@ from fastrobust.systems.koopman.learner import koopman_learner
 from fastrobust.systems.koopman.equations.linear import advection_data, advection_multiplier, solve_advection
 from fastrobust.systems.koopman.networks.semigroup import SemigroupKNO
 from fastrobust.systems.koopman.reports.spectrum import operator_spectrum
-from fastrobust.systems.koopman.reports.spectrumreport import spectrum_report
+from fastrobust.systems.koopman.reports.spectrumreport import seen_modes, spectrum_report
+from fastrobust.systems.koopman.reports.spectrum import AnyOperator
+from fastrobust.systems.koopman.rolling import Scaled
 
 @pytest.fixture(autouse=True)
 def seed(): torch.manual_seed(0)
@@ -189,6 +191,76 @@ def test_the_planes_first_side():
     assert np.allclose(rep.raw['a'][2], torch.linalg.eigvals(K[row]).numpy()) and rep.raw['a'].shape == (4, 3)
     assert rep.spectra['a'].every.shape == (4, 2) and 'in training' not in rep.table
     assert any('several frames' in o for o in rep.notes)
+
+# --- about what, and what training holds -----------------------------------------------------------------------------
+class Square(torch.nn.Module):
+    "u -> u^2: H = 2 about"
+    def forward(self, u): return u**2
+
+def test_it_is_about_the_training_mean_where_that_is_known():
+    g = np.random.default_rng(0)
+    u = (g.normal(size=(40, 16)) + 7).astype(np.float32)
+    net = Scaled(Square(), (7.,), (2.,))     # 7 + 2 ((u-7)/2)^2: slope 0 at 7, -7 at 0
+    assert abs(operator_spectrum(net, 3)).max() < 1e-5
+    assert np.allclose(operator_spectrum(net, 3, 0.), -7, atol=1e-4)
+    assert np.allclose(operator_spectrum(Square(), 3), 0) and np.allclose(operator_spectrum(Square(), 3, 7.), 14)
+    learn = koopman_learner(field_dls((u, u*u), device='cpu', bs=4), Square(), scale=False)
+    m = float(learn.dls.scale[0][0])
+    assert abs(m-7) < .2 and np.allclose(operator_spectrum(learn, 3), 2*m, atol=1e-3)
+    rep = spectrum_report(learn, modes=3)
+    assert np.allclose(rep.table.H, 2*m, atol=1e-3) and any(f'training mean, {m:.4g}' in o for o in rep.notes)
+    zero = spectrum_report(learn, modes=3, about=0.)
+    assert np.allclose(zero.table.H, 0, atol=1e-3) and not any('training mean' in o for o in zero.notes)
+
+def test_the_mean_of_each_variable():
+    u = np.random.default_rng(0).normal(size=(20, 3, 2, 16)) + np.array([3., -50.])[:, None]
+    learn = koopman_learner(field_dls(u.astype(np.float32), t_in=2, device='cpu', bs=4), KNO1d(2*2, o=5, m=4))
+    op = AnyOperator(learn)
+    assert np.allclose(op.mean, [3, -50], atol=.2) and AnyOperator(learn.model).n_vars == 2
+    want = torch.as_tensor(op.mean).repeat(2)[:, None].expand(4, 16)
+    assert np.allclose(operator_spectrum(learn, 4, size=16), operator_spectrum(learn, 4, about=want))
+
+def seen_of(u, modes=5, **kw):
+    learn = koopman_learner(field_dls(np.asarray(u, np.float32), device='cpu', bs=4, **kw), KNO1d(u.shape[2], o=5, m=4))
+    return seen_modes(AnyOperator(learn), modes)
+
+def waves_of(n, sizes, S=16, seed=0):
+    "Histories of two frames (n,2,1,S) of waves k = 1, 2, .. of these sizes, random phases"
+    g = np.random.default_rng(seed)
+    at = 2*np.pi*np.arange(S)/S
+    turned = 2*np.pi*g.random((n, 2, 1, 1))
+    return sum(o*np.cos((k+1)*at + turned*(k+1)) for k,o in enumerate(sizes))
+
+def test_waves_are_compared_among_waves():
+    "a large mean hides none, and is itself seen only if it varies"
+    u = waves_of(40, (1., .1))
+    seen = seen_of(u + 5000.)
+    assert np.allclose(seen, [0, 1, .1, 0, 0], atol=1e-3)
+    shift = np.random.default_rng(1).normal(size=(40, 1, 1, 1))
+    assert .3 < seen_of(u + 50. + shift)[0] < 1.2 and np.allclose(seen_of(u + 50. + shift)[1:3], [1, .1], atol=1e-3)
+
+def test_each_variable_counts_in_its_deviation():
+    "k = 2 is in both, k = 3 in the large one alone, in the small one k = 1 to 2"
+    a,b = waves_of(40, (1., 1., 1.)),1e-4*waves_of(40, (1., .5), seed=1)
+    for pair in ((a, b), (b, a)):
+        assert np.allclose(seen_of(np.concatenate(pair, 2)), [0, 1, .5, 0, 0], atol=1e-3)
+    flat = np.random.default_rng(1).normal(size=(40, 2, 1, 1))*np.ones(16)      # no waves, but a mean that varies
+    assert np.allclose(seen_of(np.concatenate([a, flat], 2))[1:4], 1, atol=1e-3)
+
+def test_rates_are_said_to_be_no_spectrum():
+    "A semigroup that has learned u -> 1.3 u grows in a roll-out, whatever its rates"
+    u = waves_of(24, (1., 1.))[:, 0, 0]
+    set_seed(0)
+    learn = koopman_learner(field_dls((u, 1.3*u), device='cpu', bs=4), SemigroupKNO(o=4, m=4))
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(30, 1e-2)
+    rep = spectrum_report(learn, modes=3)
+    start = .1*(1+torch.arange(4.)**2)[:, None]
+    moved = (-rep.rates['SemigroupKNO'].real/start[:3].numpy()).mean(1)
+    assert (rep.rates['SemigroupKNO'].real < 0).all() and rep.table.modulus[1:].max() > 1.1
+    assert ((.5 < moved) & (moved < 1.5)).all()
+    told = ' '.join(rep.notes)
+    for o in ('no measured spectrum', 'within one call', 'a roll-out may grow'): assert o in told
+    assert 'stable' not in told
 
 @pytest.mark.parametrize('args,says', [
     (dict(modes=0), '`modes`'), (dict(modes=40), 'up to 33 modes on 64 nodes'),

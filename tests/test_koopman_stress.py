@@ -183,7 +183,8 @@ def test_times_are_given():
     class Timed(Damp):
         def forward(self, u, t): return super().forward(u)*t.view(-1, 1, 1)
     u = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
-    learn = koopman_learner(field_dls(u[:20], u[:20], times=np.ones(20), device='cpu', bs=4), Timed(), scale=False)
+    learn = koopman_learner(field_dls(u[:20], u[:20], times=np.ones(20), scale=([0.], [1.]), device='cpu', bs=4),
+                            Timed(), scale=False)
     t = np.linspace(.5, 1, 10)
     rep = field_stress_report(learn, u[20:], u[20:], t=t, others={'half': (u[20:], .5, u[20:])})
     with torch.no_grad(): p = learn.model(torch.as_tensor(u[20:, None]), torch.as_tensor(t).float())

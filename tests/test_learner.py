@@ -224,17 +224,22 @@ def test_where_an_epoch_has_few_steps_the_recipe_says_more(name, steps, want):
     assert len(dls.train) == steps
     assert r.epochs_for(dls) == (want if grows else r.epochs) and ('up to 12' in repr(r)) == grows
 
-@pytest.mark.parametrize('name,scratch,body', [('corruption', 12., 3.), ('noisy_labels+corruption', 3., 1.)])
-def test_the_divergence_weighs_less_on_a_pretrained_body(monkeypatch, name, scratch, body):
+@pytest.mark.parametrize('name,first,body', [('corruption', 12., 3.), ('noisy_labels+corruption', 3., 1.)])
+def test_the_divergence_weighs_less_on_a_pretrained_body(monkeypatch, name, first, body):
     dls = array_dls(np.zeros((16, 32, 32, 3), np.uint8), np.arange(16)%2, valid_pct=.25, bs=4)
-    monkeypatch.setattr(tv._api, 'load_state_dict_from_url', lambda *a, **kw: resnet18().state_dict())
+    net = resnet18()
+    net.bn1.num_batches_tracked += 1    # as of weights that come with it
+    monkeypatch.setattr(tv._api, 'load_state_dict_from_url', lambda *a, **kw: net.state_dict())
+    def scratch(pretrained=True): return small_cnn(2, 3) if pretrained else None
     def lam(arch, recipe=name, **kw):
         learn = robust_learner(dls, arch, recipe=recipe, **kw)
         return next(t for t in learn.cbs if isinstance(t, AugMix)).lam
-    assert lam(resnet18) == body and lam(resnet18, pretrained=False) == lam(small_cnn(2, 3)) == scratch
+    assert lam(resnet18) == body and lam(resnet18, pretrained=False) == lam(small_cnn(2, 3)) == first
+    assert lam(nn.Sequential(net, nn.Linear(1000, 2))) == body and lam(scratch) == first
+    assert lam(None, learner_func=lambda dls, loss_func: vision_learner(dls, resnet18, loss_func=loss_func)) == body
     assert lam(resnet18, recipe=partial(RECIPES[name], lam=5.)) == 5.
     assert lam(small_cnn(2, 3), recipe=partial(RECIPES[name], pretrained=True)) == body
-    assert lam(None, learner_func=lambda dls, loss_func, cbs=None: Learner(dls, small_cnn(2, 3), loss_func)) == scratch
+    assert lam(None, learner_func=lambda dls, loss_func: Learner(dls, small_cnn(2, 3), loss_func)) == first
 
 def test_epochs_of_a_stream():
     r = RECIPES['noisy_labels']

@@ -4,6 +4,7 @@ import pytest, torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IntToFloatTensor, ToTensor
 from fastai.vision.augment import Flip
+from fastai.vision.core import TensorImage
 from fastrobust.basics import RobustWarning
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.images.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, listed
@@ -28,6 +29,11 @@ def messages(f):
         warnings.simplefilter('always')
         f()
     return [str(o.message) for o in got if issubclass(o.category, RobustWarning)]
+
+def test_corruptions_are_for_batches():
+    x = TensorImage(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r'batch of images.*got shape \(3, 8, 8\).*batch_tfms'):
+        CorruptionTransform('fog')(x, split_idx=0)
 
 # --- two of a kind ---------------------------------------------------------------------------------------------------
 PAIRS = [(lambda: [AugMixTransform(), AugMixTransform(2)], 'two AugMixTransform act .*Keep one'),

@@ -37,7 +37,7 @@ class AugMixTransform(DisplayedTransform):
         warn_of_two(self, AugMixTransform, dl, "Keep one; for stronger views raise its `severity`.")
         if not dl.fake_l.num_workers: return
         with keep_random():     # compiled and imported here once, not in every worker of every epoch
-            augmix(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+            for c in (1, 3): augmix(torch.zeros(1, c, 8, 8, dtype=torch.uint8))
 
     def encodes(self, x:TensorImage):
         p = x.as_subclass(Tensor)

@@ -54,6 +54,9 @@ class CorruptionTransform(DisplayedTransform):
         return set(self.names)
 
     def encodes(self, x:TensorImage):
+        if x.ndim != 4:
+            raise ValueError("CorruptionTransform expected a batch of images (b,c,h,w), got shape "
+                             f"{tuple(x.shape)}. Put it in `batch_tfms`.")
         u8 = PixelSpace().to_uint8(x.as_subclass(Tensor), 'CorruptionTransform')
         b,m = len(u8),len(self.severity)
         # drawn on the CPU from torch's stream: every device sees the same

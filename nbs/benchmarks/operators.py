@@ -37,7 +37,9 @@ def said(title, rows, index):
     df = pd.DataFrame(rows)
     g = df.groupby(index, sort=False)
     cols = [k for k in df if k not in (*index, 'seed')]
-    def cell(v): return f'{v.mean():.4g}' + (f' ± {v.sem():.2g}' if len(v) > 1 and v.std() else '')
+    def cell(v):
+        se = f' ± {v.sem():.2g}' if len(v) > 1 and v.std() else ''
+        return (f'{v.mean():.4g}' if se else f'{v.mean():.6g}') + se
     t = pd.DataFrame({k: g[k].apply(lambda v: cell(v.dropna()) if v.notna().any() else '') for k in cols})
     print(f'\n### {title}, {df.seed.nunique()} seeds\n\n{t.to_string()}', flush=True)
 
@@ -63,7 +65,8 @@ def burgers(a):
 def flow(a):
     "Vorticity 32 x 32, ten frames to ten, rolled out in training"
     rows,n,epochs = [],8 if a.quick else 48,1 if a.quick else 25
-    models = {'KNO': partial(KNO2d, o=16, m=8, r=6), 'FNO': partial(FNO2d, width=6, m=8, hidden=32)}
+    models = {'KNO': partial(KNO2d, o=16, m=8, r=6), 'FNO, m 8': partial(FNO2d, width=6, m=8, hidden=32),
+              'FNO, m 4': partial(FNO2d, width=16, m=4, layers=2, hidden=32)}
     for seed in range(a.seeds):
         w = navier_stokes_data(n+12, 32, 1e-3, 20, seed=seed, verbose=False)
         dls = field_dls(w[:n], t_in=10, t_out=10, valid=.1, bs=8)
@@ -156,14 +159,15 @@ def globe_data(n, seed, size=(64, 128), angle=np.pi/9):
     return u[:, :1],u[:, 1:]
 
 def globe(a):
-    "ViTKNO on a global field"
+    "ViTKNO and FNO on a global field; trained with weights by latitude, the error shown is without"
     rows,n = [],16 if a.quick else 240
     for seed in range(a.seeds):
         u,y = globe_data(n+40, seed)
         dls = field_dls(u[:n], y[:n], valid=.1, bs=8, latitude=True)
-        learn,s = fit(ViTKNO, dls, 1 if a.quick else 12, 2e-3, seed)
-        rows.append(dict(model='ViTKNO', seed=seed, parameters=count(learn.model), error=err(step(learn, u[n:]), y[n:]),
-                         seconds=s))
+        for name,make in {'ViTKNO': ViTKNO, 'FNO': partial(FNO2d, 1, width=8, m=12, hidden=32)}.items():
+            learn,s = fit(make, dls, 1 if a.quick else 12, 2e-3, seed)
+            e = err(step(learn, u[n:]), y[n:])
+            rows.append(dict(model=name, seed=seed, parameters=count(learn.model), error=e, seconds=s))
         rows.append(dict(model='persistence', seed=seed, error=err(u[n:], y[n:])))
     said(f'A turning globe, 64 x 128, {n} fields', rows, ['model'])
 

@@ -5,21 +5,35 @@ from fastrobust.basics import need_number, need_whole
 
 __all__ = ['rel_l2', 'BandL2', 'RelL2Loss', 'KoopmanLoss']
 
+FLOOR = .01     # Share of the deviation that the norm of a target counts at least: fields of nothing spoil no training
+
 def _plain(*xs): return [x.as_subclass(Tensor) for x in xs]
 
 def l2_of_each(
     pred,       # Fields (b,t*c,*grid)
     y,          # What they should be, of that shape
-    weights=None    # Of the places of the grid, such as the cosine of the latitude; None: all alike
+    weights=None,   # Of the places of the grid, such as the cosine of the latitude; None: all alike
+    # (mean, std) of each of the c variables, in which it is counted, so that neither a mean nor a unit
+    # hides errors; None: as they are, from 0
+    scale=None,
+    floor=0.    # What the root mean square of `y` counts at least, in these units
 ):              # (b,)
-    "||pred-y||/||y|| of each item, over all its frames"
+    "||pred-y||/||y|| of each item, over all its frames and variables"
     pred,y = _plain(pred, y)
     if pred.shape != y.shape:
         raise ValueError(f"expected predictions of the shape of the targets {tuple(y.shape)}, got "
                          f"{tuple(pred.shape)}. Frames are channels: (b,t*c,*grid).")
-    w = 1. if weights is None else torch.as_tensor(weights, dtype=y.dtype, device=y.device)
-    size = lambda x: (w*x.square()).flatten(1).sum(1).sqrt()
-    return size(pred-y)/size(y).clamp_min(torch.finfo(y.dtype).tiny)
+    off,y = _in_units(pred-y, y, scale)
+    w = 1. if weights is None else torch.as_tensor(weights, dtype=y.dtype, device=y.device).sqrt()
+    size = lambda x: torch.linalg.vector_norm((w*x).flatten(1), dim=1)    # its gradient at 0 is 0
+    least = max(floor*y[0].numel()**.5, torch.finfo(y.dtype).tiny)
+    return size(off)/size(y).clamp_min(least)
+
+def _in_units(off, y, scale):
+    "Differences and fields (b,t*c,*grid) in deviations, these from the mean"
+    if scale is None: return off,y
+    mean,std = (torch.as_tensor(o).to(y).repeat(y.shape[1]//len(o)).view(1, -1, *[1]*(y.ndim-2)) for o in scale)
+    return off/std,(y-mean)/std
 
 def rel_l2(
     pred,       # Fields (b,t*c,*grid)
@@ -56,22 +70,37 @@ class BandL2:
     def __call__(self, pred, y):
         pred,y = _plain(pred, y)
         here = slice(self.lo, self.hi)
+        top = in_modes(y[:1]).shape[-1]-1
+        if self.lo > top:
+            raise ValueError(f"{self.__name__} expected fields with modes from {self.lo} on, got a grid "
+                             f"{tuple(y.shape[2:])} with modes up to {top}. Take a finer grid, or `lo` below.")
         size = lambda x: in_modes(x)[..., here].flatten(1).sum(1).sqrt()
         return (size(pred-y)/size(y).clamp_min(torch.finfo(y.dtype).tiny)).mean()
 
 class RelL2Loss(nn.Module):
-    "`rel_l2` as a loss: fields of all sizes count alike"
+    "Relative L2 error as a loss or a metric: fields of all sizes count alike, and with `scale` variables of all units"
     def __init__(self,
         weights=None,           # Of the places of the grid, such as `dls.weights`; None: all alike
-        reduction:str='mean'    # 'mean', 'sum' or 'none', over items
+        # (mean, std) of each variable, such as `dls.y_scale`: counted in deviations from the mean,
+        # a target as .01 of one at least; None: as `rel_l2`
+        scale=None,
+        reduction:str='mean',   # 'mean', 'sum' or 'none', over items
+        var=None                # Position of the variable that it looks at; None: all in one norm
     ):
         super().__init__()
         if weights is not None: weights = torch.as_tensor(weights, dtype=torch.float32)
         self.register_buffer('weights', weights, persistent=False)
-        self.reduction = reduction
+        if scale is not None: scale = [torch.as_tensor(o, dtype=torch.float32) for o in scale]
+        self.scale,self.reduction,self.var = scale,reduction,var
+        self.__name__ = 'rel_l2' if var is None else f'rel_l2_{var}'
 
     def forward(self, pred, y):
-        l = l2_of_each(pred, y, self.weights)
+        scale = self.scale
+        if self.var is not None:
+            c = len(scale[0])
+            pred,y = pred[:, self.var::c],y[:, self.var::c]
+            scale = [o[self.var:self.var+1] for o in scale]
+        l = l2_of_each(pred, y, self.weights, scale, 0. if scale is None else FLOOR)
         if self.reduction == 'none': return l
         return l.sum() if self.reduction == 'sum' else l.mean()
 

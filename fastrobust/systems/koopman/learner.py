@@ -8,7 +8,7 @@ from fastai.optimizer import Adam
 from torch import nn
 from fastrobust.basics import nearest, need_whole
 from fastrobust.resting import at_rest, keep_random
-from fastrobust.systems.koopman.fieldmetrics import KoopmanLoss, RelL2Loss, rel_l2
+from fastrobust.systems.koopman.fieldmetrics import KoopmanLoss, RelL2Loss
 from fastrobust.systems.koopman.rolling import Scaled, answer, roll
 
 __all__ = ['Rollout', 'koopman_learner']
@@ -65,12 +65,38 @@ class Rollout(Callback):
     # a Ctrl-C may have left some, which hang on a graph that cannot be copied
     def __getstate__(self): return dict(super().__getstate__(), pairs=[])
 
+def units_of(
+    dls     # Of `field_dls`, or other loaders of fields
+):          # (mean, std) of each variable of the targets, or None
+    "In what errors of these fields are counted"
+    given = getattr(dls, 'y_scale', None)
+    return getattr(dls, 'scale', None) if given is None else given
+
+def _metrics(dls):
+    "The relative error, and of several variables that of each"
+    w,scale = getattr(dls, 'weights', None),units_of(dls)
+    c = 1 if scale is None else len(scale[0])
+    return [RelL2Loss(w, scale), *[RelL2Loss(w, scale, var=i) for i in range(c) if c > 1]]
+
+def _answer_of(model, u, t, timed):
+    "What a network gives for two fields, or why it cannot"
+    try: return answer(model(u, *t))
+    except TypeError as e:
+        if not timed: raise
+        raise ValueError(f"expected a network that takes a time beside the fields, as these dls have `times`, got "
+                         f"{e}. Take SemigroupKNO, or make the dls without.") from e
+    except RuntimeError as e:
+        wraps = getattr(model, 'periodic', ())
+        if all(wraps) or not getattr(getattr(model, 'net', None), 'any_grid', True): raise
+        raise ValueError(f"expected a network that takes any grid, as sides that are not periodic are padded, got {e}. "
+                         "Give one of a fixed grid the attribute any_grid = False: it is not padded then.") from e
+
 def need_operator(dls, model):
     "Refuse a network that cannot move these fields on, by what it says of one of them"
     dl = dls.valid if len(dls.loaders) > 1 else dls.train
     with keep_random(): b = dl.one_batch()
     u,*t = [x[:2] for x in b[:getattr(dls, 'n_inp', 1)]]
-    with at_rest(model.to(u.device)): pred,_ = answer(model(u, *t))
+    with at_rest(model.to(u.device)): pred,_ = _answer_of(model, u, t, getattr(dls, 'timed', False))
     y,c = b[-1],next_channels(dls)
     if not torch.is_tensor(pred) or pred.ndim != y.ndim or pred.shape[2:] != y.shape[2:] or pred.shape[1] < c:
         got = tuple(pred.shape) if torch.is_tensor(pred) else type(pred).__name__
@@ -85,9 +111,10 @@ def koopman_learner(
     scale=True,         # Put the model between mean and deviation of the training fields, `dls.scale`?
     detach=None,        # Of the roll-out, where targets have several frames: see `Rollout`
     cbs=None,           # More callbacks
-    **kwargs            # More for Learner: lr, metrics (`rel_l2`), opt_func, path, ..
+    **kwargs            # More for Learner: lr, metrics (relative L2, also of each variable), opt_func, path, ..
 )->Learner:
-    """A Learner of an operator: frames go in, the next ones come out, and every number is in the units of the data.
+    """A Learner of an operator: frames go in, the next ones come out, in the units of the data. Errors are relative to
+    what a field differs from the training mean, every variable in its deviation: no mean and no unit hides them.
     nbs/benchmarks/RESULTS.md measures `learn.fit_one_cycle(60, 5e-3)`, with either loss"""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a network (nn.Module), got {type(model).__name__}. For example "
@@ -99,14 +126,14 @@ def koopman_learner(
         if loss == 'paper':
             kwargs = dict(opt_func=partial(Adam, decouple_wd=False), wd=1e-4) | kwargs
             loss = KoopmanLoss()
-        else: loss = RelL2Loss(getattr(dls, 'weights', None))
+        else: loss = RelL2Loss(getattr(dls, 'weights', None), units_of(dls))
     given = getattr(dls, 'scale', None)
     if scale and not isinstance(model, Scaled):
         mean,std = ([0.], [1.]) if given is None else given
         out = dls.y_scale if getattr(dls, 'pair', False) else None
         model = Scaled(model, mean, std, getattr(dls, 'periodic', ()), out)
     need_operator(dls, model)
-    kwargs = dict(lr=5e-3, metrics=rel_l2) | kwargs
+    kwargs = dict(lr=5e-3, metrics=_metrics(dls)) | kwargs
     cbs = [cbs] if isinstance(cbs, Callback) else list(cbs or [])
     if not any(isinstance(cb, Rollout) for cb in cbs): cbs.append(Rollout(detach=detach))
     return Learner(dls, model, loss, cbs=cbs, **kwargs)

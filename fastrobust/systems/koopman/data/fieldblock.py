@@ -14,7 +14,7 @@ from fastrobust.systems.koopman.data.fieldscale import latitude_weights, latitud
 from fastrobust.systems.koopman.data.fieldshow import TensorField
 from fastrobust.systems.koopman.files.readers import FieldFile, open_fields
 
-__all__ = ['FieldBlock']
+__all__ = ['FieldBlock', 'field_items', 'describe_fields']
 
 class FieldRow:
     "A history of a file, of which nothing is read yet"
@@ -23,9 +23,10 @@ class FieldRow:
 
 class OpenField(Transform):
     "A path, a row of a `FieldFile` or an array as a `TensorField` (t*c,*grid)"
-    def __init__(self, frames, key, axes, sub):
+    def __init__(self, frames, key, axes, sub, periodic=None):
         super().__init__()
-        self.frames,self.key,self.axes,self.sub = frames,key,axes,sub
+        self.frames,self.key,self.axes = frames,key,axes
+        self.sub,self.periodic = sub,periodic
 
     def encodes(self, o):
         a,letters,what = self._array(o)
@@ -43,7 +44,7 @@ class OpenField(Transform):
             raise ValueError(f"expected frames {self.frames} in {what}, got none. Look at how many there are.")
         dim = 2 if 'y' in letters else 1
         grid = a.shape[-dim:]
-        a = picked(a, strides(self.sub, grid, (False,)*dim, what))
+        a = picked(a, strides(self.sub, grid, sides(self.periodic, dim), what))
         u = as_float32(a).reshape(-1, *a.shape[-dim:])
         need_finite(u[None], what)
         return u.as_subclass(TensorField)
@@ -68,10 +69,11 @@ def FieldBlock(
     frames=None,    # Which frames, a slice or a list: slice(0, 10) of inputs, slice(10, 20) of targets; None: all
     key=None,       # Variable of a file, or several that become variables c
     axes=None,      # Order of the axes; None: by their names, else 't x', 't y x', 't c y x'
-    sub=1           # Every so many-th point of the sides, one number or one a side
+    sub=1,          # Every so many-th point of the sides, one number or one a side
+    periodic=None   # Sides that wrap, of which `sub` must meet the end: True, False, or each (y, x); None: all
 )->TransformBlock:
     "A `TransformBlock` of fields (t*c,*grid); `describe_fields(dls)` gives its loaders what `field_dls` knows"
-    return TransformBlock(type_tfms=OpenField(frames, key, axes, sub))
+    return TransformBlock(type_tfms=OpenField(frames, key, axes, sub, periodic))
 
 def field_items(
     path,       # File, see `open_fields`
@@ -84,19 +86,20 @@ def field_items(
         raise ValueError(f"expected a file of several histories, got {f}. Its path is an item.")
     return L(FieldRow(f, i) for i in range(len(f)))
 
-def _frames(ds, n_vars):
-    "Inputs and targets of all items as frames (t,c,*grid)"
+def _frames(ds, n_vars, which):
+    "Inputs 0 and targets -1 of all items as frames (t,c,*grid)"
     for i in range(len(ds)):
-        x,*_,y = ds[i]
-        for o in (x, y): yield o.as_subclass(torch.Tensor).unflatten(0, (-1, n_vars))
+        item = ds[i]
+        for j in which: yield item[j].as_subclass(torch.Tensor).unflatten(0, (-1, n_vars))
 
 def describe_fields(
     dls,            # DataLoaders of fields (x, y)
     n_vars=1,       # Variables c of a frame
     periodic=None,  # Sides that wrap: True, False, or each (y, x); None: all, with `latitude` only x
-    latitude=False  # Degrees of the rows y; True: of a global grid
+    latitude=False, # Degrees of the rows y; True: of a global grid
+    pair=False      # Fields to other fields, rather than histories? Then `y_scale` is of the targets alone
 )->DataLoaders:
-    "`dls` with `scale`, read from its training items, and the sizes that `koopman_learner` looks for"
+    "`dls` with `scale`, read from its training items, and what else a learner and reports ask of `field_dls`"
     ds = dls.train_ds
     x,y = ds[0][0],ds[0][-1]
     if len(x) % n_vars or len(y) % n_vars:
@@ -107,8 +110,10 @@ def describe_fields(
     dls.n_vars,dls.grid = n_vars,tuple(x.shape[1:])
     dls.periodic = sides(periodic, dim, globe)
     dls.t_in,dls.t_out = len(x)//n_vars,len(y)//n_vars
-    dls.scale = running_stats(_frames(ds, n_vars))
-    dls.weights = None
+    dls.pair,dls.timed = pair,len(ds[0]) > 2
+    dls.leads,dls.times,dls.weights = (1,),None,None
+    if pair: dls.scale,dls.y_scale = (running_stats(_frames(ds, n_vars, [j])) for j in (0, -1))
+    else: dls.scale = dls.y_scale = running_stats(_frames(ds, n_vars, (0, -1)))
     if globe:
         lat = latitudes(latitude, x.shape[1], slice(None))
         dls.weights = latitude_weights(lat)

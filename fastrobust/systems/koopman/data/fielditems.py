@@ -1,4 +1,5 @@
 "Items of fields, (x, y) or (x, t, y): windows of histories, pairs, and new fields like those of training"
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -61,6 +62,13 @@ class FieldItems(GetAttr):
 
     def new_empty(self): return type(self)(None, self.index[:0], self.facts, split_idx=1)
     def decode(self, o, **_): return o
+
+    @contextmanager
+    def set_split_idx(self, i):
+        "As fastai's `Datasets`, for `Learner.tta`"
+        old,self.split_idx = self.split_idx,i
+        try: yield self
+        finally: self.split_idx = old
 
     def _places(self):
         "Number of the first frame of each item among all frames, and of the first of its target"

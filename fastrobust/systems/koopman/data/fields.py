@@ -10,8 +10,8 @@ from fastrobust.basics import nearest, need_whole, shown
 from fastrobust.systems.koopman.data.fieldchecks import sides
 from fastrobust.systems.koopman.data.fieldloader import FieldDL, FieldLoaders
 from fastrobust.systems.koopman.data.fieldscale import (
-    Facts, frame_times, given_scale, latitude_weights, latitudes, lead_frames, running_stats)
-from fastrobust.systems.koopman.data.fieldsource import as_source
+    Facts, Ranges, frame_times, given_scale, latitude_weights, latitudes, lead_frames, running_stats, warn_flat)
+from fastrobust.systems.koopman.data.fieldsource import OnDisk, as_source
 from fastrobust.systems.koopman.data.fieldsplit import split_histories, split_pairs, used_frames
 from fastrobust.systems.koopman.files.readers import FieldFile
 
@@ -32,17 +32,24 @@ def _facts(x, y, t_in, t_out, lead, times, periodic, latitude, globe):
     return f
 
 def _set_scale(f, train, scale):
-    "Mean and deviation of the frames that train, or those given"
-    if scale is not None:
-        f.scale = f.y_scale = given_scale(scale, f.n_vars)
-        if not f.pair or train.y.c == f.n_vars: return
-    x,y = train.x,train.y
+    "Mean and deviation of the frames that train, or those given; targets that are constant are told of"
+    x,y = train.x,train.y or train.x
     rows = train.index[:, 0].tolist()
-    whole = lambda src: src.parts([(row, 0, src.frames) for row in rows])
-    if f.pair:
-        if scale is None: f.scale = running_stats(whole(x))
-        f.y_scale = running_stats(whole(y))
-    else: f.scale = f.y_scale = running_stats(x.parts(used_frames(train.index, f)))
+    whole = lambda src: [(row, 0, src.frames) for row in rows]
+    ranges = Ranges(y)
+    fields = ranges.watch(y.placed(whole(y) if f.pair else used_frames(train.index, f)))
+    if scale is not None: f.scale = given_scale(scale, f.n_vars)
+    elif f.pair: f.scale = running_stats(x.parts(whole(x)))
+    known = scale is not None and y.c == f.n_vars
+    if known and isinstance(y, OnDisk):     # nothing is read
+        f.y_scale = f.scale
+        return
+    f.y_scale = f.scale if known else running_stats(fields)
+    if f.scale is None: f.scale = f.y_scale
+    for _ in fields: pass   # where no mean has read them
+    flat = ranges.flat(train.target[:, None] + torch.arange(f.t_out), f.y_scale)
+    if not known: flat[:, flat.all(0)] = False      # `running_stats` has told
+    warn_flat(flat, train.index[:, 0])
 
 def _need_known(kwargs):
     "Refuse what no loader takes, which fastai drops without a word"

@@ -7,6 +7,8 @@ from fastrobust.basics import is_whole, robust_warn
 
 __all__ = []
 
+FLAT = 1e-6     # Share of the deviation, up to which a field counts as constant
+
 @dataclass
 class Facts:
     "Of the fields of a loader; a learner and the pictures read them as `dls.n_vars` and so on"
@@ -60,6 +62,44 @@ def given_scale(scale, c):
     if fits and finite and (std > 0).all(): return mean,std
     raise ValueError(f"expected `scale` as (mean, std) of each of {c} variables, std > 0, got "
                      f"{scale!r}. None: of the training fields.")
+
+# --- targets of nothing ---------------------------------------------------------------------------
+class Ranges:
+    "Least and largest value of each variable of the frames that pass"
+    def __init__(self,
+        src     # Source
+    ):
+        self.lo = torch.full((src.n*src.frames, src.c), torch.inf)
+        self.hi = -self.lo
+
+    def watch(self, placed):
+        "The fields (k,c,*grid) of pairs (numbers of frames, fields), looked at"
+        for at,u in placed:
+            lo,hi = u.flatten(2).aminmax(dim=2)
+            self.lo[at],self.hi[at] = lo.cpu(),hi.cpu()
+            yield u
+
+    def flat(self,
+        at,     # Frames of each target (m,t)
+        scale   # (mean, std) of each variable
+    ):          # (m,c)
+        "Which targets are constant, at 0 or at the mean, in which variables"
+        mean,std = (o.cpu() for o in scale)
+        off = lambda v: torch.maximum((self.hi[at]-v).abs(), (self.lo[at]-v).abs()).amax(1) <= FLAT*std
+        return off(mean) | off(0.)
+
+def warn_flat(
+    flat,   # Which training targets are constant, in which variables (m,c)
+    rows    # Their rows in the data (m,)
+):
+    "Warn of targets to which no error is relative"
+    any_var = flat.any(1)
+    if not any_var.any(): return
+    first = rows[any_var].unique()[:5].tolist()
+    of = f' in variable {flat.any(0).nonzero().flatten().tolist()}' if flat.shape[1] > 1 else ''
+    robust_warn(f"{int(any_var.sum())} of {len(flat)} training targets, first those of items {first} of the data, "
+                f"are 0 or the training mean everywhere{of}: relative errors of such fields say "
+                "nothing. Leave them out, or judge by another loss.")
 
 # --- latitude -------------------------------------------------------------------------------------
 _ROWS = 'lat','latitude'

@@ -40,6 +40,10 @@ class Source:
             out += [(row, i, min(i+k, hi)) for i in range(lo, hi, k)]
         return out
 
+    def parts(self, spans):
+        "Fields (k,c,*grid) of the frames lo..hi of rows, (row, lo, hi) each, some at a time"
+        for _,u in self.placed(spans): yield u
+
     def __repr__(self):
         sizes = f'{self.n} histories of {self.frames} frames, {self.c} variables on {self.grid}'
         return f'{type(self).__name__}: {sizes}'
@@ -58,14 +62,16 @@ class Held(Source):
         super().regroup(t, name)
         self._hold(self.u.view(self.n, self.frames, self.c, *self.grid))
 
-    def parts(self, spans):
-        "Fields (k,c,*grid) of the frames lo..hi of rows, (row, lo, hi) each, some at a time"
+    def placed(self, spans):
+        "As `parts`, and the numbers (k,) of those frames among all"
         rows: dict = {}
         for row,*frames in self.short(spans):
             rows.setdefault(tuple(frames), []).append(row)
         for (lo,hi),of in rows.items():
             size = max(1, PART//self.u[0, lo:hi].numel())
-            for some in chunked(of, size): yield self.u[some, lo:hi].flatten(0, 1)
+            for some in chunked(of, size):
+                at = torch.tensor(some)[:, None]*self.frames + torch.arange(lo, hi)
+                yield at.flatten(),self.u[some, lo:hi].flatten(0, 1)
 
     def windows(self, at, k):
         "`k` frames from each of the frames `at` of all histories on, (b,k*c,*grid)"
@@ -96,11 +102,11 @@ class OnDisk(Source):
         need_finite(u[None], self.what, int(i))
         return u
 
-    def parts(self, spans):
-        "Fields (k,c,*grid) of the frames lo..hi of rows, (row, lo, hi) each, some frames at a time"
+    def placed(self, spans):
+        "As `parts`, and the numbers (k,) of those frames among all"
         spans = self.short(spans)
         if len(spans) > 100: spans = progress_bar(spans, leave=False)
-        for row,lo,hi in spans: yield self.read(row, lo, hi)
+        for row,lo,hi in spans: yield row*self.frames + torch.arange(lo, hi),self.read(row, lo, hi)
 
     def windows(self, at, k):
         "`k` frames from each of the frames `at` of all histories on, (b,k*c,*grid)"

@@ -59,7 +59,8 @@ def guessed_axes(
     kind='histories'    # (n,t,*grid), 'pairs' of fields (n,*grid) without times, or one 'item' (t,*grid)
 ):
     """By the number of axes, but a side y of four points or fewer is the variables c of fields on one side; and of five
-    axes (of an item four) the last is c where it is the smallest of three"""
+    axes (of an item four) the last is c where it is the smallest of three. What looks like another order
+    is refused"""
     n = len(shape)
     if n not in GUESSES[kind]:
         form = dict(histories='(n,t,*grid) or (n,t,c,*grid)', pairs='(n,*grid) or (n,c,*grid)',
@@ -69,16 +70,28 @@ def guessed_axes(
     letters = GUESSES[kind][n]
     if letters.endswith('tcyx'):
         last = shape[-1] < min(shape[-3:-1])
-        return letters.replace('cyx', 'yxc') if last else letters
-    few = letters.endswith('yx') and 'c' not in letters and shape[-2] <= FEW
-    return letters.replace('yx', 'cx') if few else letters
+        if last: letters = letters.replace('cyx', 'yxc')
+    elif letters.endswith('yx') and 'c' not in letters and shape[-2] <= FEW: letters = letters.replace('yx', 'cx')
+    _need_clear(letters, shape, what)
+    return letters
 
-def need_clear(shape, what):
-    "Refuse to guess (n,y,x,t), as in FNO's .mat files, to be (n,t,y,x)"
-    if len(shape) != 4 or shape[1] != shape[2] or shape[2] == shape[3]: return
-    raise ValueError(f"expected `axes` for {what} of shape {tuple(shape)}: its square looks like the "
-                     "grid, with the times last. Say axes='n y x t', or 'n t y x' if it is as "
-                     "fastrobust has it.")
+def _need_clear(letters, shape, what):
+    "Refuse to guess (n,y,x,t), as in FNO's .mat files, to be (n,t,y,x), and what makes a side of one point"
+    need = f'expected `axes` for {what} of shape {tuple(shape)}:'
+    least = min(shape[letters.index(o)] for o in letters if o in 'yx')
+    if least == 1:
+        raise ValueError(f"{need} an axis of one point is no side of a grid. Say which is which, such as "
+                         "axes='n y x t' or 'n x c'; or leave that axis out.")
+    if letters not in ('ntyx', 'ncyx', 'tyx'): return
+    a,b,last = shape[-3:]
+    looks = ''
+    if a == b != last: looks = 'its square looks like the grid'
+    elif 2*last < min(a, b): looks = f'a side of {last} points beside {a} and {b} looks like no side'
+    if not looks: return
+    n = 'n ' if letters[0] == 'n' else ''
+    more = ", 'n y x c' if they are variables" if 'c' in letters else ''
+    raise ValueError(f"{need} {looks}, with the times last. Say axes='{n}y x t'{more}, or '{' '.join(letters)}' "
+                     "if it is as fastrobust has it.")
 
 def in_order(
     a,          # Array, numpy

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from fastrobust.basics import is_whole, nearest
 from fastrobust.systems.koopman.files.fieldaxes import (
-    guessed_axes, in_order, named_axes, need_clear, ordered, parse_axes)
+    guessed_axes, in_order, named_axes, ordered, parse_axes)
 from fastrobust.systems.koopman.files.formats import open_store
 
 __all__ = ['open_fields']
@@ -70,7 +70,6 @@ class FieldFile:
         if axes is not None: letters = parse_axes(axes, first.shape, what)
         elif dims is not None: letters = named_axes(dims, what)
         elif letters is None or len(letters) != len(first.shape):
-            need_clear(first.shape, what)
             letters = guessed_axes(first.shape, what, kind)
         self.in_file,self.dtype = letters,first.dtype
         sizes = dict(zip(letters, first.shape))
@@ -151,7 +150,7 @@ def open_fields(
     # The order of the axes in the file: n items, t times, c variables, y and x space, such as
     # 'n y x t' of FNO's .mat files. None: by the names that NetCDF and zarr give them; else 'n x',
     # 'n t x', 'n t y x' ('n t c x' where that side has up to four points), 'n t c y x' ('n t y x c'
-    # where the last is the smallest of three)
+    # where the last is the smallest of three); what looks like another order is refused
     axes=None
 )->FieldFile:
     """Fields of a file as a lazy array (n,t,c,*grid) of the axes that it has. Version 5 to 7 of .mat and

@@ -16,8 +16,8 @@ def need_kernel(
     if coder not in ('mlp', 'conv'):
         raise ValueError("`coder` must be 'mlp' (node by node) or 'conv' (its neighbours too), "
                          f"got {coder!r}.")
-    if coder == 'mlp': return 1
     kernel = need_whole('kernel', kernel, 1, what='nodes')
+    if coder == 'mlp': return 1
     if kernel % 2 == 0:
         raise ValueError(f"`kernel` must be odd, so that it has a middle, got {kernel}. Give "
                          f"{kernel+1}.")

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from fastrobust.basics import is_whole, need_whole
+from fastrobust.basics import is_whole, need_number, need_whole
 from fastrobust.systems.koopman.networks.spectral import need_input
 
 __all__ = ['ViTKNO']
@@ -110,6 +110,7 @@ class ViTKNO(nn.Module):
                              f"blocks={blocks}. Give dim={dim//blocks*blocks or blocks}.")
         if decoder not in ('linear', 'conv'):
             raise ValueError(f"`decoder` must be 'linear' or 'conv', got {decoder!r}.")
+        for name,v in dict(mlp=mlp, shrink=shrink).items(): need_number(name, v)
         if mlp <= 0: raise ValueError(f"`mlp` must be positive, got {mlp}. 4. is usual.")
         if shrink < 0:
             raise ValueError(f"`shrink` must not be negative, got {shrink}. 0. switches it off.")

@@ -4,14 +4,14 @@ from scipy import stats
 from fastrobust.reporting.report import Report
 from fastrobust.systems.koopman.reports.bandcharts import draw_bands
 from fastrobust.systems.koopman.reports.quantiles import (
-    conformal_quantile, coverage_of, need_level, rank_of)
+    Coverage, HistoryCoverage, conformal_quantile, coverage_of, need_level, rank_of, worst_of)
 
 __all__ = []
 
 LEVELS = .5, .6, .7, .8, .9, .95
 
 class BandReport(Report):
-    "Result of `report` of conformal bands: `table`, `summary`, `scores` of the new fields (n,)"
+    "Result of `report` of conformal bands: `table`, `summary`, `scores` of the new fields, or histories (n,)"
     scores:np.ndarray
     bands:object    # `ConformalBands`
     example:tuple   # (what came, prediction, how far off it may be) of one field
@@ -23,18 +23,22 @@ def _nodes(bands, u, t, y, qs):
         inside += [(err <= q*size).flatten(1).double().mean(1).sum().item() for q in qs]
     return inside/len(u)
 
-def _notes(bands):
+def _notes(bands, which):
+    new = 'fields' if which is None else 'histories'
     n = bands.n
     k = rank_of(n, bands.level)
     low,high = stats.beta.ppf([.025, .975], k, n+1-k)
-    yield ("low, high: 95 % interval of the coverage over new fields (Wilson). The level is a "
-           f"promise over draws of new fields and of the {n} calibrated on: with these alone, "
+    yield (f"low, high: 95 % interval of the coverage over new {new} (Wilson). The level is a "
+           f"promise over draws of new {bands.what} and of the {n} calibrated on: with these alone, "
            f"coverage lies in [{low:.3f}, {high:.3f}] 95 times in 100.")
     what = 'largest error of a field' if bands.kind == 'sup' else 'root mean square error'
     unit = 'root mean squares of the predicted field' if bands.scaled else 'units of the data'
     yield f"q: {what}, in {unit}."
     yield ("It holds for fields drawn as those calibrated on were; with other starts, constants or "
            "meshes it may not.")
+    if which is None:
+        yield ("New fields count one by one. Where several are of one history they are alike: give "
+               "`histories`, or low, high are too narrow.")
     yield from bands.notes
 
 def _example(bands, u, t, y, scores):
@@ -50,22 +54,26 @@ def band_report(
     u,          # Fields (n,t_in*c,*grid)
     t,          # Times, or None
     y,          # Frames (n,steps,c,*grid)
-    levels      # Beside that of the bands
+    levels,     # Beside that of the bands
+    which=None  # History of each field, 0, 1, .. (n,); None: each counts alone
 )->BandReport:
     "Coverage by level, on new fields"
     given = sorted({need_level(o) for o in (*levels, bands.level)})
     levels = [o for o in given if rank_of(bands.n, o) <= bands.n]
-    scores = bands.scores_of(u, t, y)
+    each = bands.scores_of(u, t, y)
+    scores,kind = each,Coverage
+    if which is not None: scores,kind = worst_of(each, which),HistoryCoverage
     qs = [conformal_quantile(bands.calibration, o) for o in levels]
     rows = [(o, q, *coverage_of(scores <= q)[:3]) for o,q in zip(levels, qs)]
     table = pd.DataFrame(rows, columns=['level', 'q', 'coverage', 'low', 'high']).set_index('level')
     if bands.kind == 'sup': table['nodes inside'] = _nodes(bands, u, t, y, qs)
-    at = coverage_of(scores <= bands.q)
+    at = coverage_of(scores <= bands.q, kind)
     facts = dict(level=bands.level, q=bands.q, kind=bands.kind, scaled=bands.scaled,
                  calibration=bands.n, **at._asdict())
     what = 'wholly inside' if bands.kind == 'sup' else 'within the radius'
-    title = f'Fields {what} at level {bands.level:g}: {at!r}'
-    rep = BandReport(table, facts, draw_bands, title=title, notes=_notes(bands), name='bands')
+    new = 'Fields' if which is None else 'Histories'
+    title = f'{new} {what} at level {bands.level:g}: {at!r}'
+    rep = BandReport(table, facts, draw_bands, title=title, notes=_notes(bands, which), name='bands')
     rep.scores,rep.bands = scores,bands
-    rep.example = _example(bands, u, t, y, scores)
+    rep.example = _example(bands, u, t, y, each)
     return rep

@@ -1,16 +1,17 @@
 "`conformal_bands`: bands around predictions that hold a whole new field with a given probability"
 # The score of a field is its largest error, or its root mean square one; `quantiles` says what q is.
+# Fields of one history are alike, not exchangeable: of a history the score is the largest of its fields.
 import math
 import numpy as np
 import torch
 from fastrobust.basics import nearest
 from fastrobust.reporting.report import Report
 from fastrobust.systems.koopman.reports.bandreport import LEVELS, band_report
-from fastrobust.systems.koopman.reports.calibrated import Apart, batches_of
+from fastrobust.systems.koopman.reports.calibrated import Apart, batches_of, histories_of
 from fastrobust.systems.koopman.reports.operands import need_time, start_frames, true_frames
 from fastrobust.systems.koopman.reports.operating import operators, resting
 from fastrobust.systems.koopman.reports.quantiles import (
-    Coverage, conformal_quantile, coverage_of, need_level)
+    Coverage, HistoryCoverage, conformal_quantile, coverage_of, need_histories, need_level, worst_of)
 
 __all__ = ['conformal_bands']
 
@@ -28,24 +29,26 @@ class ConformalBands:
         self.op,self.level,self.kind,self.scaled = op,level,kind,scaled
         self.steps = None       # Frames of the targets
         self.notes = []         # Of the fields that were calibrated on
-        self.calibration = np.zeros(0)      # Their scores, sorted
+        self.calibration = np.zeros(0)      # Their scores, or those of histories, sorted
+        self.what = 'fields'    # Or 'histories', where several fields are of one
 
     @property
     def n(self): return len(self.calibration)
     @property
-    def q(self): return conformal_quantile(self.calibration, self.level)
+    def q(self): return conformal_quantile(self.calibration, self.level, self.what)
     @property
     def n_vars(self): return 1 if self.op.at_once else self.op.n_vars
 
     def __repr__(self):
         of = ' sizes of the predicted field' if self.scaled else ''
         said = f'{self.kind} error up to {self.q:.4g}{of} at level {self.level:g}'
-        return f'ConformalBands: {said}, {self.n} fields'
+        return f'ConformalBands: {said}, {self.n} {self.what}'
 
     def calibrate(self,
-        data        # Loader with targets, or (u, y), or (u, t, y)
+        data,       # Loader with targets, or (u, y), or (u, t, y)
+        histories=None  # Which history each field is of (n,); None: as a loader of `field_dls` tells
     ):
-        "Scores of the fields of `data`, from which q comes"
+        "Scores of the fields, or histories, of `data`, from which q comes"
         apart = Apart(self.op.learn, data, 'conformal_bands')
         self.notes = apart.notes
         scores = []
@@ -53,12 +56,29 @@ class ConformalBands:
             u,t,y = self.checked(u, t, y)
             apart.fields(u)
             scores.append(self.scores_of(u, t, y))
-        if scores: self.calibration = np.sort(np.concatenate(scores))
+        if scores: self._keep(np.concatenate(scores), data, histories)
         if not np.isfinite(self.q):
             raise ValueError("expected finite predictions of the fields to calibrate on, got NaN "
                              f"or infinity for {int((~np.isfinite(self.calibration)).sum())} of "
                              f"{self.n}. Has the training, or a roll-out, diverged?")
         return self
+
+    def _keep(self, scores, data, histories):
+        "One score of each history, the largest, as those of one are alike"
+        n = len(scores)
+        if histories is None and (told := histories_of(data)) is not None: histories = told[:n]
+        if histories is None:
+            self.notes.append("Which fields calibrated on are of one history cannot be told here: "
+                              "each counts as one of its own. If several are, the level is no "
+                              "promise: give `histories`.")
+        else:
+            worst = worst_of(scores, need_histories(histories, n))
+            if len(worst) < n:
+                self.what,scores = 'histories',worst
+                self.notes.append(f"Calibrated on {n} windows of {len(worst)} histories, by the "
+                                  "largest error of each: with probability `level` a new history "
+                                  "is inside with all its windows, chosen as those were.")
+        self.calibration = np.sort(scores)
 
     def checked(self, u, t, y):
         u = start_frames(u, self.op)
@@ -143,35 +163,47 @@ class ConformalBands:
     def coverage(self,
         u,          # New fields (n,*grid), (n,t_in,*grid) or (n,t_in,c,*grid), on any mesh
         y,          # What they become
-        t=None      # Times of the targets, for operators that take one
+        t=None,     # Times of the targets, for operators that take one
+        *,
+        histories=None  # Which history each field is of (n,), where several are of one
     )->Coverage:
-        "Share of fields that lie wholly inside their bands, or within the radius"
-        return coverage_of(self.scores(u, y, t) <= self.q)
+        """Share of fields that lie wholly inside their bands, or within the radius; or of `histories`
+        that do with all their fields. Without these each field counts as a history of its own"""
+        scores = self.scores(u, y, t)
+        if histories is None: return coverage_of(scores <= self.q)
+        worst = worst_of(scores, need_histories(histories, len(scores)))
+        return coverage_of(worst <= self.q, HistoryCoverage)
 
     def report(self,
         u,          # New fields (n,*grid), (n,t_in,*grid) or (n,t_in,c,*grid), on any mesh
         y,          # What they become
         t=None,     # Times of the targets, for operators that take one
         *,
-        levels=LEVELS   # Beside `level`; those that need more fields to calibrate on are left out
+        levels=LEVELS,  # Beside `level`; those that need more fields to calibrate on are left out
+        histories=None  # Which history each field is of (n,), where several are of one
     )->Report:
         "Coverage by level, on new fields, and the picture of a field in its band"
         u,t,y = self.checked(u, t, y)
-        return band_report(self, u, t, y, levels)
+        which = None if histories is None else need_histories(histories, len(u))
+        return band_report(self, u, t, y, levels, which)
 
 def conformal_bands(
     learn,          # Learner of an operator; it stays as it is
     data,           # Fields it was not trained on: a loader with targets, (u, y), or (u, t, y)
-    level=.9,       # Probability that a new field is inside
+    level=.9,       # Probability that a new field, or history with all its windows, is inside
     kind='sup',     # A band around the whole field ('sup'), or a radius in root mean square ('l2')
     # Widths by the size of each predicted field and variable? Else one for all, in units of the data
-    scaled=True
+    scaled=True,
+    *,
+    # Which history each field is of (n,), where several are of one; None: as a loader of `field_dls` tells
+    histories=None
 )->ConformalBands:
     """Split conformal prediction for fields (Vovk et al. 2005; Lei et al. 2018,
-    https://arxiv.org/abs/1604.04173)"""
+    https://arxiv.org/abs/1604.04173). Windows of one history are alike: each history counts once, by
+    its largest error"""
     level = need_level(level)
     if kind not in ('sup', 'l2'):
         raise ValueError(f"`kind` must be 'sup' or 'l2', got {kind!r}. "
                          f"{nearest(kind, ['sup', 'l2'])}")
     op, = operators({'the operator': learn}, 'conformal_bands')
-    return ConformalBands(op, level, kind, bool(scaled)).calibrate(data)
+    return ConformalBands(op, level, kind, bool(scaled)).calibrate(data, histories)

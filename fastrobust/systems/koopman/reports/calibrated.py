@@ -33,6 +33,13 @@ def batches_of(
             u,*t,y = [o.detach().cpu().as_subclass(Tensor) for o in b]
             yield u,t[0] if t else None,y
 
+def histories_of(
+    data    # Loader, or other data
+):          # Rows (n,)
+    "The history that each item of a loader is of; None where that cannot be told"
+    ds = plain_dl(data).dataset if hasattr(data, 'dataset') else None
+    return ds.index[:, 0].numpy() if isinstance(ds, FieldItems) else None
+
 # --- apart from training? -------------------------------------------------------------------------
 def _rows(u):
     "Each field as its bytes"
@@ -79,11 +86,6 @@ class Apart:
         "Refuse training items; True where it is certain that these are others"
         if ds is self.train: _refuse(self.who, 'the training set')
         if not isinstance(ds, FieldItems): return False
-        histories = len(ds.index[:, 0].unique())
-        if 1 < histories < len(ds):
-            self.notes.append(f"Calibrated on {len(ds)} windows of {histories} histories: those "
-                              "of one history are alike, so that coverage scatters as with fewer "
-                              "fields.")
         if not isinstance(self.train, FieldItems): return False
         file = _file(ds.x)
         one_source = ds.x is self.train.x or (file is not None and file == _file(self.train.x))

@@ -71,11 +71,11 @@ def _errors(op, fields, meshes, bs, tick):
         for j,mesh in enumerate(meshes):
             p = op.frames(mesh.of(fields.u[here]), t, k)
             w = None if fields.weights is None else mesh.of(fields.weights)
-            err[j,here] = errors_of(p, mesh.of(fields.y[here]), w)
+            err[j,here] = errors_of(p, mesh.of(fields.y[here]), w, op.units)
             if finest is None: finest = p
             mine,its = shared_nodes(mesh, meshes[0])
             if w is not None: w = w[mine]
-            diff[j,here] = errors_of(p[mine], finest[its], w)
+            diff[j,here] = errors_of(p[mine], finest[its], w, op.units)
             tick()
     return err,diff
 

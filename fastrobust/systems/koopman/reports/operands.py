@@ -105,10 +105,11 @@ def need_time(
 def errors_of(
     pred,       # Fields (b,k,*grid)
     y,          # What they should be
-    weights=None    # Of the places of the grid
+    weights=None,   # Of the places of the grid
+    scale=None  # (mean, std) of each variable, in which it is counted
 ):              # float64 (b,); infinite where a field is not finite
     "Relative L2 error of each item"
-    e = l2_of_each(pred.double(), y.double(), weights)
+    e = l2_of_each(pred.double(), y.double(), weights, scale)
     return torch.where(e.isnan(), torch.inf, e)
 
 def mean_se(

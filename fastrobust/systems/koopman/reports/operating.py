@@ -8,7 +8,7 @@ from torch import Tensor
 from fastrobust.basics import plain_dl, shown
 from fastrobust.inference.notes import warn_callbacks
 from fastrobust.resting import at_rest, keep_random
-from fastrobust.systems.koopman.learner import Rollout
+from fastrobust.systems.koopman.learner import Rollout, units_of
 from fastrobust.systems.koopman.rolling import Scaled, answer, roll
 
 __all__ = []
@@ -28,6 +28,7 @@ class Operator:
     at_once: bool       # Does it give all target frames together, rather than the next one?
     wraps: tuple        # For each side whether it is periodic
     weights: Any = None # Of the places of the grid
+    units: Any = None   # (mean, std) of each variable of the targets, in which errors are counted
 
     @property
     def model(self): return self.learn.model
@@ -85,7 +86,7 @@ def _operator(name, learn, who):
     if told:
         at_once = direct and dls.t_out > 1
         return Operator(name, learn, tuple(dls.grid), dls.n_vars, dls.t_in, dls.timed, at_once,
-                        tuple(dls.periodic), dls.weights)
+                        tuple(dls.periodic), dls.weights, units_of(dls))
     if not len(dls.loaders) or not len(plain_dl(dls.train).dataset):
         raise ValueError(f"{who} expected of {name} dls that say what its fields are, got empty "
                          "ones. Make the loaders with field_dls: an exported learner keeps what "

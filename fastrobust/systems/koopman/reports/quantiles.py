@@ -23,16 +23,37 @@ def rank_of(
     return math.ceil((n+1)*level - 1e-9)        # 1e-9: (n+1) level may be whole but for rounding
 
 def conformal_quantile(
-    scores, # Of fields that the operator has not seen (n,)
-    level   # Probability that a new one is at most q
+    scores, # Of fields, or histories, that the operator has not seen (n,)
+    level,  # Probability that a new one is at most q
+    what='fields'   # Or 'histories'
 ):
     "q, the ceil((n+1) level)-th smallest score"
     n = len(scores)
     k = rank_of(n, level)
     if k <= n: return float(np.sort(scores)[k-1])
     need = math.ceil(level/(1-level) - 1e-9)
-    raise ValueError(f"expected at least {need} fields to calibrate on for level {level:g}, got "
-                     f"{n}. Give more, or a `level` up to {n/(n+1):.3g}.")
+    alike = ' (windows of one are alike and count as one)' if what == 'histories' else ''
+    raise ValueError(f"expected at least {need} {what} to calibrate on for level {level:g}, got "
+                     f"{n}{alike}. Give more, or a `level` up to {n/(n+1):.3g}.")
+
+def need_histories(
+    histories,  # Whole numbers or names (n,)
+    n           # Fields
+):
+    "The number of the history of each field, from 0 on"
+    given = np.asarray(histories)
+    if given.shape == (n,): return np.unique(given, return_inverse=True)[1]
+    raise ValueError(f"expected `histories` as one number or name for each of the {n} fields, got "
+                     f"shape {given.shape}. For example np.repeat(np.arange(10), 40).")
+
+def worst_of(
+    scores,     # Of fields (n,)
+    which       # History of each, 0, 1, .. (n,)
+):
+    "The largest score of each history"
+    worst = np.full(which.max()+1, -np.inf)
+    np.maximum.at(worst, which, scores)
+    return worst
 
 class Coverage(NamedTuple):
     "Share of fields inside, and its 95 % interval (Wilson)"
@@ -42,10 +63,19 @@ class Coverage(NamedTuple):
     inside: int
     n: int
     def __repr__(self):
-        return f'{self.share:.3f} [{self.low:.3f}, {self.high:.3f}], {self.inside} of {self.n} fields'
+        of = f'{self.inside} of {self.n} {self._what()}'
+        return f'{self.share:.3f} [{self.low:.3f}, {self.high:.3f}], {of}'
+    def _what(self): return 'fields'
 
-def coverage_of(inside):
-    "`Coverage` of truth values (n,)"
+class HistoryCoverage(Coverage):
+    "Share of histories inside with all their fields"
+    def _what(self): return 'histories'
+
+def coverage_of(
+    inside,         # Truth values (n,)
+    kind=Coverage   # Or `HistoryCoverage`
+):
+    "`Coverage` of truth values"
     k,n = int(np.sum(inside)),len(inside)
     low,high = (float(o) for o in wilson_interval(k/n, n))
-    return Coverage(k/n, low, high, k, n)
+    return kind(k/n, low, high, k, n)

@@ -86,7 +86,7 @@ def rollout_report(
 
     seen = u.unflatten(1, (-1, c))
     names = TRUE,*(op.name for op in ops),*others,STILL
-    traces = {k: Trace(y, steps, keep, w) for k in names}
+    traces = {k: Trace(y, steps, keep, w, ops[0].units) for k in names}
     with resting(ops):
         for op in ops: op.try_one(u, t)
         blocks = math.ceil(n/bs)*math.ceil(steps/BLOCK)

@@ -70,8 +70,10 @@ class RolloutReport(Report):
             s[f'{name} at step 1'],s[f'{name} at step {last}'] = float(e.iloc[0]),float(e[last])
             if name == STILL: continue
             first = self.diverged[name].min()
-            worse = e.index[(e >= still) & ~e.isna()]
-            s[f'{name} no better than persistence from'] = int(worse[0]) if len(worse) else None
+            known = ~e.isna()
+            better = e.index[(e < still) & known]       # the last one; after it, never again
+            after = e.index[known & (e.index > (better[-1] if len(better) else 0))]
+            s[f'{name} no better than persistence from'] = int(after[0]) if len(after) else None
             s[f'{name} diverged'] = int(self.diverged[name].notna().sum())
             s[f'{name} diverges at'] = None if np.isnan(first) else int(first)
         return s

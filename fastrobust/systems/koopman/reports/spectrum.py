@@ -56,7 +56,7 @@ class AnyOperator:
                             f"got {shown(model)}. For example koopman_learner(dls, KNO1d()).")
         self.net,self.dls = net,None
         if learn is not None and len(learn.dls.loaders): self.dls = learn.dls
-        if n_vars is None: n_vars = self._told('n_vars') or 1
+        if n_vars is None: n_vars = self._told('n_vars') or self._scaled_vars() or 1
         self.n_vars = need_whole('n_vars', n_vars, 1, what='variables of a frame')
         grid,t_in = self._told('grid'),self._told('t_in')
         self.grid = tuple(grid) if isinstance(grid, (tuple, list)) else None
@@ -71,15 +71,27 @@ class AnyOperator:
 
     def _told(self, name): return getattr(self.dls, name, None)
 
+    def _scaled_vars(self): return self.net.n_vars if isinstance(self.net, Scaled) else None
+
     @property
-    def std(self):
-        "Deviation of each variable, by which `eps` is counted; 1 where that is not known"
+    def scale(self):
+        "Mean and deviation of each variable in training; None where these are not known"
         if isinstance(self.net, nn.Module):
             for o in self.net.modules():
                 if not isinstance(o, Scaled) or o.n_vars != self.n_vars: continue
-                return o.std.double().cpu().numpy()
+                return tuple(b.double().cpu().numpy() for b in (o.mean, o.std))
         scale = self._told('scale')
-        return np.ones(self.n_vars) if scale is None else np.asarray(scale[1], float)
+        return None if scale is None else tuple(np.asarray(o, float) for o in scale)
+
+    @property
+    def mean(self):
+        "Training mean of each variable; 0 where that is not known"
+        return np.zeros(self.n_vars) if self.scale is None else self.scale[0]
+
+    @property
+    def std(self):
+        "Deviation of each variable, by which `eps` is counted; 1 where that is not known"
+        return np.ones(self.n_vars) if self.scale is None else self.scale[1]
 
     @contextmanager
     def resting(self):
@@ -123,14 +135,21 @@ def _constant(about, op, size):
     need_number('about', about)
     if not np.isfinite(about): raise ValueError(f"`about` must be finite, got {about}. 0. is no "
                                                 "field.")
-    return torch.full((op.channels or op.n_vars, *_sizes(size, op.dim)), float(about), dtype=torch.float64)
+    return _everywhere(np.full(op.n_vars, float(about)), op, size)
+
+def _everywhere(values, op, size):
+    "A field of one value for each variable, the same in all frames"
+    channels,sides = op.channels or op.n_vars,_sizes(size, op.dim)
+    values = torch.as_tensor(values, dtype=torch.float64)[torch.arange(channels) % op.n_vars]
+    return values.view(-1, *[1]*len(sides)).repeat(1, *sides)
 
 def field_about(
-    about,  # Number, or field (t_in*c,*grid) or (*grid)
+    about,  # Number, field (t_in*c,*grid) or (*grid), or None: the training mean, 0 if not known
     op,     # `AnyOperator`
     size    # Nodes, where it is a number
 ):          # float64 (t_in*c,*grid)
     "The field whose neighbourhood is looked at"
+    if about is None: return _everywhere(op.mean, op, size)
     if not isinstance(about, (np.ndarray, Tensor)): return _constant(about, op, size)
     if about.ndim == 0: return _constant(float(about), op, size)
     if isinstance(about, Tensor): about = about.detach().cpu().as_subclass(Tensor)
@@ -188,7 +207,9 @@ def rolled_eigenvalues(
 def operator_spectrum(
     model,      # KNO, FNO, any nn.Module, Learner, or function of fields (b,t_in*c,*grid)
     modes=8,    # k = 0..modes-1 waves, along the first side where there are two
-    about=0.,   # Linearise about a constant or a field (t_in*c,*grid), in the units of the data
+    # Linearise about a constant or a field (t_in*c,*grid), in the units of the data; None: about the
+    # training mean of each variable, as a learner or `Scaled` knows it, else about 0
+    about=None,
     eps=.05,    # Amplitude of the waves, in deviations of the training fields if these are known
     size=64,    # Nodes of a side, where `about` is a constant; two of unequal sides
     *,

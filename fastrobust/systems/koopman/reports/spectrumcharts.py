@@ -84,7 +84,7 @@ def draw_rates(ax, name, values, exact=None, dt=None):
     ax.axvline(0, color=DARK, lw=1, ls=':')
     ax.set(xlabel='growth, 1/time', ylabel='frequency, cycles/time')
     ax.xaxis.set_major_locator(MaxNLocator(6))
-    title = f'{name}: eigenvalues of its generators\nmisleading: the map is a sum of many'
+    title = f'{name}: eigenvalues of its generators\nmostly as `step` set them: no measured spectrum'
     ax.set_title(title, fontsize=10)
     tidy(ax, 'both')
 

@@ -13,7 +13,9 @@ from fastrobust.systems.koopman.reports.spectrumcharts import draw_spectra
 __all__ = ['spectrum_report']
 
 FEW = 256       # Training fields that are looked at
-UNSEEN = 1e-3   # A mode so many times weaker than the strongest one is one that they do not have
+# Waves so many times weaker than the strongest, or means that vary by so many deviations, are none
+UNSEEN = 1e-3
+NOISE = 1e-6    # Relative: what float32 leaves of 0
 
 # --- what the training fields hold ----------------------------------------------------------------
 def _training_fields(op):
@@ -28,19 +30,29 @@ def _training_fields(op):
     return torch.stack([o.detach().cpu().as_subclass(Tensor).double() for o in rows])
 
 def seen_modes(op, modes):
-    "Root mean square of each mode in the training fields, the strongest being 1; None: not known"
+    """Root mean square of each mode k >= 1 in the training fields, the strongest being 1, and for k = 0
+    by how many deviations their means vary; of the variable that has least. None: not known"""
     u = _training_fields(op)
     if u is None or u.ndim < 3: return None
     along = torch.fft.fft(u, dim=2, norm='forward')
     sides = tuple(range(3, u.ndim))
     if sides: along = along.mean(sides)         # waves along the first side alone
-    size = along.abs().square().mean((0, 1)).sqrt()
-    size = size[:u.shape[2]//2+1]
-    if not size.max() > 0: return None
-    out = np.zeros(modes)
-    here = (size/size.max()).numpy()[:modes]
-    out[:len(here)] = here
-    return out
+    along = along[:, :, :u.shape[2]//2+1]
+    least = np.full(modes, np.inf)
+    for v in range(op.n_vars):
+        here = along[:, v::op.n_vars]
+        dev = u[:, v::op.n_vars].std(correction=0)
+        size = here.abs().square().mean((0, 1)).sqrt()
+        size[0] = here[..., 0].real.std(correction=0)
+        # one that is constant in space, such as a parameter, has no waves to be compared
+        if not dev > NOISE*u[:, v::op.n_vars].abs().max(): continue
+        size /= dev
+        if size[1:].max() > NOISE: size[1:] /= size[1:].max()
+        else: size[1:] = np.inf
+        own = np.zeros(modes)
+        own[:len(size)] = size[:modes].numpy()
+        least = np.minimum(least, own)
+    return np.where(np.isfinite(least), least, 0)
 
 # --- exact points, raw eigenvalues ----------------------------------------------------------------
 def _exact(exact, modes):
@@ -113,7 +125,7 @@ def _notes(rep, wide, about, dt):
     for name,ks in rep.unknown.items():
         if not ks: continue
         yield (f"{name}: k = {', '.join(map(str, ks))} not determined, as the training fields "
-               "have no such waves (for k = 0: mean 0): in grey, and in no summary.")
+               "have no such waves (for k = 0: means that do not vary): in grey, and in no summary.")
     for name,H in rep.spectra.items():
         known = [k for k in range(len(H)) if k not in rep.unknown[name]]
         k = max(known, key=lambda k: H.elsewhere[k], default=0)
@@ -130,14 +142,26 @@ def _notes(rep, wide, about, dt):
                "encoder, decoder and w0 carry a part; `raw` has them, for comparison.")
     for name in rep.rates:
         yield (f"{name}: `rates` has the eigenvalues of its generators, in 1/time of the times it "
-               "is given. They say that it is stable; its own rates are those of H, in which "
-               "encoder and decoder mix many of them.")
+               "is given. Training hardly moves them from where they start, (.1/step)(1 + k^2): "
+               "they mostly repeat the choice of `step`, and are no measured spectrum; that is H, "
+               "in which encoder and decoder mix many of them.")
+        yield (f"{name}: that all of `rates` decay holds for exp(tA) within one call. Repeated "
+               "calls encode anew and are not covered: a roll-out may grow, as H tells.")
+
+def _about_notes(means):
+    "Which operators are not linearised about 0"
+    for name,mean in means.items():
+        if not np.any(mean): continue
+        told = ', '.join(f'{o:.4g}' for o in mean)
+        yield f"{name}: linearised about the training mean, {told}. about=0. for another."
 
 def spectrum_report(
     learn,          # Learner, network or function of fields; or a dict from name to such
     exact=None,     # Multipliers of the equation, complex (modes,), or a function of k
     modes=8,        # k = 0..modes-1 waves, along the first side where there are two
-    about=0.,       # Linearise about a constant or a field (t_in*c,*grid), in the units of the data
+    # Linearise about a constant or a field (t_in*c,*grid), in the units of the data; None: each about
+    # the training mean of each variable, as a learner or `Scaled` knows it, else about 0
+    about=None,
     eps=.05,        # Amplitude of the waves, in deviations of the training fields if these are known
     size=None,      # Nodes of a side, where `about` is a constant; None: as in training, or 64
     dt=None,        # Time of one step, for rates; None: leave them out
@@ -146,7 +170,8 @@ def spectrum_report(
 )->SpectrumReport:
     """`operator_spectrum` of one operator or several as a table and in the complex plane, beside the
     exact multipliers; raw eigenvalues of Koopman matrices (https://arxiv.org/abs/2301.10022) in panels
-    of their own"""
+    of their own. Those of a `SemigroupKNO`, `rates`, are no measured spectrum: they mostly repeat its
+    `step`, and say of exp(tA) within one call that it decays, of roll-outs nothing"""
     if dt is not None:
         need_number('dt', dt)
         if not 0 < dt < np.inf:
@@ -156,13 +181,14 @@ def spectrum_report(
     else: given = {_name(learn): learn}
     if not given: raise ValueError("expected at least one operator, got an empty dict. Give "
                                    "{'KNO': learn}.")
-    spectra,tables,unknown,raw,rates,wide = {},{},{},{},{},[]
+    spectra,tables,unknown,raw,rates,wide,means = {},{},{},{},{},[],{}
     facts: dict = {}
     mu = None
     for name,o in given.items():
         op = AnyOperator(o, time=time)
         nodes = size if size is not None else op.grid or 64
         H = spectra[name] = operator_spectrum(o, modes, about, eps, nodes, time=time)
+        means[name] = op.mean
         if mu is None: mu = _exact(exact, modes)
         seen = seen_modes(op, modes)
         unknown[name] = [] if seen is None else np.flatnonzero(seen < UNSEEN).tolist()
@@ -179,6 +205,7 @@ def spectrum_report(
     rep.spectra,rep.exact,rep.unknown,rep.raw,rep.rates = spectra,mu,unknown,raw,rates
     rep.dt = dt
     rep.notes = list(_notes(rep, wide, about, dt))
+    if about is None: rep.notes += _about_notes(means)
     return rep
 
 def _name(o):

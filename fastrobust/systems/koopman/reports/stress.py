@@ -97,7 +97,7 @@ def _errors(op, s, weights):
     for i in range(0, len(s.u), rows):
         here = slice(i, i+rows)
         p = op.frames(s.u[here], None if s.t is None else s.t[here], steps)
-        out.append(errors_of(p, s.y[here], weights))
+        out.append(errors_of(p, s.y[here], weights, op.units))
     return torch.cat(out).numpy()
 
 def _change(errs, was, paired):

@@ -12,10 +12,11 @@ class Trace:
         y,          # True frames (n,known,c,*grid)
         steps,      # Frames that there shall be
         keep,       # Fields of which the frames themselves are kept
-        weights=None    # Of the places of the grid
+        weights=None,   # Of the places of the grid
+        units=None  # (mean, std) of each variable, in which errors are counted
     ):
         n,self.known = y.shape[:2]
-        self.y,self.weights = y,weights
+        self.y,self.weights,self.units = y,weights,units
         self.error = np.full((n, steps), np.nan)    # NaN: unknown, infinite: not finite
         self.energy = np.full((n, steps), np.nan)
         self.spectra = None     # (n,modes)
@@ -35,7 +36,7 @@ class Trace:
         known = max(0, min(k, self.known-at))
         if known:
             true = self.y[rows,at:at+known].flatten(0, 1)
-            e = errors_of(frames[:, :known].flatten(0, 1), true, self.weights)
+            e = errors_of(frames[:, :known].flatten(0, 1), true, self.weights, self.units)
             self.error[rows,at:at+known] = e.view(b, known)
         last = self.known-1-at
         if 0 <= last < k: self._spectrum(rows, frames[:, last])
