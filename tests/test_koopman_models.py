@@ -550,7 +550,7 @@ def zeros(*shape, dtype=torch.float32): return torch.zeros(*shape, dtype=dtype)
     (lambda: ViTKNO((64, 64, 8)), "`size` must be two whole numbers"),
     (lambda: ViTKNO(dim=66), "`dim` as a multiple of `blocks`, got dim=66, blocks=4. Give dim=64"),
     (lambda: ViTKNO(decoder='mlp'), "`decoder` must be 'linear' or 'conv', got 'mlp'"),
-    (lambda: ViTKNO(mlp=0), "`mlp` must be positive"), (lambda: ViTKNO(shrink=-1.), "`shrink` must not be negative"),
+    (lambda: ViTKNO(mlp=0), "`mlp` must be positive"), (lambda: ViTKNO(shrink=-1.), "`shrink` must be finite"),
     (lambda: ViTKNO(depth=0), "`depth` must be a whole number from 1 on"),
     (lambda: KNO1d(m=0), r"`m` must be a whole number from 1 on \(modes\), got 0"),
     (lambda: KNO1d(r=0), "`r` must be a whole number"), (lambda: KNO2d(o=2.5), "`o` must be a whole number"),

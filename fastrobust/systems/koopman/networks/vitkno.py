@@ -1,4 +1,5 @@
 "ViT-KNO: a Koopman operator on patches of large fields, mixed in Fourier space (AFNO)"
+import math
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -111,9 +112,11 @@ class ViTKNO(nn.Module):
         if decoder not in ('linear', 'conv'):
             raise ValueError(f"`decoder` must be 'linear' or 'conv', got {decoder!r}.")
         for name,v in dict(mlp=mlp, shrink=shrink).items(): need_number(name, v)
-        if mlp <= 0: raise ValueError(f"`mlp` must be positive, got {mlp}. 4. is usual.")
-        if shrink < 0:
-            raise ValueError(f"`shrink` must not be negative, got {shrink}. 0. switches it off.")
+        if not 0 < mlp < math.inf:
+            raise ValueError(f"`mlp` must be positive and finite, got {mlp}. 4. is usual.")
+        if not 0 <= shrink < math.inf:
+            raise ValueError(f"`shrink` must be finite and not negative, got {shrink}. 0. switches "
+                             "it off.")
         self.size = tuple(int(o) for o in size)
         h,w = (o//patch for o in self.size)
         self.embed = nn.Conv2d(t_in, dim, patch, stride=patch)
