@@ -179,7 +179,7 @@ def test_the_report_of_planes():
     u = fields(30, 48).reshape(30, 6, 8)
     learn = learner_of(u[:10], u[:10])
     rep = conformal_bands(learn, (u[10:20], u[10:20])).report(u[20:], u[20:], levels=(.5,))
-    assert rep.table.index.tolist() == [.5, .9] and len(rep.plot().axes) == 5 and rep.example[0].shape == (6, 8)
+    assert rep.table.index.tolist() == [.5, .9] and len(rep.plot().axes) == 6 and rep.example[0].shape == (6, 8)
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 def test_what_was_trained_on_is_refused(learn, burgers, tmp_path):
@@ -256,6 +256,167 @@ def test_the_promise_for_histories():
         single.append(one_by_one.coverage(new, to, histories=np.repeat(np.arange(40), 20)).share)
     assert abs(np.mean(inside)-.9) < 4*np.std(inside)/60**.5
     assert np.mean(single) < np.mean(inside)-.05        # windows that pass for fields
+
+# --- widths by frame -------------------------------------------------------------------------------------------------
+def drifting(n, steps=6, S=8, seed=0):
+    "Starts, and what comes of them: errors that grow with each frame, of fields that are harder and easier"
+    g = np.random.default_rng(seed)
+    u = g.normal(size=(n, 1, S))
+    hard = g.lognormal(sigma=.5, size=(n, 1, 1))
+    off = np.cumsum(g.normal(size=(n, steps, S)), 1)*np.arange(1, steps+1)[:, None]
+    return u.astype(np.float32),(u + .05*hard*off).astype(np.float32)
+
+@pytest.fixture(scope='module')
+def still():
+    "An operator that leaves a field as it is, in roll-outs of six frames"
+    u,y = drifting(10, seed=99)
+    return learner_of(np.concatenate([u, y], 1), net=Damp(0.), t_out=6)
+
+@pytest.mark.parametrize('kind', ['sup', 'l2'])
+@pytest.mark.parametrize('scaled', [True, False])
+def test_widths_by_frame_are_a_loop(still, kind, scaled):
+    u,y = drifting(44)
+    b = conformal_bands(still, (u, y), .8, kind, scaled)
+    e = np.zeros((44, 6))
+    for i in range(44):
+        for t in range(6):
+            off = abs(y[i, t].astype(float)-u[i, 0])
+            e[i, t] = off.max() if kind == 'sup' else np.sqrt((off**2).mean())
+            if scaled: e[i, t] /= np.sqrt((u[i, 0].astype(float)**2).mean())
+    s = e[::4].mean(0)
+    scores = [max(e[i]/s) for i in range(44) if i % 4]
+    assert np.allclose(b.growth, s, rtol=1e-4) and np.allclose(b.calibration, np.sort(scores), rtol=1e-4)
+    assert b.n == 33 and b.q == b.calibration[27] and np.allclose(b.widths, b.q*s, rtol=1e-4)      # ceil(34*.8) = 28
+    pred,r = b.radius(u[:5])
+    assert pred.shape == (5, 6, 8) and r.shape == (5, 6, 1, 1)
+    size = np.sqrt((u[:5, 0].astype(float)**2).mean(1, keepdims=True)) if scaled else np.ones((5, 1))
+    assert np.allclose(r[:, :, 0, 0], b.widths*size, rtol=1e-4)
+    assert np.allclose(b.scores(u, y), (e/s).max(1), rtol=1e-4)
+    assert b.coverage(u, y).inside == (e <= b.q*s*1.000001).all(1).sum()
+    assert f'{b.widths[0]:.4g} in the first frame to {b.widths[-1]:.4g} in the last' in repr(b)
+    if kind == 'sup':
+        _,low,high = b.bands(u)
+        inside = ((low <= torch.as_tensor(y)) & (torch.as_tensor(y) <= high)).flatten(1).all(1)
+        assert int(inside.sum()) == b.coverage(u, y).inside
+
+@pytest.mark.parametrize('n,level', [(25, .8), (24, .9), (50, .7)])
+def test_the_promise_for_all_frames_together(still, n, level):
+    "Over draws a new roll-out is inside in all frames k/(n+1) of the time, n being those that are left"
+    left = n - -(-n//4)
+    k = rank_of(left, level)
+    want = k/(left+1)
+    inside,ratio = [],[]
+    for i in range(100):
+        (u,y),(new,to) = drifting(n, seed=1000+i),drifting(60, seed=5000+i)
+        b = conformal_bands(still, (u, y), level)
+        one = conformal_bands(still, (u, y), level, by_frame=False)
+        assert b.n == left and one.n == n
+        inside.append(b.coverage(new, to).share)
+        ratio.append(b.widths/one.widths)
+    se = np.std(inside)/100**.5
+    assert level <= want < level + 1/left and abs(np.mean(inside)-want) < 4*se
+    ratio = np.mean(ratio, 0)
+    # the first frames are several times closer, for a last one that is a little wider
+    assert ratio[0] < .25 and ratio[2] < .65 and 1 < ratio[-1] < 2 and (np.diff(ratio) > 0).all()
+
+def test_when_widths_are_by_frame(still):
+    u,y = drifting(13)
+    few = conformal_bands(still, (u[:11], y[:11]))              # 8 left would not do for .9
+    assert few.growth is None and few.n == 11 and any('One width for all frames' in o for o in few.notes)
+    assert (few.widths == few.q).all() and few.widths.shape == (6,)
+    enough = conformal_bands(still, (u, y))
+    assert enough.growth is not None and enough.n == 9 and any('(every fourth)' in o for o in enough.notes)
+    with pytest.raises(ValueError, match='at least 9 fields .* got 8, beside every fourth'):
+        conformal_bands(still, (u[:11], y[:11]), by_frame=True)
+    with pytest.raises(ValueError, match='at least 1 fields .* got 0, beside every fourth'):
+        conformal_bands(still, (u[:1], y[:1]), .5, by_frame=True)
+    assert conformal_bands(still, (u, y), by_frame=False).growth is None
+    alone = learner_of(u[:, 0], y[:, 0], Damp(0.))
+    one = conformal_bands(alone, drifting(20, 1, seed=5), by_frame=True)
+    assert one.growth is None and one.n == 20 and len(one.widths) == 1
+
+def test_histories_are_set_apart_whole(still):
+    "every fourth in the order in which they come, whatever their names"
+    u,y = drifting(80)
+    of = np.repeat([f'run {(7*i) % 16}' for i in range(16)], 5)
+    b = conformal_bands(still, (u, y), .8, 'sup', False, histories=of)
+    e = abs(y.astype(float)-u).max(2).reshape(16, 5, 6)
+    s = e[::4].mean((0, 1))
+    left = [i for i in range(16) if i % 4]
+    assert np.allclose(b.growth, s, rtol=1e-4) and b.n == 12
+    assert np.allclose(b.calibration, np.sort((e[left]/s).max((1, 2))), rtol=1e-4)
+    assert any('over 4 histories' in o for o in b.notes) and any('60 windows of 12' in o for o in b.notes)
+
+def test_frames_that_break_or_have_no_error():
+    class Breaks(Damp):
+        def forward(self, u): return u/(u.amax(2, keepdim=True) < 50)
+    g = np.random.default_rng(0)
+    u = g.normal(size=(40, 1, 8)).astype(np.float32)
+    y = np.repeat(u, 3, 1)
+    learn = learner_of(np.concatenate([u, y], 1)[:10], net=Breaks(0.), t_out=3)
+    exact = conformal_bands(learn, (u[10:], y[10:]))
+    assert (exact.widths == 0).all() and exact.coverage(u[10:], y[10:]).share == 1 and exact.n == 22
+    with pytest.raises(ValueError, match='infinity for all of 8 in frame 1'):
+        conformal_bands(learn, (100+u[10:], y[10:]))
+
+def test_the_report_by_frame(still, tmp_path):
+    (u,y),(new,to) = drifting(60),drifting(80, seed=3)
+    rep = conformal_bands(still, (u, y)).report(new, to)
+    b,f = rep.bands,rep.frames
+    assert f.index.tolist() == [1, 2, 3, 4, 5, 6] and np.allclose(f['half width'], b.widths)
+    size = np.sqrt((new.astype(float)**2).mean(2))
+    e = abs(to.astype(float)-new).max(2)/size
+    assert np.allclose(f.inside, (e <= b.widths*(1+1e-9)).mean(0)) and (f.inside >= rep.summary.share).all()
+    assert np.allclose(f['error at 0.9'], np.sort(e, 0)[71], rtol=1e-4)        # the 72nd of 80
+    assert np.allclose(f['median error'], np.sort(e, 0)[39], rtol=1e-4)
+    assert 'in all 6 frames' in rep.title and len(rep.plot().axes) == 4
+    assert [o.name for o in rep.save(tmp_path)] == ['bands.csv', 'bands_summary.csv', 'bands_frames.csv', 'bands.png']
+    assert np.isclose(rep.example[2]/b.widths[-1], np.sqrt((rep.example[1]**2).mean()), rtol=1e-4)
+    nodes = ((b.bands(new)[1] <= torch.as_tensor(to)) & (torch.as_tensor(to) <= b.bands(new)[2])).double().mean()
+    assert rep.table['nodes inside'][.9] == pytest.approx(nodes.item(), abs=1e-3)
+
+# --- places of different weight --------------------------------------------------------------------------------------
+def test_latitudes_count_by_their_weight():
+    "in root mean squares, of the error as of the prediction's size; on every second node too"
+    g = np.random.default_rng(0)
+    u,y = g.normal(size=(2, 60, 8, 12)).astype(np.float32)
+    lat = np.linspace(-80, 80, 8)
+    w = np.cos(np.radians(lat))[:, None]
+    y[:, 0] += 30       # near a pole, where it hardly counts
+    learn = learner_of(u[:20], y[:20], Damp(0.), latitude=lat)
+    plain = learner_of(u[:20], y[:20], Damp(0.), periodic=False)
+    for scaled in (True, False):
+        b = conformal_bands(learn, (u[20:], y[20:]), .8, 'l2', scaled)
+        for step in (1, 2):
+            v,to,ww = u[20:, ::step, ::step],y[20:, ::step, ::step],w[::step]
+            size = np.sqrt(((v**2*ww).sum((1, 2)))/(ww.sum()*v.shape[2])) if scaled else 1
+            want = np.sqrt((((v-to)**2*ww).sum((1, 2)))/(ww.sum()*v.shape[2]))/size
+            assert np.allclose(b.scores(v, to), want, rtol=1e-4)
+        assert b.q < .8*conformal_bands(plain, (u[20:], y[20:]), .8, 'l2', scaled).q
+        assert np.allclose(conformal_bands(learn, (u[20:], y[20:]), .8, 'sup', scaled).calibration,
+                           conformal_bands(plain, (u[20:], y[20:]), .8, 'sup', scaled).calibration)
+    with pytest.raises(ValueError, match=r"grid \(8, 12\) of the loader's weights, .* got \(16, 24\)"):
+        b.scores(*[o[:2].repeat(2, 1).repeat(2, 2) for o in (u, y)])
+
+def words(rep):
+    "All that a picture says"
+    out = []
+    for ax in rep.plot().axes:
+        out += [ax.get_title(), ax.get_xlabel(), ax.get_ylabel()]
+        if ax.get_legend(): out += [o.get_text() for o in ax.get_legend().get_texts()]
+    return ' | '.join(out)
+
+def test_the_picture_says_what_is_counted():
+    u = histories(30)
+    learn = learner_of(u, valid=list(range(10, 30)), every=1)
+    b = conformal_bands(learn, learn.dls.valid, scaled=False)
+    x,y = windows(u[10:])
+    said = words(b.report(x, y, histories=np.repeat(np.arange(20), 5)))
+    for o in ('calibrated on (20 histories)', 'new histories (20)', 'error of a history', 'new histories, 95 %',
+              'share of histories inside'): assert o in said
+    assert 'new fields' not in said
+    alone = words(b.report(x, y))
+    for o in ('calibrated on (20 histories)', 'new fields (100)', 'share of fields inside'): assert o in alone
 
 @pytest.mark.parametrize('kw,says', [(dict(level=1.), r'`level` must be in \(0,1\)'),
                                      (dict(level=90), '`level` must be'),

@@ -1,6 +1,7 @@
 "Fields from files and arrays: one array from every kind of file, loaders as fastai's, splits, scales, refusals"
 import pickle
 from contextlib import nullcontext
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.io
@@ -181,6 +182,9 @@ ODD = [
     ((6, 12, 16, 5), True, "axes='n y x t', 'n y x c'.*or 'n c y x'"),
     ((6, 8, 8, 1), True, "axis of one point.*axes='n y x t'"),
     ((6, 8, 1), True, "axis of one point.*'n x c'"),
+    ((6, 64, 3), False, "side of 3 points.*axes='n x t', or 'n t x'"),
+    ((6, 64, 3), True, "side of 3 points.*'n x c', or 'n y x'"),
+    ((6, 5, 64, 3), False, "side of 3 points.*axes='n t x c', or 'n t y x'"),
     ((6, 3, 8, 1), False, 'axis of one point'),
 ]
 
@@ -191,13 +195,16 @@ def test_other_layouts_are_not_guessed(shape, pair, say, tmp_path):
     for o in (u, torch.tensor(u), tmp_path/'u.npy'):
         with pytest.raises(ValueError, match=say): dls_of(o, o if pair else None)
     with pytest.raises(ValueError, match='axes'): DataBlock((FieldBlock(), FieldBlock())).dataloaders([u[0]]*6)
-    if shape[-1] > 1: assert dls_of(u, axes='n y x t').grid == shape[1:-1]
+    if shape[-1] > 1 and len(shape) == 4: assert dls_of(u, axes='n y x t').grid == shape[1:-1]
 
 @pytest.mark.parametrize('shape,pair,grid', [
     ((6, 20, 8, 8), False, (8, 8)), ((6, 4, 6, 6), False, (6, 6)), ((6, 8, 12, 6), False, (12, 6)),
     ((6, 10, 64), False, (64,)), ((6, 200, 16), False, (16,)), ((6, 3, 3, 64), False, (64,)),
     ((6, 9, 16), True, (9, 16)), ((6, 1, 16), True, (16,)), ((6, 5, 1, 16), False, (16,)),
-    ((6, 8, 16, 16, 2), False, (16, 16)), ((6, 1, 8, 16), True, (8, 16)), ((6, 30, 8, 16), True, (8, 16))])
+    ((6, 8, 16, 16, 2), False, (16, 16)), ((6, 1, 8, 16), True, (8, 16)), ((6, 30, 8, 16), True, (8, 16)),
+    # as many items as times, as points, as all
+    ((20, 20, 64), False, (64,)), ((6, 16, 16), False, (16,)), ((8, 8, 8, 8), False, (8, 8)),
+    ((6, 16, 16), True, (16, 16))])
 def test_usual_layouts_are_guessed(shape, pair, grid):
     u = np.random.default_rng(0).standard_normal(shape).astype('float32')
     assert dls_of(u, u if pair else None).grid == grid
@@ -215,11 +222,13 @@ def test_packed_numbers_are_decoded(tmp_path):
     xr.Dataset({'u': (('n', 't', 'y', 'x'), u)}).to_netcdf(tmp_path/'u.nc', engine='h5netcdf', encoding=how)
     np.testing.assert_allclose(open_fields(tmp_path/'u.nc')[:], u, atol=1e-6)
 
-def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
-    (tmp_path/'u.h5').write_bytes(b'x')
-    monkeypatch.setitem(__import__('sys').modules, 'h5py', None)
-    with pytest.raises(ImportError, match=r'expected the package h5py .*pip install "\.\[fields\]"'):
-        open_fields(tmp_path/'u.h5')
+@pytest.mark.parametrize('package,name', [('h5py', 'u.h5'), ('xarray', 'u.nc'), ('zarr', 'u.zarr')])
+def test_a_missing_package_names_the_extra(package, name, tmp_path, monkeypatch):
+    if package == 'zarr': (tmp_path/name).mkdir()
+    else: (tmp_path/name).write_bytes(b'x')
+    monkeypatch.setitem(__import__('sys').modules, package, None)
+    with pytest.raises(ImportError, match=rf'the package {package} to read {name}.*pip install "\.\[fields\]"'):
+        open_fields(tmp_path/name)
 
 # --- laziness, workers ----------------------------------------------------------------------------
 @pytest.mark.parametrize('kind', [npy, hdf5], ids=lambda o: o.__name__)
@@ -590,7 +599,6 @@ def test_pictures(grid, c, tmp_path):
     conv = nn.Conv1d if len(grid) == 1 else nn.Conv2d
     learn = learner(dls, tmp_path, 2*c, 2*c, conv)
     for draw in (dls.show_batch, learn.show_results, lambda: learn.show_results(max_n=1, var=c-1, frame=0)):
-        import matplotlib.pyplot as plt
         plt.close('all')
         draw()
         fig = plt.gcf()
@@ -603,6 +611,73 @@ def test_pictures(grid, c, tmp_path):
         assert lo == -hi
     with pytest.raises(IndexError, match='expected `var`'): dls.show_batch(var=c)
     dls.test_dl(u).show_batch(max_n=2)
+
+@pytest.mark.parametrize('grid,kind', [
+    ((16,), 'histories'), ((16,), 'timed'), ((8, 12), 'histories'), ((8, 12), 'pairs')])
+def test_pictures_of_the_top_losses(grid, kind, tmp_path):
+    from fastrobust.systems.koopman.learner import koopman_learner
+    u = fields(c=2, grid=grid)
+    of = dict(axes='n t c x') if len(grid) == 1 else {}
+    if kind == 'pairs': dls = dls_of(u[:, 0], u[:, 1], valid=range(5, 10), axes='n c y x')
+    else: dls = dls_of(u, t_in=2, valid=range(5, 10), **of, **dict(times=.1) if kind == 'timed' else {})
+    n = 2*dls.t_in
+    learn = koopman_learner(dls, Linear(n, 2), path=tmp_path)
+    learn.logger = lambda *_: None
+    plt.close('all')
+    interp = Interpretation.from_learner(learn)
+    interp.plot_top_losses(3, var=1)
+    fig = plt.gcf()
+    p,y = (o.as_subclass(torch.Tensor).double() for o in learn.get_preds())
+    mean,std = (o.double().view(-1, *[1]*len(grid)) for o in dls.y_scale)
+    off = lambda o: ((o/std)**2).flatten(1).sum(1).sqrt()
+    losses = off(p-y)/off(y-mean)
+    worst = losses.argsort(descending=True)[:3].tolist()
+    said = [f'loss {losses[i]:.3g}' for i in worst]
+    if len(grid) == 1:
+        tops = fig.axes[:3]
+        assert [ax.get_title() for ax in tops] == said
+        drawn = [[line.get_ydata() for line in ax.lines[1:3]] for ax in tops]
+    else:
+        rows = np.array(fig.axes[:12]).reshape(3, 4)
+        assert [r[3].get_xlabel() for r in rows] == said
+        drawn = [[ax.images[0].get_array() for ax in r[1:3]] for r in rows]
+    for i,(target,prediction) in zip(worst, drawn):
+        np.testing.assert_array_equal(target, y[i, 1])
+        np.testing.assert_allclose(prediction, p[i, 1], rtol=1e-5, atol=1e-6)
+
+class Linear(nn.Module):
+    "Any operator, with or without a time"
+    def __init__(self, n, c):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(c, n, generator=torch.Generator().manual_seed(0)))
+    def forward(self, u, *t): return torch.einsum('oc,bc...->bo...', self.w, u)
+
+def test_one_legend_is_true_of_every_panel():
+    x = fields(3, grid=(16,))[:, 0]
+    y = -x*np.array([[1.], [1.], [.01]], dtype='float32')    # one input would flatten its target, two would not
+    dls = dls_of(x, y, bs=2, shuffle=False, valid=[2])
+    for a,b,right in [(x, y, True), (x[:2], y[:2], False)]:
+        plt.close('all')
+        dls.train.show_batch((torch.tensor(a[:, None]), torch.tensor(b[:, None])))
+        fig = plt.gcf()
+        names = [o.get_text() for o in fig.legends[0].get_texts()]
+        assert names == ['input (right)' if right else 'input', 'target']
+        panels = [ax for ax in fig.axes if ax.axison]
+        drawn = lambda ax, o: any(np.array_equal(line.get_ydata(), o) for line in ax.lines)
+        holds = lambda o, panels=panels, drawn=drawn: [ax for ax in panels if drawn(ax, o)]
+        assert len(panels) == (1+right)*len(a)
+        for o,z in zip(a, b): assert (holds(o) == holds(z)) == (not right) and len(holds(o)) == len(holds(z)) == 1
+
+def test_loaders_say_what_they_hold():
+    assert repr(dls_of(U, t_in=2, t_out=3)) == (
+        'FieldLoaders: 8 training and 2 validation items in batches of 4 on cpu\n'
+        '2 frames of 1 variable to 3 frames of 1 variable, on 8 x 12 points')
+    u = fields(c=2, grid=(16,))
+    dls = dls_of(u, axes='n t c x', times=.1)
+    assert repr(dls).endswith('1 frame of 2 variables and a time to 1 frame of 2 variables, on 16 points')
+    assert repr(dls_of(U[:, :2].reshape(10, 2, 96), U[:, 0].reshape(10, 96), axes='n c x', y_axes='n x')).endswith(
+        '1 frame of 2 variables to 1 frame of 1 variable, on 96 points')
+    assert '0 training and 0 validation items' in repr(dls.new_empty())
 
 # --- DataBlock ------------------------------------------------------------------------------------
 def test_blocks_of_rows_and_of_files(tmp_path):
@@ -623,6 +698,20 @@ def test_blocks_of_rows_and_of_files(tmp_path):
     learn.show_results()
     dls.show_batch()
     assert learn.predict(U[0])[0].shape == (1, 8, 12)
+
+def test_blocks_draw_what_they_hold(tmp_path):
+    u = fields(c=2)
+    block = DataBlock((FieldBlock(slice(0, 2)), FieldBlock(slice(2, 3))), splitter=IndexSplitter([8, 9]))
+    dls = describe_fields(block.dataloaders(list(u), bs=4, num_workers=0, device='cpu'), n_vars=2)
+    learn = learner(dls, tmp_path, 4, 2)
+    learn.loss_func = MSELossFlat()
+    interp = Interpretation.from_learner(learn)
+    for draw in (lambda: interp.plot_top_losses(2, var=0), lambda: learn.show_results(var=0)):
+        plt.close('all')
+        draw()
+        shown = [ax.images[0].get_array() for ax in plt.gcf().axes[1:8:4]]
+        at = interp.top_losses(2)[1] if 'loss' in plt.gcf().axes[3].get_xlabel() else (0, 1)
+        for a,i in zip(shown, at): np.testing.assert_array_equal(a, u[8+i, 2, 0])
 
 def test_blocks_refuse():
     make = lambda items, **kw: DataBlock((FieldBlock(**kw), FieldBlock(**kw))).dataloaders(items, num_workers=0)

@@ -583,6 +583,46 @@ def test_the_smallest_grids_are_taken():
     FNO2d(1)(zeros(1, 1, 24, 22)), SemigroupKNO()(zeros(1, 1, 31)), SemigroupKNO(2, m=4)(zeros(1, 1, 8, 7))
     KNO1d(m=1)(zeros(1, 1, 1))
 
+CONSERVING = {
+    'KNO1d': lambda: KNO1d(4, o=8, m=4, conserve=True), 'KNO2d': lambda: KNO2d(4, o=8, m=3, conserve=True),
+    'FNO1d': lambda: FNO1d(4, width=4, m=4, t_out=2, conserve=True),
+    'FNO2d': lambda: FNO2d(4, width=4, m=3, t_out=2, hidden=8, conserve=True),
+    'SemigroupKNO': lambda: SemigroupKNO(1, 4, o=8, m=4, conserve=True)}
+
+@pytest.mark.parametrize('name', CONSERVING)
+def test_the_mean_is_kept(name):
+    "Of two frames of two variables, on any grid, after training, in a roll-out, through the scale of the data"
+    from fastrobust.systems.koopman.rolling import Scaled, roll
+    torch.manual_seed(0)
+    net = Scaled(CONSERVING[name](), [.5, -1.], [2., .3])
+    grid,axes = ((9, 8), (2, 3)) if '2d' in name else ((17,), (2,))
+    opt = torch.optim.Adam(net.parameters(), 1e-2)
+    u = torch.randn(6, 4, *grid) + torch.randn(6, 4, *[1]*len(grid))
+    for _ in range(5):
+        pred = net(u)
+        pred = pred[0] if isinstance(pred, tuple) else pred
+        opt.zero_grad()
+        (pred[:, -2:] - 1.5*u.roll(3, -1)[:, -2:]).square().mean().backward()
+        opt.step()
+    assert (pred[:, -2:]-u[:, -2:]).abs().max() > .1      # it moves, and the last frame of the two is what stays
+    for S in ((10, 9), (8, 12)) if '2d' in name else ((16,), (31,)):
+        u = torch.randn(3, 4, *S) + torch.randn(3, 4, *[1]*len(S))
+        with torch.no_grad():
+            one,many = roll(net, u, 1, 2),roll(net, u, 6, 2)
+        want = u[:, -2:].double().mean(axes)
+        assert (one.double().mean(axes) - want).abs().max() < 1e-6
+        assert (many[:, -2:].double().mean(axes) - want).abs().max() < 1e-6
+
+def test_the_mean_is_let_go_of_by_default():
+    u = torch.randn(2, 1, 32)
+    for net in (KNO1d(1), FNO1d(1), SemigroupKNO(1)):
+        assert not vars(net).pop('conserve')      # as in a file of a version without it
+        out = net(u)
+        out = out[0] if isinstance(out, tuple) else out
+        assert (out.mean(2) - u.mean(2)).abs().min() > 1e-4
+    with pytest.raises(ValueError, match='`t_out` up to t_in=1 with `conserve`.*got 2'):
+        FNO1d(1, t_out=2, conserve=True)
+
 def test_waves():
     assert waves(6, True, zeros(1)).tolist() == [0, 1, 2, 3] and waves(5, False, zeros(1)).tolist() == [0, 1, 2, -2, -1]
     assert wave_numbers(2, 2).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [-2, 0], [-2, 1], [-1, 0], [-1, 1]]

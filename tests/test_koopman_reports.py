@@ -138,6 +138,9 @@ def test_weights_and_times():
     assert given == pytest.approx((np.linalg.norm((2*u-y).reshape(3, -1), axis=1)
                                    / np.linalg.norm(y.reshape(3, -1), axis=1)).mean(), rel=1e-5)
     class Timed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.none = nn.Parameter(torch.zeros(()))
         def forward(self, u, t): return u*t.view(-1, 1, 1)
     x,t = noise(8, 16),np.arange(1, 9)/4
     dls = field_dls(x, x*t[:, None].astype(np.float32), times=t, bs=2)
@@ -387,6 +390,48 @@ def test_reports_are_saved_and_drawn(tmp_path):
     with pytest.raises(ValueError, match="got 'A'. Did you mean 'a'|got 'A'. Known"): rep.show_field(0, 'A')
     with pytest.raises(ValueError, match='`var`'): rep.show_field(0, var=1)
     with pytest.raises(ValueError, match='`steps`'): rep.show_field(0, steps=[51])
+
+def test_bars_while_they_work_and_none_under_no_bar(capsys, monkeypatch):
+    "Long work shows how far it is; `learn.no_bar()` of any of the learners silences all of it"
+    from fastrobust.systems.koopman.reports import banderrors
+    from fastrobust.systems.koopman.reports.bands import conformal_bands
+    from fastrobust.systems.koopman.reports.spectrumreport import spectrum_report
+    from fastrobust.systems.koopman.reports.stress import field_stress_report
+    u,y = noise(80, 16)[40:],noise(80, 3, 16)[40:]
+    one,two = learner(Shift()),learner(KNO1d(o=3, m=4, r=2))
+    both = {'one': one, 'two': two}
+    monkeypatch.setattr(banderrors, 'ROOM', 10*3*16)
+    work = dict(mesh=lambda: mesh_report(both, (u, y[:, 0])), rollout=lambda: rollout_report(both, u, y),
+                stress=lambda: field_stress_report(both, u, y), spectrum=lambda: spectrum_report(both).plot(),
+                bands=lambda: conformal_bands(one, (u, y), .5).report(u, y).plot())
+    frames = learner(KNO1d(2, o=3, m=4, r=2), noise(8, 4, 16), t_in=2)
+    work['frames'] = lambda: spectrum_report({'one': frames, 'two': one})
+    of = dict(bands=[one], frames=[frames])     # whose bars would be shown
+    for name,f in work.items():
+        capsys.readouterr()
+        f()
+        said = capsys.readouterr().out
+        assert ('%' in said) == (name != 'spectrum'), name      # which is done at once
+        for learn in of.get(name, (one, two)):
+            with learn.no_bar(): f()
+            assert capsys.readouterr() == ('', ''), name
+
+def test_what_pictures_say_can_be_read():
+    "Errors as plain numbers; of planes frames with a truth first; a flat spectrum's numbers apart"
+    u = noise(80, 16)[40:]
+    fig = mesh_report(learner(Shift(0., .9)), (u, u)).plot()
+    fig.canvas.draw()
+    ax = fig.axes[0]
+    said = [o.get_text() for o in (*ax.get_yticklabels(), *ax.get_yticklabels(minor=True)) if o.get_text()]
+    assert said and all(float(o) > 0 for o in said)
+    far = mesh_report(learner(Shift(0., 1-1e-5)), (u, u)).plot()
+    far.canvas.draw()
+    assert any('10^' in o.get_text() for o in far.axes[0].get_yticklabels())
+    p = noise(3, 4, 8, 8)
+    rep = rollout_report(learner(Shift(), noise(8, 2, 8, 8), axes='n t y x'), p[:, 0], p[:, 1:], steps=9)
+    assert [ax.get_title() for ax in rep.show_field(0).axes[:5]] == [f'step {o}' for o in (1, 2, 3, 6, 9)]
+    whole = rollout_report(learner(Shift(), noise(8, 2, 8, 8), axes='n t y x'), p[:, 0], p[:, 1:])
+    assert [ax.get_title() for ax in whole.show_field(0).axes[:3]] == ['step 1', 'step 2', 'step 3']
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 U,Y = noise(4, 16),noise(4, 3, 16)

@@ -12,9 +12,11 @@ from fastrobust.systems.koopman.networks.kno import KNO1d, KNO2d
 from fastrobust.systems.koopman.learner import koopman_learner
 from fastrobust.systems.koopman.equations.linear import advection_data, advection_multiplier, solve_advection
 from fastrobust.systems.koopman.networks.semigroup import SemigroupKNO
+from fastrobust.systems.koopman.networks.vitkno import ViTKNO
 from fastrobust.systems.koopman.reports.spectrum import operator_spectrum
-from fastrobust.systems.koopman.reports.spectrumreport import seen_modes, spectrum_report
-from fastrobust.systems.koopman.reports.spectrum import AnyOperator
+from fastrobust.systems.koopman.reports.anyoperator import AnyOperator
+from fastrobust.systems.koopman.reports.seenwaves import seen_modes
+from fastrobust.systems.koopman.reports.spectrumreport import spectrum_report
 from fastrobust.systems.koopman.rolling import Scaled
 
 @pytest.fixture(autouse=True)
@@ -108,6 +110,153 @@ def test_of_a_time_that_is_asked_for():
     assert abs(H-impulse(lambda u: f(u, .3), 1, 5, 1e-4, 16)).max() < 1e-7
     assert np.allclose(operator_spectrum(f, 5, eps=1e-4, size=16, time=0.), 1, atol=1e-6) and abs(H-1).max() > .01
 
+# --- planes ----------------------------------------------------------------------------------------------------------
+def drift(ky, kx, T=.1, c=(1., -.5), nu=(.01, .002)):
+    "Multiplier of u_t + c.grad u = nu_1 u_yy + nu_2 u_xx, another along each side"
+    a,b = 2*np.pi*np.asarray(ky, float),2*np.pi*np.asarray(kx, float)
+    return np.exp(-(nu[0]*a**2 + nu[1]*b**2 + 1j*(c[0]*a + c[1]*b))*T)
+
+def solve_drift(u):
+    "float64, by the full FFT of the plane"
+    k = np.meshgrid(*(np.fft.fftfreq(s, 1/s) for s in u.shape[2:]), indexing='ij')
+    mu = drift(*k)
+    for ks in k:            # real fields have no phase at the last wave of an even side
+        here = -ks == ks.max()+1
+        mu[here] = mu[here].real
+    return torch.as_tensor(np.fft.ifft2(np.fft.fft2(u.numpy())*mu).real)
+
+def of_drift(modes, kx): return drift(*np.meshgrid(np.arange(1-modes, modes), np.arange(kx), indexing='ij'))
+
+def test_all_directions_of_a_known_plane():
+    "Anisotropic advection-diffusion, known wave by wave; sides may differ"
+    for size,modes,kx in (((16, 16), 6, 6), ((12, 20), 5, 5), ((20, 7), 8, 4)):
+        H = operator_spectrum(solve_drift, modes, size=size, plane=True)
+        want = of_drift(modes, kx)
+        assert H.shape == (2*modes-1, kx) and H.dtype == np.complex128 and H.elsewhere.max() < 1e-7
+        assert abs(H-want).max() < 1e-12 and abs(abs(want)-abs(want[::-1])).max() < 1e-12
+        line = operator_spectrum(solve_drift, modes, size=size)
+        assert abs(H[modes-1:, 0]-line).max() < 1e-13 and abs(H.first_side()-line).max() < 1e-13
+        assert line.first_side() is line
+        assert H.every.shape == (2*modes-1, kx, 1) and H.first_side().every.shape == (modes, 1)
+    about = torch.randn(16, 16, dtype=torch.float64)
+    assert abs(operator_spectrum(solve_drift, 4, about=about[None], plane=True)-of_drift(4, 4)).max() < 1e-12
+
+def test_all_directions_of_a_network_are_the_transform_of_its_impulse():
+    f = FNO2d(1, 3, 4, 2, hidden=4, grid=False).double().eval()
+    u = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    u[0, 0, 0, 0] = 1e-4
+    with torch.no_grad(): r = ((f(u)-f(-u))[0, 0]/2e-4).numpy()
+    F = np.fft.fft2(r)
+    H = operator_spectrum(f, 5, eps=1e-4, size=16, plane=True)
+    for i,ky in enumerate(range(-4, 5)):
+        for kx in range(5): assert abs(H[i, kx]-F[ky, kx]) < 1e-7
+    assert abs(H-H[::-1]).max() > .01*abs(H).max()
+
+def test_a_few_waves_at_a_time(monkeypatch):
+    whole = operator_spectrum(solve_drift, 4, size=(12, 16), plane=True)
+    monkeypatch.setattr('fastrobust.systems.koopman.reports.spectrum.HELD', 5*2*12*16)
+    assert np.array_equal(operator_spectrum(solve_drift, 4, size=(12, 16), plane=True), whole)
+
+def planar(S=16, n=24, net=None):
+    "A learner of drifting planes whose fields have waves up to ky = 3, kx = 2"
+    g = np.random.default_rng(0)
+    f = np.zeros((n, S, S), complex)
+    for ky in range(-3, 4):
+        for kx in range(3): f[:, ky, kx] = g.normal(size=(n, 2)) @ [1, 1j]
+    f[:, 0, 0] = 0
+    u = np.fft.ifft2(f).real
+    y = solve_drift(torch.as_tensor(u)[:, None])[:, 0].numpy()
+    return koopman_learner(field_dls((u/u.std(), y/u.std()), device='cpu', bs=4), net or KNO2d(1, o=3, m=4, r=2),
+                          scale=net is None)
+
+class Own(torch.nn.Module):
+    "A network that has nothing to learn, but a parameter, which tells its device"
+    def __init__(self):
+        super().__init__()
+        self.none = torch.nn.Parameter(torch.zeros(()))
+
+class Drift(Own):
+    def forward(self, u): return solve_drift(u.double()).to(u.dtype)
+
+def test_the_report_of_planes(tmp_path):
+    learn = planar()
+    both = {'KNO': learn, 'solver': planar(net=Drift())}
+    rep = spectrum_report(both, lambda ky,kx: drift(ky, kx), modes=5, dt=.1)
+    want = of_drift(5, 5)
+    assert abs(rep.exact_plane-want).max() == 0 and abs(rep.exact-want[4:, 0]).max() == 0
+    d = rep.directions.loc['solver']
+    assert len(d) == 45 and d.distance.max() < 1e-5 and d.loc[(-2, 3)].exact == drift(-2, 3)
+    assert rep.summary['solver largest distance, all directions'] < 1e-5
+    far = rep.directions.loc['KNO']
+    H = operator_spectrum(learn, 5, size=16, plane=True)
+    assert np.array_equal(rep.planes['KNO'], H) and np.array_equal(far.loc[(1, 2)].H, H[5, 2])
+    assert rep.table.loc['KNO'].loc[2].H == H[6, 0] and rep.table.loc['solver'].distance.max() < 1e-5
+    ky,kx = (np.asarray(far.index.get_level_values(o)) for o in ('ky', 'kx'))
+    # of a real field (ky,0) has the conjugate at (-ky,0): all of |ky| <= 3, kx <= 2 but 0 are there
+    assert np.array_equal(rep.unseen['KNO'].ravel(), (abs(ky) > 3) | (kx > 2) | (ky == 0) & (kx == 0))
+    known = ~rep.unseen['KNO'].ravel()
+    assert rep.summary['KNO largest distance, all directions'] == far.distance[known].max()
+    assert any('KNO: 25 of 45 wave vectors not determined' in o for o in rep.notes)
+    names = [o.name for o in rep.save(tmp_path)]
+    assert names == ['spectrum.csv', 'spectrum_summary.csv', 'spectrum_directions.csv', 'spectrum.png']
+    titles = [ax.get_title() for ax in rep.plot().axes]
+    for o in ('exact: |H|', 'solver: |H|', 'KNO: |H - exact|'): assert o in titles
+    as_array = spectrum_report(both, want, modes=5)
+    assert as_array.directions.equals(rep.directions.drop(columns=['growth', 'frequency']))
+
+def test_the_picture_of_planes_is_whole():
+    "What is drawn at (-kx) is the conjugate wave; without the exact ones their angle is drawn"
+    rep = spectrum_report(planar(net=Drift()), modes=4)
+    panels = {ax.get_title(): ax for ax in rep.plot().axes if ax.images}
+    assert list(panels) == ['Drift: |H|', 'Drift: angle of H']
+    ky,kx = np.meshgrid(np.arange(-3, 4), np.arange(-3, 4), indexing='ij')
+    drawn = np.ma.filled(panels['Drift: angle of H'].images[0].get_array(), np.nan)
+    there = (abs(ky) <= 3) & (abs(kx) <= 2) & ((ky != 0) | (kx != 0))
+    assert np.array_equal(~np.isnan(drawn), there)
+    assert np.allclose(drawn[there], np.angle(drift(ky, kx))[there], atol=1e-5)
+    assert panels['Drift: |H|'].images[0].get_extent() == [-3.5, 3.5, -3.5, 3.5]
+    fig = rep.planes['Drift'].plot(of_drift(4, 4))
+    assert fig.axes[0].get_title() == '|H|; lines: the exact one'
+
+def test_exact_waves_of_one_side_do_for_planes():
+    along = spectrum_report(planar(net=Drift()), lambda k, nu=(.01, .002): drift(k, 0, nu=nu), modes=4)
+    assert along.table.distance.max() < 1e-5 and along.exact_plane is None and 'distance' not in along.directions
+    alone = spectrum_report(planar(net=Drift()), modes=4, plane=False)
+    assert not alone.planes and alone.directions is None and np.array_equal(alone.table.H, along.table.H)
+
+def test_planes_that_do_not_go():
+    with pytest.raises(ValueError, match='with plane=True an operator of fields'):
+        operator_spectrum(KNO1d(o=2, m=3), plane=True)
+    with pytest.raises(ValueError, match=r'of planes a function of \(ky, kx\), or an array \(7,4\)'):
+        spectrum_report(solve_drift, np.ones((4, 4)), modes=4, size=(16, 16))
+    two = {'a': planar(), 'b': KNO2d(1, o=3, m=4, r=2)}
+    spectrum_report(two, modes=5)
+    uneven = {'a': planar(), 'b': Scaled(ViTKNO((16, 4), patch=4, dim=8, depth=1))}
+    with pytest.raises(ValueError, match='Give modes=3, or plane=False'): spectrum_report(uneven, modes=5)
+    assert len(spectrum_report(uneven, modes=5, plane=False).table) == 10
+
+def test_a_network_bound_to_a_grid():
+    "A bare ViTKNO is looked at on its own grid, and says so where another is asked for"
+    net = ViTKNO((16, 8), patch=4, dim=8, depth=1).double().eval()
+    H = operator_spectrum(net, 4, eps=1e-3, plane=True)
+    assert H.shape == (7, 4) and np.isfinite(H).all()
+    assert np.array_equal(operator_spectrum(net, 4, eps=1e-3), H[3:, 0])
+    u = torch.zeros(16, 8, dtype=torch.float64)
+    assert np.array_equal(operator_spectrum(net, 4, about=u, eps=1e-3), H[3:, 0])
+    J = torch.autograd.functional.jacobian(lambda v: net(v.view(1, 1, 16, 8))[0].flatten(), u.flatten()).numpy()
+    for ky,kx in ((2, 0), (-3, 1), (0, 3)):
+        e = np.exp(2j*np.pi*(ky*np.arange(16)[:, None]/16 + kx*np.arange(8)/8)).ravel()
+        assert abs(H[3+ky, kx]-e.conj() @ J @ e/128) < 1e-4*abs(H).max()
+    rep = spectrum_report(net, modes=4)
+    assert rep.planes['ViTKNO'].shape == (7, 4) and len(rep.table) == 4 and rep.plot() is not None
+    assert spectrum_report(net, modes=9).planes['ViTKNO'].shape == (17, 5)
+    with pytest.raises(ValueError, match=r'the grid \(16, 8\) that this network is bound to, got 32. Leave'):
+        spectrum_report(net, size=32)
+    with pytest.raises(ValueError, match=r'bound to, got \(8, 8\)'): operator_spectrum(net, size=(8, 8))
+    with pytest.raises(ValueError, match='up to 9 modes on 16 nodes'): spectrum_report(net, modes=10)
+    with pytest.raises(ValueError, match=r'ViTKNO expected fields of its size \(16, 8\), got \(16, 16\)'):
+        operator_spectrum(net, about=torch.zeros(16, 16))
+
 # --- learners --------------------------------------------------------------------------------------------------------
 def trained(make, epochs, size=1., **kw):
     set_seed(0)
@@ -152,6 +301,15 @@ def test_the_report_is_drawn_and_saved(learners, tmp_path):
     about = spectrum_report(learners['KNO'], about=learners['KNO'].dls.valid_ds[0][0])
     assert any('the field about which' in o for o in about.notes)
 
+def test_numbers_of_points_on_a_line_stand_apart():
+    "Diffusion alone turns no wave: its points are real, their numbers above and below by turns"
+    rep = spectrum_report(partial(solver, c=0., nu=.05), modes=6)
+    at = [o.get_position() for o in rep.plot().axes[0].texts]
+    assert len(at) == 6 and all(y*(-1)**k > .05 for k,(_,y) in enumerate(at))
+    turning = [o.get_position() for o in spectrum_report(solver, modes=6).plot().axes[0].texts]
+    H = MU(np.arange(6))
+    assert all(abs(complex(*p)) > abs(h) for p,h in zip(turning, H))
+
 def test_a_learner_stays_as_it_is(learners):
     learn = learners['KNO']
     learn.model.train()
@@ -193,7 +351,7 @@ def test_the_planes_first_side():
     assert any('several frames' in o for o in rep.notes)
 
 # --- about what, and what training holds -----------------------------------------------------------------------------
-class Square(torch.nn.Module):
+class Square(Own):
     "u -> u^2: H = 2 about"
     def forward(self, u): return u**2
 

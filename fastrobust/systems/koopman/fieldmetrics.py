@@ -24,15 +24,21 @@ def l2_of_each(
         raise ValueError(f"expected predictions of the shape of the targets {tuple(y.shape)}, got "
                          f"{tuple(pred.shape)}. Frames are channels: (b,t*c,*grid).")
     off,y = _in_units(pred-y, y, scale)
-    w = 1. if weights is None else torch.as_tensor(weights, dtype=y.dtype, device=y.device).sqrt()
-    size = lambda x: torch.linalg.vector_norm((w*x).flatten(1), dim=1)    # its gradient at 0 is 0
+    if weights is not None:
+        w = torch.as_tensor(weights, dtype=y.dtype, device=y.device).sqrt()
+        off,y = w*off,w*y
+    size = lambda x: torch.linalg.vector_norm(x.flatten(1), dim=1)    # its gradient at 0 is 0
     least = max(floor*y[0].numel()**.5, torch.finfo(y.dtype).tiny)
     return size(off)/size(y).clamp_min(least)
 
 def _in_units(off, y, scale):
     "Differences and fields (b,t*c,*grid) in deviations, these from the mean"
     if scale is None: return off,y
-    mean,std = (torch.as_tensor(o).to(y).repeat(y.shape[1]//len(o)).view(1, -1, *[1]*(y.ndim-2)) for o in scale)
+    frames = y.shape[1]//len(scale[0])
+    mean,std = (torch.as_tensor(o).to(y) for o in scale)
+    if frames > 1: mean,std = mean.repeat(frames),std.repeat(frames)
+    shape = -1,*[1]*(y.ndim-2)
+    mean,std = mean.view(shape),std.view(shape)
     return off/std,(y-mean)/std
 
 def rel_l2(
@@ -109,25 +115,33 @@ class KoopmanLoss(nn.Module):
     (https://arxiv.org/abs/2301.10022). Mean squared errors hide the scale of a field: watch `rel_l2` beside it"""
     def __init__(self,
         pred=5.,    # Weight of the prediction; 5 in the authors' code
-        rec=.5      # Weight of the reconstruction; .5 in the authors' code
+        rec=.5,     # Weight of the reconstruction; .5 in the authors' code
+        reduction:str='mean'    # 'mean', 'sum' or 'none', over items
     ):
         super().__init__()
         for k,v in dict(pred=pred, rec=rec).items():
             need_number(k, v)
             if not 0 <= v < float('inf'): raise ValueError(f"`{k}` must be a finite number >= 0, got {v}.")
-        self.pred,self.rec = pred,rec
+        self.pred,self.rec,self.reduction = pred,rec,reduction
 
     def reconstruction(self,
         pairs   # (reconstruction, what it saw) of each step
     ):
         "The term of the reconstructions: summed over the steps of a roll-out"
-        return self.rec*sum(nn.functional.mse_loss(*_plain(r, u)) for r,u in pairs)
+        return self.rec*sum(self._squares(r, u) for r,u in pairs)
+
+    def _squares(self, pred, y):
+        "Mean squared error of each item, reduced"
+        pred,y = _plain(pred, y)
+        l = (pred-y).square().flatten(1).mean(1)
+        if self.reduction == 'none': return l
+        return l.sum() if self.reduction == 'sum' else l.mean()
 
     def forward(self, out, y, u=None):
         "Of (prediction, reconstruction) where `u`, what was seen, is given; of a prediction alone its own term"
         if isinstance(out, (tuple, list)): pred,rec = out
         else: pred,rec = out,None
-        l = self.pred*nn.functional.mse_loss(*_plain(pred, y))
+        l = self.pred*self._squares(pred, y)
         if rec is None or u is None: return l
         return l + self.reconstruction([(rec, u)])
 

@@ -6,7 +6,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from torch import nn
-from fastrobust.basics import nearest, need_whole
+from fastrobust.basics import nearest, need_whole, robust_warn
 from fastrobust.resting import at_rest, keep_random
 from fastrobust.systems.koopman.fieldmetrics import KoopmanLoss, RelL2Loss
 from fastrobust.systems.koopman.rolling import Scaled, answer, roll
@@ -49,10 +49,10 @@ class Rollout(Callback):
                          f"t_out={self.steps}, or leave T_out out.")
 
     def after_pred(self):
-        u,*t = self.xb
-        self.pairs = []
-        self.learn.pred = roll(self.model, u, self.steps, next_channels(self.dls), t, first=self.pred,
-                               detach=self.detach, seen=self.pairs)
+        learn,self.pairs = self.learn,[]
+        u,*t = learn.xb
+        learn.pred = roll(learn.model, u, self.steps, next_channels(learn.dls), t, first=learn.pred,
+                          detach=self.detach, seen=self.pairs)
 
     def after_loss(self):
         "The reconstructions' term of a loss that has one"
@@ -91,10 +91,20 @@ def _answer_of(model, u, t, timed):
         raise ValueError(f"expected a network that takes any grid, as sides that are not periodic are padded, got {e}. "
                          "Give one of a fixed grid the attribute any_grid = False: it is not padded then.") from e
 
+def warn_step(model, t):
+    "Say where the times of the data are far from the one that a network was made for"
+    step = getattr(getattr(model, 'net', model), 'step', None)
+    if step is None or not t or not len(t[0]): return
+    lo,hi = float(t[0].min()),float(t[0].max())
+    if not 0 < lo <= hi or step/4 <= hi and lo <= 4*step: return
+    robust_warn(f"the network's `step` is {step:g}, the times of the data are {lo:g} to {hi:g}: what it makes of other "
+                f"times than these was measured to be far worse so. Make it with step={hi:g}.")
+
 def need_operator(dls, model):
     "Refuse a network that cannot move these fields on, by what it says of one of them"
     dl = dls.valid if len(dls.loaders) > 1 else dls.train
     with keep_random(): b = dl.one_batch()
+    warn_step(model, b[1:getattr(dls, 'n_inp', 1)])
     u,*t = [x[:2] for x in b[:getattr(dls, 'n_inp', 1)]]
     with at_rest(model.to(u.device)): pred,_ = _answer_of(model, u, t, getattr(dls, 'timed', False))
     y,c = b[-1],next_channels(dls)
@@ -102,6 +112,13 @@ def need_operator(dls, model):
         got = tuple(pred.shape) if torch.is_tensor(pred) else type(pred).__name__
         raise ValueError(f"expected a network that gives fields of at least {c} channels on the grid "
                          f"{tuple(y.shape[2:])}, got {got}. Its last {c} channels are the next frame.")
+
+def need_parameters(model):
+    "Refuse a network without any, such as persistence: fastai looks for its device in one"
+    if next(model.parameters(), None) is not None: return
+    inner = model.net if isinstance(model, Scaled) else model
+    raise ValueError(f"expected a network with parameters, got {type(inner).__name__} without any. Give it one that "
+                     "changes nothing, self.none = nn.Parameter(torch.zeros(())): then it predicts like any other.")
 
 def koopman_learner(
     dls,                # Of `field_dls`, or DataLoaders of fields x (b,t_in*c,*grid), y (b,t_out*c,*grid)
@@ -133,6 +150,7 @@ def koopman_learner(
         out = dls.y_scale if getattr(dls, 'pair', False) else None
         model = Scaled(model, mean, std, getattr(dls, 'periodic', ()), out)
     need_operator(dls, model)
+    need_parameters(model)
     kwargs = dict(lr=5e-3, metrics=_metrics(dls)) | kwargs
     cbs = [cbs] if isinstance(cbs, Callback) else list(cbs or [])
     if not any(isinstance(cb, Rollout) for cb in cbs): cbs.append(Rollout(detach=detach))

@@ -2,7 +2,7 @@
 # Roll-out as in KoopmanLab's training, https://arxiv.org/abs/2301.10022: the last frame of a
 # prediction goes to the end of the window, the oldest leaves it.
 import math
-import torch, torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 __all__ = []
@@ -15,6 +15,18 @@ def answer(
     "Prediction and reconstruction, None where there is none"
     if isinstance(out, (tuple, list)): return out[0],out[1]
     return out,None
+
+def joined(
+    z,      # Fields (b,c,*grid)
+    axis    # Of a side that does not wrap
+):          # Longer by `PAD` of that side
+    "Fields whose end runs into their beginning in a straight line: the FFT then sees no jump"
+    n = z.shape[axis]
+    k = math.ceil(PAD*n)
+    first,last = z.narrow(axis, 0, 1),z.narrow(axis, n-1, 1)
+    w = torch.arange(1, k+1, dtype=z.dtype, device=z.device)/(k+1)
+    w = w.view(-1, *[1]*(z.ndim-1-axis))
+    return torch.cat([z, torch.lerp(last, first, w)], axis)
 
 class Scaled(nn.Module):
     "An operator in the units of its data: inside are fields of mean 0 and deviation 1, and sides that wrap"
@@ -44,18 +56,20 @@ class Scaled(nn.Module):
     def _per_channel(self, x, mean, std):
         "Mean and deviation in the shape of `x` (b,k*c,*grid)"
         c = len(mean)
-        if x.shape[1] % c:
+        frames,rest = divmod(x.shape[1], c)
+        if rest:
             raise ValueError(f"expected frames of {c} variables, got {x.shape[1]} channels. Give whole frames "
                              "(b,t*c,*grid).")
-        shape = 1,-1,*[1]*(x.ndim-2)
-        return [o.to(x.dtype).repeat(x.shape[1]//c).view(shape) for o in (mean, std)]
+        shape = frames*c,*[1]*(x.ndim-2)
+        if frames > 1: mean,std = mean.repeat(frames),std.repeat(frames)
+        return mean.to(x.dtype).view(shape),std.to(x.dtype).view(shape)
 
     def _wrapped(self, z):
-        "Zeros, the mean, behind each side that is not periodic"
+        "Behind each side that is not periodic a straight line, from its end to its beginning"
         if not getattr(self.net, 'any_grid', True): return z
-        pads = [0 if wraps else math.ceil(PAD*s) for s,wraps in zip(z.shape[2:], self.periodic)]
-        if not any(pads): return z
-        return F.pad(z, [o for p in reversed(pads) for o in (0, p)])
+        for axis,wraps in enumerate(self.periodic, 2):
+            if not wraps: z = joined(z, axis)
+        return z
 
     def forward(self, u, *t):
         u = u.as_subclass(Tensor)
@@ -64,7 +78,8 @@ class Scaled(nn.Module):
         here = ...,*(slice(n) for n in u.shape[2:])
         def back(o, mean, std):
             m,s = self._per_channel(o, mean, std)
-            return o[here]*s + m
+            if o.shape[2:] != u.shape[2:]: o = o[here]
+            return torch.addcmul(m, o, s)
         pred = back(pred, self.out_mean, self.out_std)
         return pred if rec is None else (pred, back(rec, self.mean, self.std))
 
@@ -87,6 +102,7 @@ def roll(
         if seen is not None and rec is not None: seen.append((rec, u))
         new = pred[:, -n_vars:]
         frames.append(new)
+        if i == steps-1: break
         u = torch.cat([u[:, n_vars:].as_subclass(Tensor), new], 1)
         if detach and (i+1) % detach == 0: u = u.detach()
     return torch.cat(frames, 1)

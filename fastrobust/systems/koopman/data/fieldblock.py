@@ -10,6 +10,7 @@ from fastrobust.basics import shown
 from fastrobust.systems.koopman.files.fieldaxes import guessed_axes, in_order, ordered, parse_axes
 from fastrobust.systems.koopman.data.fieldchecks import (
     as_float32, as_numpy, need_finite, need_real, picked, sides, strides)
+from fastrobust.systems.koopman.data.fieldloader import ShownDL
 from fastrobust.systems.koopman.data.fieldscale import latitude_weights, latitudes, running_stats
 from fastrobust.systems.koopman.data.fieldshow import TensorField
 from fastrobust.systems.koopman.files.readers import FieldFile, open_fields
@@ -73,7 +74,7 @@ def FieldBlock(
     periodic=None   # Sides that wrap, of which `sub` must meet the end: True, False, or each (y, x); None: all
 )->TransformBlock:
     "A `TransformBlock` of fields (t*c,*grid); `describe_fields(dls)` gives its loaders what `field_dls` knows"
-    return TransformBlock(type_tfms=OpenField(frames, key, axes, sub, periodic))
+    return TransformBlock(type_tfms=OpenField(frames, key, axes, sub, periodic), dl_type=ShownDL)
 
 def field_items(
     path,       # File, see `open_fields`
@@ -114,6 +115,7 @@ def describe_fields(
     dls.leads,dls.times,dls.weights = (1,),None,None
     if pair: dls.scale,dls.y_scale = (running_stats(_frames(ds, n_vars, [j])) for j in (0, -1))
     else: dls.scale = dls.y_scale = running_stats(_frames(ds, n_vars, (0, -1)))
+    for dl in dls.loaders: dl.look = dict(n_vars=n_vars, y_vars=len(dls.y_scale[0]), pair=pair)
     if globe:
         lat = latitudes(latitude, x.shape[1], slice(None))
         dls.weights = latitude_weights(lat)

@@ -5,8 +5,23 @@ from fastrobust.systems.koopman.data.fielditems import FieldItems, new_items
 
 __all__ = []
 
-class FieldDL(TfmdDL):
-    "A `TfmdDL` that takes whole batches out of `FieldItems`; with steps per item, just a `TfmdDL`"
+class ShownDL(TfmdDL):
+    "A `TfmdDL` of fields that knows how to draw them; `var`, `frame` say what of each"
+    look: dict = {}     # `n_vars`, `y_vars`, `pair`, see `draw_fields`
+
+    def new(self, *args, **kwargs):
+        dl = super().new(*args, **kwargs)
+        dl.look = self.look
+        return dl
+
+    def _look(self): return self.look
+    def _pre_show_batch(self, b, max_n=9):
+        x,y,its = super()._pre_show_batch(b, max_n=max_n)
+        its.look = self._look()     # for the pictures
+        return x,y,its
+
+class FieldDL(ShownDL):
+    "Takes whole batches out of `FieldItems`; with steps per item, just a `TfmdDL`"
     def __init__(self,
         dataset=None,   # `FieldItems`
         bs=20,          # Batch size
@@ -32,20 +47,31 @@ class FieldDL(TfmdDL):
 
     def show_batch(self, b=None, max_n=4, ctxs=None, show=True, **kwargs):
         "Inputs and targets of a batch; `var`, `frame` say which"
-        if show: kwargs = self._pictured() | kwargs
         return super().show_batch(b, max_n=max_n, ctxs=ctxs, show=show, **kwargs)
 
     def show_results(self, b, out, max_n=4, ctxs=None, show=True, **kwargs):
         "Inputs, targets, predictions and errors; `var`, `frame` say which"
-        if show: kwargs = self._pictured() | kwargs
         return super().show_results(b, out, max_n=max_n, ctxs=ctxs, show=show, **kwargs)
 
-    def _pictured(self):
+    def _look(self):
         f = self.dataset.facts
         return dict(n_vars=f.n_vars, y_vars=len(f.y_scale[0]), pair=f.pair)
 
+def _counted(n, what): return f'{n} {what}' if n == 1 else f'{n} {what}s'
+
 class FieldLoaders(DataLoaders):
     "DataLoaders of fields; `test_dl` takes new fields as arrays or as the path of a file"
+    def __repr__(self):
+        f = self.valid.dataset.facts
+        ends = (f.t_in, f.n_vars),(f.t_out, len(f.y_scale[0]))
+        seen,given = (f"{_counted(t, 'frame')} of {_counted(c, 'variable')}" for t,c in ends)
+        if f.timed: seen += ' and a time'
+        sides = zip(self.loaders, ('training', 'validation'))
+        n = ' and '.join(f'{len(dl.dataset)} {o}' for dl,o in sides)
+        grid = ' x '.join(map(str, f.grid))
+        return (f'{type(self).__name__}: {n} items in batches of {self.train.bs} on {self.device}\n'
+                f'{seen} to {given}, on {grid} points')
+
     def test_dl(self,
         test_items,         # Array (n,..), list of fields, path: on any grid, without `sub`; see `new_items`
         rm_type_tfms=None,  # fastai's, without a meaning here

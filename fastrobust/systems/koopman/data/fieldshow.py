@@ -50,8 +50,9 @@ def _error_look(errors):
     m = max(float(np.nanmax(np.abs(o))) for o in errors) or 1.
     return dict(cmap='PuOr', vmin=-m, vmax=m)
 
-def _error_text(row):
-    "Relative L2 error of a row of input, target, prediction, error"
+def _error_text(row, loss):
+    "Loss of a row of input, target, prediction, error, or if that is None its relative L2 error"
+    if loss is not None: return f'loss {float(loss):.3g}'
     size = float(np.linalg.norm(row[1]))
     if not size: return ''
     return f'relative L2 {float(np.linalg.norm(row[3]))/size:.3g}'
@@ -67,7 +68,7 @@ def _bar(axes, label, wide=False):
     bar.ax.locator_params(nbins=aspect//5)
     bar.outline.set_visible(False)
 
-def _images(rows, names, pair, figsize):
+def _images(rows, names, pair, figsize, losses):
     "Rows of input, target and perhaps prediction and error; a colour bar under each scale"
     k = len(names)
     first = int(pair)       # whose input may be another quantity
@@ -80,9 +81,9 @@ def _images(rows, names, pair, figsize):
     looks = [shared]*3
     if pair: looks[0] = field_look([r[0] for r in rows])
     if k > 3: looks.append(_error_look([r[3] for r in rows]))
-    for at,r in zip(axes, rows):
+    for at,r,loss in zip(axes, rows, losses):
         for ax,o,look in zip(at, r, looks): bare(ax).imshow(o, **look)
-        if k > 3: at[3].set_xlabel(_error_text(r), fontsize=9)
+        if k > 3: at[3].set_xlabel(_error_text(r, loss), fontsize=9)
     for ax,name in zip(axes[0], names): ax.set_title(name, fontsize=10)
     if pair: _bar(axes[:,0], 'input')
     alone = pair and k < 3
@@ -101,8 +102,8 @@ def _apart(row):
     seen,*others = (float(np.ptp(o)) for o in row[:3])
     return not max(others)/3 <= seen <= 3*max(others)
 
-def _one_item(top, low, row, names, pair):
-    ax = top.twinx() if pair and _apart(row) else top
+def _one_item(top, low, row, names, right, loss):
+    ax = top.twinx() if right else top
     for o,name,look in zip(row, names, _LINES):
         (ax if name == names[0] else top).plot(places(len(o)), o, **look)
     if ax is not top:       # the input has its scale on the right
@@ -110,11 +111,11 @@ def _one_item(top, low, row, names, pair):
         ax.tick_params(colors=DARK)
     tidy(top, behind=False)
     if low is None: return
-    top.set_title(_error_text(row), fontsize=9)
+    top.set_title(_error_text(row, loss), fontsize=9)
     tidy(low, behind=False).axhline(0, color=DARK, lw=.6)
     low.plot(places(len(row[3])), row[3], color=VERMILION, lw=1.2)
 
-def _lines(rows, names, pair, figsize):
+def _lines(rows, names, pair, figsize, losses):
     "A panel an item: input, target and prediction as lines, the error below"
     cols = min(len(rows), 4)
     lines = -(-len(rows)//cols)
@@ -125,12 +126,13 @@ def _lines(rows, names, pair, figsize):
     axes = axes.reshape(lines, k, cols).swapaxes(1, 2).reshape(-1, k)      # item, panels
     for at in axes[len(rows):]:
         for ax in at: ax.set_axis_off()
-    for i,(at,row) in enumerate(zip(axes, rows)):
+    right = pair and any(map(_apart, rows))     # of all panels, as they share a legend
+    for i,(at,row,loss) in enumerate(zip(axes, rows, losses)):
         low = at[1] if k > 1 else None
-        _one_item(at[0], low, row, names, pair)
+        _one_item(at[0], low, row, names, right, loss)
         if low is not None and i % cols == 0: low.set_ylabel('error', fontsize=9)
         if i + cols >= len(rows): at[-1].tick_params(labelbottom=True)     # nothing stands below
-    if pair and any(map(_apart, rows)): names = [f'{names[0]} (right)', *names[1:]]
+    if right: names = [f'{names[0]} (right)', *names[1:]]
     for name,look in zip(names, _LINES):
         axes[0,0].plot([], [], label=name, **look)      # for the legend
     figure_legend(fig, axes[0,0], ncols=3)
@@ -169,7 +171,8 @@ def draw_fields(
     pair=False,     # Fields to other fields? Then inputs have a colour scale of their own
     var=0,          # Which variable
     frame=-1,       # Which frame of the target; -1: the last
-    figsize=None    # In inches; None: by number and shape of the fields
+    figsize=None,   # In inches; None: by number and shape of the fields
+    losses=None     # Of each item, shown instead of its relative L2 error
 ):                  # Axes, a flat array
     "A row or a panel for each item"
     samples = list(samples)[:max_n]
@@ -185,24 +188,36 @@ def draw_fields(
     sizes = n_vars,y_vars
     rows = _rows(samples, outs, sizes, var, frame)
     names = _names(samples[0], outs, sizes, frame)
-    if rows[0][0].ndim == 1: return _lines(rows, names, pair, figsize)
-    return _images(rows, names, pair, figsize)
+    draw = _lines if rows[0][0].ndim == 1 else _images
+    return draw(rows, names, pair, figsize, [None]*len(rows) if losses is None else losses)
+
+def _drawn(samples, *args, **kwargs):
+    "As `draw_fields`, with what a `ShownDL` says of its samples"
+    return draw_fields(samples, *args, **getattr(samples, 'look', {}) | kwargs)
 
 # --- fastai's doors -------------------------------------------------------------------------------
 # `ctxs` are not asked for: the pictures of an item share scales with all others
 # mypy: disable-error-code="no-redef"
 @dispatch
 def show_batch(x:TensorField, y, samples, ctxs=None, max_n=4, **kwargs):        # noqa: ARG001
-    return draw_fields(samples, max_n=max_n, **kwargs)
+    return _drawn(samples, max_n=max_n, **kwargs)
 
 @dispatch
 def show_batch(x:tuple, y:TensorField, samples, ctxs=None, max_n=4, **kwargs):  # noqa: ARG001,F811
-    return draw_fields(samples, max_n=max_n, **kwargs)
+    return _drawn(samples, max_n=max_n, **kwargs)
 
 @dispatch
 def show_results(x:TensorField, y, samples, outs, ctxs=None, max_n=4, **kwargs):    # noqa: ARG001
-    return draw_fields(samples, outs, max_n, **kwargs)
+    return _drawn(samples, outs, max_n, **kwargs)
 
 @dispatch
 def show_results(x:tuple, y:TensorField, samples, outs, ctxs=None, max_n=4, **kwargs):  # noqa: ARG001,F811
-    return draw_fields(samples, outs, max_n, **kwargs)
+    return _drawn(samples, outs, max_n, **kwargs)
+
+@dispatch
+def plot_top_losses(x:TensorField, y, samples, outs, raws, losses, **kwargs):   # noqa: ARG001
+    return _drawn(samples, outs, len(samples), losses=losses, **kwargs)
+
+@dispatch
+def plot_top_losses(x:tuple, y:TensorField, samples, outs, raws, losses, **kwargs):     # noqa: ARG001,F811
+    return _drawn(samples, outs, len(samples), losses=losses, **kwargs)

@@ -75,19 +75,27 @@ def guessed_axes(
     _need_clear(letters, shape, what)
     return letters
 
+def _looks_like_times_last(shape):
+    "Why an array looks like (y,x,t), if it does"
+    a,b,last = shape[-3:]
+    if a == b != last: return 'its square looks like the grid'
+    if 2*last < min(a, b): return f'a side of {last} points beside {a} and {b} looks like no side'
+    return ''
+
 def _need_clear(letters, shape, what):
-    "Refuse to guess (n,y,x,t), as in FNO's .mat files, to be (n,t,y,x), and what makes a side of one point"
+    "Refuse to guess (n,y,x,t), as in FNO's .mat files, to be (n,t,y,x), and sides of few points"
     need = f'expected `axes` for {what} of shape {tuple(shape)}:'
-    least = min(shape[letters.index(o)] for o in letters if o in 'yx')
-    if least == 1:
+    side = {o: shape[letters.index(o)] for o in letters if o in 'yx'}
+    if 1 in side.values():
         raise ValueError(f"{need} an axis of one point is no side of a grid. Say which is which, such as "
                          "axes='n y x t' or 'n x c'; or leave that axis out.")
-    if letters not in ('ntyx', 'ncyx', 'tyx'): return
-    a,b,last = shape[-3:]
-    looks = ''
-    if a == b != last: looks = 'its square looks like the grid'
-    elif 2*last < min(a, b): looks = f'a side of {last} points beside {a} and {b} looks like no side'
-    if not looks: return
+    looks = _looks_like_times_last(shape) if letters in ('ntyx', 'ncyx', 'tyx') else ''
+    if not looks:
+        if side['x'] > FEW: return
+        other = dict(ntx='n x t', ntyx='n t x c').get(letters, 'n x c')
+        raise ValueError(f"{need} a side of {side['x']} points looks like no side. Say which is "
+                         f"which, such as axes='{other}', or '{' '.join(letters)}' if it is as "
+                         "fastrobust has it.")
     n = 'n ' if letters[0] == 'n' else ''
     more = ", 'n y x c' if they are variables" if 'c' in letters else ''
     raise ValueError(f"{need} {looks}, with the times last. Say axes='{n}y x t'{more}, or '{' '.join(letters)}' "

@@ -1,6 +1,7 @@
 "Stores of HDF5, MATLAB 7.3, NetCDF and zarr files, which can be read in part"
 # A store is opened and closed by `FieldFile`. `own`: an open file that a forked loader worker must
 # not share with its parent; memory maps, and what is read whole, it may.
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 
@@ -10,6 +11,12 @@ def missing(package, path):
     "The error for a file whose package is not there"
     return ImportError(f"expected the package {package} to read {Path(path).name}, found none. "
                        'Install the extra: pip install ".[fields]".')
+
+@contextmanager
+def needs(package, path):
+    "An import of `package`, without which the file at `path` cannot be read"
+    try: yield
+    except ImportError: raise missing(package, path) from None
 
 # --- HDF5 -----------------------------------------------------------------------------------------
 class Reversed:
@@ -44,8 +51,7 @@ class Hdf5:
     "An HDF5 file; also a .mat file of version 7.3, whose axes come reversed"
     own = True
     def __init__(self, path):
-        try: import h5py
-        except ImportError: raise missing('h5py', path) from None
+        with needs('h5py', path): import h5py
         self.file = h5py.File(path, 'r')
         self.matlab = _is_matlab(path)
 
@@ -77,12 +83,10 @@ class Xarray:
     "A NetCDF file or a zarr store by xarray"
     own = True
     def __init__(self, path):
-        try: import xarray as xr
-        except ImportError: raise missing('xarray', path) from None
+        with needs('xarray', path): import xarray as xr
         folder = Path(path).is_dir()
         if folder:
-            try: import zarr    # noqa: F401  (xarray needs it)
-            except ImportError: raise missing('zarr', path) from None
+            with needs('zarr', path): import zarr   # noqa: F401  (xarray needs it)
         # None: xarray takes the engine that is installed. Times as stored: no date is too far then
         how = dict(engine='zarr', consolidated=False) if folder else dict(engine=None)
         try: self.ds = xr.open_dataset(path, decode_times=False, **how)
@@ -103,8 +107,7 @@ class Zarr:
     "A zarr store whose axes have no names, so that xarray cannot read it"
     own = False
     def __init__(self, path):
-        try: import zarr
-        except ImportError: raise missing('zarr', path) from None
+        with needs('zarr', path): import zarr
         o = zarr.open(path, mode='r')
         if hasattr(o, 'shape'): self.a = {'array': o}
         else: self.a = dict(_arrays(o))

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from fastrobust.basics import need_whole
-from fastrobust.systems.koopman.networks.spectral import Pointwise, SpectralConv, need_grid, need_input
+from fastrobust.systems.koopman.networks.spectral import (
+    Pointwise, SpectralConv, need_grid, need_input, with_mean_of)
 
 __all__ = ['FNO1d', 'FNO2d']
 
@@ -17,7 +18,8 @@ def coordinates(
 
 class FNO(nn.Module):
     "What the Fourier neural operators of one and two dimensions share"
-    def __init__(self, dim, t_in, width, m, layers, t_out, grid, hidden):
+    conserve = False
+    def __init__(self, dim, t_in, width, m, layers, t_out, grid, hidden, conserve):
         super().__init__()
         self.dim,self.grid = dim,grid
         self.t_in = need_whole('t_in', t_in, 1, what='frames')
@@ -26,6 +28,10 @@ class FNO(nn.Module):
         need_whole('layers', layers, 1)
         need_whole('t_out', t_out, 1, what='frames')
         need_whole('hidden', hidden, 1, what='channels')
+        if conserve and t_out > t_in:
+            raise ValueError(f"expected `t_out` up to t_in={t_in} with `conserve`, as the means are "
+                             f"of the last frames seen, got {t_out}. Lower it: roll-outs give more.")
+        self.conserve = conserve
         self.lift = Pointwise(t_in + dim*bool(grid), width)
         self.spectral = nn.ModuleList([SpectralConv(width, width, m, dim) for _ in range(layers)])
         self.local = nn.ModuleList([Pointwise(width, width) for _ in range(layers)])
@@ -34,17 +40,18 @@ class FNO(nn.Module):
     def forward(self, u):
         need_input(u, self.t_in, self.dim, self.lift.weight, type(self).__name__)
         need_grid(u.shape[2:], self.m, type(self).__name__)
-        if self.grid: u = torch.cat([u, coordinates(u)], 1)
-        v = self.lift(u)
+        v = self.lift(torch.cat([u, coordinates(u)], 1) if self.grid else u)
         last = len(self.local)-1
         for i,(spectral,local) in enumerate(zip(self.spectral, self.local)):
             v = spectral(v) + local(v)
             if i < last: v = F.gelu(v)
-        return self.project(v)
+        y = self.project(v)
+        return with_mean_of(y, u) if self.conserve else y
 
 class FNO1d(FNO):
     """Frames on a line (b,t_in,x) -> the next (b,t_out,x) by layers v <- gelu(W v + F^-1(R F v)),
-    the last without gelu: Eq. 2-4 of https://arxiv.org/abs/2010.08895. Grids from 2m-2 nodes on"""
+    the last without gelu: Eq. 2-4 of https://arxiv.org/abs/2010.08895. Grids from 2m-2 nodes on.
+    With few batches it may give the mean field, a loss near 1, for some epochs before it learns"""
     def __init__(self,
         t_in:int=1,     # Frames that it sees
         width:int=8,    # Channels; 7,801 parameters, `KNO1d()` has 8,513. The paper: 64
@@ -54,9 +61,12 @@ class FNO1d(FNO):
         *,
         # Places of the nodes as a channel, as in the paper? Without, the output moves with u
         grid:bool=True,
-        hidden:int=32   # Channels of the projection's hidden layer; the authors: 128 for width 64
+        hidden:int=32,  # Channels of the projection's hidden layer; the authors: 128 for width 64
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
+        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        conserve:bool=False
     ):
-        super().__init__(1, t_in, width, m, layers, t_out, grid, hidden)
+        super().__init__(1, t_in, width, m, layers, t_out, grid, hidden, conserve)
 
 class FNO2d(FNO):
     """Frames on a plane (b,t_in,x,y) -> the next (b,t_out,x,y), see `FNO1d`:
@@ -71,6 +81,9 @@ class FNO2d(FNO):
         *,
         # Places of the nodes as channels, as in the paper? Without, the output moves with u
         grid:bool=True,
-        hidden:int=128  # Channels of the projection's hidden layer; the authors'
+        hidden:int=128, # Channels of the projection's hidden layer; the authors'
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
+        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        conserve:bool=False
     ):
-        super().__init__(2, t_in, width, m, layers, t_out, grid, hidden)
+        super().__init__(2, t_in, width, m, layers, t_out, grid, hidden, conserve)

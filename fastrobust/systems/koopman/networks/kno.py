@@ -4,7 +4,7 @@ from torch import nn
 from fastrobust.basics import need_whole
 from fastrobust.systems.koopman.networks.spectral import (CircularConv, Pointwise, field_of, hermitian,
                                                  kept_modes, mode_product, need_grid, need_input,
-                                                 wave_numbers)
+                                                 wave_numbers, with_mean_of)
 
 __all__ = ['KNO1d', 'KNO2d']
 
@@ -30,7 +30,8 @@ def coder_layer(n_in, n_out, dim, kernel):
 
 class KNO(nn.Module):
     "What the Koopman neural operators of one and two dimensions share"
-    def __init__(self, dim, t_in, o, m, r, linear, coder, kernel, bn):
+    conserve = False
+    def __init__(self, dim, t_in, o, m, r, linear, coder, kernel, bn, conserve):
         super().__init__()
         self.dim = dim
         self.t_in = need_whole('t_in', t_in, 1, what='frames')
@@ -38,7 +39,7 @@ class KNO(nn.Module):
         self.m = need_whole('m', m, 1, what='modes')
         self.r = need_whole('r', r, 1, what='steps')
         self.kernel = need_kernel(coder, kernel)
-        self.linear = linear
+        self.linear,self.conserve = linear,conserve
         self.encoder = coder_layer(t_in, o, dim, self.kernel)
         self.decoder = coder_layer(o, t_in, dim, self.kernel)
         self.K = nn.Parameter(torch.rand(o, o, *[m]*dim, 2)/o**2)
@@ -82,7 +83,9 @@ class KNO(nn.Module):
         need_grid(u.shape[2:], self.m, type(self).__name__, kernel=self.kernel)
         z = self.observables(u)
         h = self.steps(z)
-        return self.decoder(torch.tanh(self.bn(self.w0(z))+h)),self.decoder(z)
+        pred = self.decoder(torch.tanh(self.bn(self.w0(z))+h))
+        if self.conserve: pred = with_mean_of(pred, u)
+        return pred,self.decoder(z)
 
     @torch.no_grad()
     def multiplier(self):   # complex (modes,o,o); the modes are those of `wave_numbers()`
@@ -117,14 +120,19 @@ class KNO1d(KNO):
         coder:str='mlp',
         *,
         kernel:int=5,   # Nodes that a 'conv' coder spans, odd
-        bn:bool=False   # BatchNorm on w0 z, the path of the high frequencies?
+        bn:bool=False,  # BatchNorm on w0 z, the path of the high frequencies?
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
+        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        conserve:bool=False
     ):
-        super().__init__(1, t_in, o, m, r, linear, coder, kernel, bn)
+        super().__init__(1, t_in, o, m, r, linear, coder, kernel, bn, conserve)
 
 class KNO2d(KNO):
     """Frames on a plane (b,t_in,x,y) -> (pred, rec), see `KNO1d`: https://arxiv.org/abs/2301.10022.
-    The modes are ky = 0..m-1 with kx = 0..m-1 and, by the same K in the same order, kx = -m..-1.
-    Any grid from 2m nodes along x and 2m-2 along y on, square or not"""
+    The modes are ky = 0..m-1 with kx = 0..m-1 and, by the same K in the same order, kx = -m..-1: so
+    kx = m-1 and kx = -1 share a matrix, and a short wave along x may be moved as a long one is
+    (`FNO2d` has two; spectrum_report(learn) shows whether the data have such waves). Any grid from
+    2m nodes along x and 2m-2 along y on, square or not"""
     def __init__(self,
         t_in:int=10,    # Frames that it sees, and gives; 10 for Navier-Stokes, as in FNO
         o:int=16,       # Observables; KoopmanLab's default, 32 in its demo
@@ -135,6 +143,9 @@ class KNO2d(KNO):
         coder:str='mlp',
         *,
         kernel:int=5,   # Nodes along each axis that a 'conv' coder spans, odd
-        bn:bool=False   # BatchNorm on w0 z, the path of the high frequencies?
+        bn:bool=False,  # BatchNorm on w0 z, the path of the high frequencies?
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
+        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        conserve:bool=False
     ):
-        super().__init__(2, t_in, o, m, r, linear, coder, kernel, bn)
+        super().__init__(2, t_in, o, m, r, linear, coder, kernel, bn, conserve)

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from fastrobust.basics import need_number, need_whole
 from fastrobust.systems.koopman.networks.spectral import (Pointwise, SpectralConv, need_grid, need_input,
-                                                 waves)
+                                                 waves, with_mean_of)
 
 __all__ = ['SemigroupKNO']
 
@@ -42,6 +42,7 @@ class SemigroupKNO(nn.Module):
     moves them: they mostly repeat `step`, and are no measured spectrum. A fastrobust design in the setting of
     https://arxiv.org/abs/2301.10022. Any grid from 2m-1 nodes along each axis on, in two dimensions
     2m along x"""
+    conserve = False
     def __init__(self,
         dim:int=1,      # Axes of the grid, 1 or 2
         t_in:int=1,     # Frames that it sees, and gives
@@ -50,7 +51,10 @@ class SemigroupKNO(nn.Module):
         *,
         # A usual time from frames to target, in the unit of t: it is t where none is given, and
         # before training mode k decays by exp(-(1+|k|^2)/10) in it
-        step:float=1.
+        step:float=1.,
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
+        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        conserve:bool=False
     ):
         super().__init__()
         self.dim = need_whole('dim', dim, 1, 2, 'axes of the grid')
@@ -62,7 +66,7 @@ class SemigroupKNO(nn.Module):
         if not 0 < step < math.inf:
             raise ValueError(f"`step` must be positive and finite, got {step}. Give a usual time "
                              "of the data.")
-        self.step = float(step)
+        self.step,self.conserve = float(step),conserve
         k = half_plane(m, dim)
         self.register_buffer('k', k, persistent=False)
         rate = .1/step
@@ -133,7 +137,9 @@ class SemigroupKNO(nn.Module):
         need_grid(u.shape[2:], self.m, 'SemigroupKNO', below=True)
         z = self.encode(u)
         if t is None: t = self.step
-        return self.decode(self.evolve(z, t)),self.decode(z)
+        pred = self.decode(self.evolve(z, t))
+        if self.conserve: pred = with_mean_of(pred, u)
+        return pred,self.decode(z)
 
     def _times(self, t, z):
         "`t` as (1,) or (b,)"

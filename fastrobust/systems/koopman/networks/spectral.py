@@ -77,6 +77,15 @@ def waves(
     f = torch.fft.rfftfreq if half else torch.fft.fftfreq
     return f(S, 1/S, device=like.device, dtype=like.dtype)
 
+def with_mean_of(
+    y,  # Fields (b,o,*grid)
+    u   # What they were made from (b,i,*grid), i >= o
+):      # Like `y`
+    "`y` with the mean over the grid of the last channels of `u`: mode 0 stays as it was"
+    axes = tuple(range(2, y.ndim))
+    before = u[:, -y.shape[1]:].mean(axes, keepdim=True)
+    return y + (before - y.mean(axes, keepdim=True))
+
 # --- layers ---------------------------------------------------------------------------------------
 class Pointwise(nn.Linear):
     "A linear layer on axis 1 of every node alone; on a GPU a convolution would be in TF32"

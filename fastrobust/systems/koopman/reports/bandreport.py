@@ -11,10 +11,15 @@ __all__ = []
 LEVELS = .5, .6, .7, .8, .9, .95
 
 class BandReport(Report):
-    "Result of `report` of conformal bands: `table`, `summary`, `scores` of the new fields, or histories (n,)"
-    scores:np.ndarray
+    "Result of `report` of conformal bands: `table`, `summary`, `frames`, `scores`"
+    scores:np.ndarray       # Of the new fields, or histories (n,)
+    frames:pd.DataFrame     # Half width, error and share inside by frame
+    new:str         # What is new: 'fields' or 'histories'
     bands:object    # `ConformalBands`
     example:tuple   # (what came, prediction, how far off it may be) of one field
+    def files(self):
+        more = {f'{self.name}_frames': self.frames} if len(self.frames) > 1 else {}
+        return super().files() | more
 
 def _nodes(bands, u, t, y, qs):
     "Share of single nodes inside, for each q"
@@ -33,7 +38,10 @@ def _notes(bands, which):
            f"coverage lies in [{low:.3f}, {high:.3f}] 95 times in 100.")
     what = 'largest error of a field' if bands.kind == 'sup' else 'root mean square error'
     unit = 'root mean squares of the predicted field' if bands.scaled else 'units of the data'
-    yield f"q: {what}, in {unit}."
+    if bands.growth is None: yield f"q: {what}, in {unit}."
+    else:
+        yield (f"q: {what} of any frame, in mean errors of that frame; `frames` has half widths, "
+               f"in {unit}. A field is inside if all its frames are.")
     yield ("It holds for fields drawn as those calibrated on were; with other starts, constants or "
            "meshes it may not.")
     if which is None:
@@ -41,12 +49,21 @@ def _notes(bands, which):
                "`histories`, or low, high are too narrow.")
     yield from bands.notes
 
+def _frames(bands, errs):
+    "Half width at the level of the bands, error and share inside of the new fields, by frame"
+    unit = 1 if bands.growth is None else bands.growth
+    t = pd.DataFrame({'half width': bands.widths}, pd.RangeIndex(1, bands.steps+1, name='frame'))
+    for name,at in (('median error', .5), (f'error at {bands.level:g}', bands.level)):
+        t[name] = np.quantile(errs*unit, at, axis=0, method='inverted_cdf')
+    t['inside'] = (errs <= bands.q).mean(0)
+    return t
+
 def _example(bands, u, t, y, scores):
     "The field whose score is in the middle: last frame, first variable"
     i = int(np.argsort(scores)[len(scores)//2])
     if t is not None: t = t[i:i+1]
     (_,p),*_ = bands.predicted(u[i:i+1], t)
-    r = float(bands.q*bands.size(p).flatten()[0])
+    r = float(bands.q*bands.size(p)[0, -1, 0].flatten()[0])
     return y[i, -1, 0].double().numpy(),p[0, -1, 0].numpy(),r
 
 def band_report(
@@ -60,7 +77,8 @@ def band_report(
     "Coverage by level, on new fields"
     given = sorted({need_level(o) for o in (*levels, bands.level)})
     levels = [o for o in given if rank_of(bands.n, o) <= bands.n]
-    each = bands.scores_of(u, t, y)
+    errs = bands.frame_errors(u, t, y)
+    each = bands.score(errs)
     scores,kind = each,Coverage
     if which is not None: scores,kind = worst_of(each, which),HistoryCoverage
     qs = [conformal_quantile(bands.calibration, o) for o in levels]
@@ -72,8 +90,10 @@ def band_report(
                  calibration=bands.n, **at._asdict())
     what = 'wholly inside' if bands.kind == 'sup' else 'within the radius'
     new = 'Fields' if which is None else 'Histories'
+    if bands.steps > 1 and bands.kind == 'sup': what += f' in all {bands.steps} frames'
     title = f'{new} {what} at level {bands.level:g}: {at!r}'
     rep = BandReport(table, facts, draw_bands, title=title, notes=_notes(bands, which), name='bands')
-    rep.scores,rep.bands = scores,bands
+    rep.scores,rep.bands,rep.frames = scores,bands,_frames(bands, errs)
+    rep.new = 'fields' if which is None else 'histories'
     rep.example = _example(bands, u, t, y, each)
     return rep

@@ -1,33 +1,34 @@
 "`conformal_bands`: bands around predictions that hold a whole new field with a given probability"
-# The score of a field is its largest error, or its root mean square one; `quantiles` says what q is.
+# The score of a field is its largest error, or its root mean square one; of several frames the
+# largest score of a frame, in mean errors of that frame (`framewidths`). `quantiles` says what q is.
 # Fields of one history are alike, not exchangeable: of a history the score is the largest of its fields.
-import math
 import numpy as np
 import torch
 from fastrobust.basics import nearest
 from fastrobust.reporting.report import Report
+from fastrobust.systems.koopman.reports.banderrors import FieldErrors
 from fastrobust.systems.koopman.reports.bandreport import LEVELS, band_report
 from fastrobust.systems.koopman.reports.calibrated import Apart, batches_of, histories_of
-from fastrobust.systems.koopman.reports.operands import need_time, start_frames, true_frames
-from fastrobust.systems.koopman.reports.operating import operators, resting
+from fastrobust.systems.koopman.reports.framewidths import enough_left, growth_of, set_apart
+from fastrobust.systems.koopman.reports.operands import start_frames
+from fastrobust.systems.koopman.reports.operating import operators
 from fastrobust.systems.koopman.reports.quantiles import (
     Coverage, HistoryCoverage, conformal_quantile, coverage_of, need_histories, need_level, worst_of)
 
 __all__ = ['conformal_bands']
 
-ROOM = 2**20    # Numbers of the fields that are predicted at once
-
 # --- the bands ------------------------------------------------------------------------------------
-class ConformalBands:
-    "Of an operator: `q`, `n`, `level`, `bands(u)`, `radius(u)`, `coverage(u, y)`, `report(u, y)`"
+class ConformalBands(FieldErrors):
+    "Of an operator: `q`, `widths`, `n`, `level`, `bands(u)`, `radius(u)`, `coverage(u, y)`, `report(u, y)`"
     def __init__(self,
         op,         # `Operator` of a learner
         level,      # Probability
         kind,       # 'sup' or 'l2'
-        scaled      # In sizes of the predicted field?
+        scaled,     # In sizes of the predicted field?
+        by_frame    # A width for each frame? None: of several, if there are fields enough
     ):
-        self.op,self.level,self.kind,self.scaled = op,level,kind,scaled
-        self.steps = None       # Frames of the targets
+        super().__init__(op, kind, scaled)
+        self.level,self.by_frame = level,by_frame
         self.notes = []         # Of the fields that were calibrated on
         self.calibration = np.zeros(0)      # Their scores, or those of histories, sorted
         self.what = 'fields'    # Or 'histories', where several fields are of one
@@ -35,13 +36,22 @@ class ConformalBands:
     @property
     def n(self): return len(self.calibration)
     @property
-    def q(self): return conformal_quantile(self.calibration, self.level, self.what)
+    def q(self):
+        "What scores stay below with probability `level`"
+        why = '' if self.growth is None else ', beside every fourth that the width by frame is from'
+        return conformal_quantile(self.calibration, self.level, self.what, why)
     @property
-    def n_vars(self): return 1 if self.op.at_once else self.op.n_vars
+    def widths(self):
+        "Half width of each frame at `level` (steps,), in sizes of the predicted field if `scaled`"
+        return self.q*(np.ones(self.steps) if self.growth is None else self.growth)
 
     def __repr__(self):
         of = ' sizes of the predicted field' if self.scaled else ''
-        said = f'{self.kind} error up to {self.q:.4g}{of} at level {self.level:g}'
+        far = f'{self.q:.4g}'
+        if self.growth is not None:
+            first,*_,last = self.widths
+            far = f'{first:.4g} in the first frame to {last:.4g} in the last'
+        said = f'{self.kind} error up to {far}{of} at level {self.level:g}'
         return f'ConformalBands: {said}, {self.n} {self.what}'
 
     def calibrate(self,
@@ -51,92 +61,80 @@ class ConformalBands:
         "Scores of the fields, or histories, of `data`, from which q comes"
         apart = Apart(self.op.learn, data, 'conformal_bands')
         self.notes = apart.notes
-        scores = []
+        errs = []
         for u,t,y in batches_of(data, 'conformal_bands'):
             u,t,y = self.checked(u, t, y)
             apart.fields(u)
-            scores.append(self.scores_of(u, t, y))
-        if scores: self._keep(np.concatenate(scores), data, histories)
+            errs.append(self.frame_errors(u, t, y))
+        if errs: self._keep(np.concatenate(errs), data, histories)
         if not np.isfinite(self.q):
             raise ValueError("expected finite predictions of the fields to calibrate on, got NaN "
                              f"or infinity for {int((~np.isfinite(self.calibration)).sum())} of "
                              f"{self.n}. Has the training, or a roll-out, diverged?")
         return self
 
-    def _keep(self, scores, data, histories):
+    def _keep(self, errs, data, histories):
         "One score of each history, the largest, as those of one are alike"
-        n = len(scores)
+        n = len(errs)
         if histories is None and (told := histories_of(data)) is not None: histories = told[:n]
         if histories is None:
             self.notes.append("Which fields calibrated on are of one history cannot be told here: "
                               "each counts as one of its own. If several are, the level is no "
                               "promise: give `histories`.")
-        else:
-            worst = worst_of(scores, need_histories(histories, n))
-            if len(worst) < n:
-                self.what,scores = 'histories',worst
-                self.notes.append(f"Calibrated on {n} windows of {len(worst)} histories, by the "
-                                  "largest error of each: with probability `level` a new history "
-                                  "is inside with all its windows, chosen as those were.")
+            which = np.arange(n)
+        else: which = need_histories(histories, n)
+        if which.max() < n-1: self.what = 'histories'
+        if self._by_frame(which): errs,which = self._set_growth(errs, which)
+        scores = self.score(errs)
+        if self.what == 'histories' and len(scores): scores = self._worst(scores, which)
         self.calibration = np.sort(scores)
 
-    def checked(self, u, t, y):
-        u = start_frames(u, self.op)
-        y = true_frames(y, u, self.n_vars)      # (n,steps,c,*grid)
-        if self.steps is None: self.steps = y.shape[1]
-        if y.shape[1] != self.steps:
-            raise ValueError(f"expected targets of {self.steps} frames, as calibrated on, got "
-                             f"{y.shape[1]}. Errors grow from frame to frame: calibrate on as "
-                             "many.")
-        return u,self._time(t, len(u)),y
+    def _by_frame(self, which):
+        "Is there to be a width for each frame?"
+        if self.by_frame is not None: return self.by_frame and self.steps > 1
+        if self.steps < 2: return False
+        if enough_left(which, self.level): return True
+        self.notes.append(f"One width for all frames, as there are too few {self.what} to set "
+                          "some apart for widths by frame: where errors grow, early bands are wider "
+                          "than they need be.")
+        return False
 
-    def _time(self, t, n): return need_time(t, n, [self.op], 't=.., or (u, t, y) to calibrate on')
+    def _set_growth(self, errs, which):
+        "Widths by frame, from some of the fields; the others"
+        apart = set_apart(which)
+        self.growth = growth_of(errs[apart])
+        n = len(np.unique(which[apart]))
+        self.notes.append(f"A width for each frame, in proportion to its mean error over {n} "
+                          f"{self.what} (every fourth), which are not calibrated on. The level holds "
+                          "for all frames together.")
+        return errs[~apart]/self.growth,np.unique(which[~apart], return_inverse=True)[1]
 
-    def predicted(self, u, t):
-        "Pairs (positions, predictions float64 (b,steps,c,*grid)) of batches"
-        rows = max(1, ROOM//(u[0].numel()*self.steps))
-        with resting([self.op]):
-            for i in range(0, len(u), rows):
-                here = slice(i, i+rows)
-                p = self.op.frames(u[here], None if t is None else t[here], self.steps)
-                yield here,p.double().unflatten(1, (self.steps, -1))
+    def _worst(self, scores, which):
+        worst = worst_of(scores, which)
+        self.notes.append(f"Calibrated on {len(scores)} windows of {len(worst)} histories, by the "
+                          "largest error of each: with probability `level` a new history is inside "
+                          "with all its windows, chosen as those were.")
+        return worst
 
-    def size(self, pred):
-        "What errors are counted in: root mean square of each variable of each prediction; or 1"
-        if not self.scaled: return torch.ones(())
-        sides = (1, *range(3, pred.ndim))
-        return pred.square().mean(sides, keepdim=True).sqrt()
+    def score(self, errs):
+        "One number of the errors of all frames (n,steps)"
+        if self.kind == 'sup' or self.growth is not None: return errs.max(1)
+        return np.sqrt(np.square(errs).mean(1))
 
-    def errors(self, u, t, y):
-        "Triples (positions, errors, sizes) of batches"
-        for here,p in self.predicted(u, t):
-            if p.shape != y[here].shape:
-                raise ValueError(f"expected targets of shape {tuple(p.shape[1:])}, as "
-                                 f"{self.op.name} gives, got {tuple(y.shape[1:])}. Give u and y "
-                                 "on one grid.")
-            yield here,(y[here].double()-p).abs(),self.size(p)
-
-    def scores_of(self, u, t, y):
-        "Score of each field; infinite where something is not finite, or 0 is predicted and does not come"
-        out = []
-        for _,err,size in self.errors(u, t, y):
-            # 0 where there is no error, whatever the size
-            e = torch.where(err == 0, 0., err/size).flatten(1)
-            s = e.amax(1) if self.kind == 'sup' else e.square().mean(1).sqrt()
-            out.append(s.nan_to_num(nan=math.inf, posinf=math.inf))
-        return torch.cat(out).numpy()
+    def scores_of(self, u, t, y): return self.score(self.frame_errors(u, t, y))
 
     def radius(self,
         u,          # Fields (n,*grid), (n,t_in,*grid) or (n,t_in,c,*grid), on any mesh
         t=None      # Times of the targets, for operators that take one
-    ):              # (n,steps*c,*grid) and (n,1,c,1..); both float32
+    ):              # (n,steps*c,*grid) and (n,1,c,1..), by frame (n,steps,c,1..); both float32
         "Predictions, and how far off they may be: at each node ('sup'), or in root mean square ('l2')"
         u = start_frames(u, self.op)
         preds,sizes = [],[]
         for _,p in self.predicted(u, self._time(t, len(u))):
             size = self.size(p)
             preds.append(p.flatten(1, 2))
-            sizes.append(size.expand(len(p), 1, p.shape[2], *[1]*self.op.dim))
+            frames = 1 if self.growth is None else self.steps
+            sizes.append(size.expand(len(p), frames, p.shape[2], *[1]*self.op.dim))
         return torch.cat(preds).float(),(self.q*torch.cat(sizes)).float()
 
     def bands(self,
@@ -191,19 +189,28 @@ def conformal_bands(
     learn,          # Learner of an operator; it stays as it is
     data,           # Fields it was not trained on: a loader with targets, (u, y), or (u, t, y)
     level=.9,       # Probability that a new field, or history with all its windows, is inside
-    kind='sup',     # A band around the whole field ('sup'), or a radius in root mean square ('l2')
+    # A band around the whole field ('sup'), or a radius in root mean square ('l2'), in which places
+    # count by `dls.weights` where there are some
+    kind='sup',
     # Widths by the size of each predicted field and variable? Else one for all, in units of the data
     scaled=True,
     *,
-    # Which history each field is of (n,), where several are of one; None: as a loader of `field_dls` tells
-    histories=None
+    # Which history each field is of (n,), where several are of one; None: as a loader of `field_dls`
+    # tells, else each is one of its own
+    histories=None,
+    # Of several frames a width for each? Every fourth field (history) then says how errors grow, and
+    # is not calibrated on, and 'l2' is of each frame rather than of all together; None: if those left
+    # are enough for the level
+    by_frame=None
 )->ConformalBands:
     """Split conformal prediction for fields (Vovk et al. 2005; Lei et al. 2018,
-    https://arxiv.org/abs/1604.04173). Windows of one history are alike: each history counts once, by
-    its largest error"""
+    https://arxiv.org/abs/1604.04173): with probability `level`, over draws of the calibration fields
+    and of a new one that is exchangeable with them, it lies in its bands in all frames together.
+    Windows of one history are alike: each history counts once, by its largest error"""
     level = need_level(level)
     if kind not in ('sup', 'l2'):
         raise ValueError(f"`kind` must be 'sup' or 'l2', got {kind!r}. "
                          f"{nearest(kind, ['sup', 'l2'])}")
     op, = operators({'the operator': learn}, 'conformal_bands')
-    return ConformalBands(op, level, kind, bool(scaled)).calibrate(data, histories)
+    if by_frame is not None: by_frame = bool(by_frame)
+    return ConformalBands(op, level, kind, bool(scaled), by_frame).calibrate(data, histories)

@@ -2,7 +2,7 @@
 import math
 import numpy as np, pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 from fastrobust.reporting.style import (
     DARK, DASHES, GREY, INK, LEARNERS, MARKERS, new_figure, tidy, whole_numbers)
 
@@ -19,11 +19,21 @@ def _below(fig, handles):
     fig.legend(handles=handles, loc='outside lower center', frameon=False, fontsize=9,
                ncols=math.ceil(n/rows), handlelength=2.6)
 
+class _Plain(LogFormatterSciNotation):
+    "0.2 rather than 2 x 10^-1, at the ticks that a log scale names"
+    def __call__(self, x, pos=None): return f'{x:.4g}' if super().__call__(x, pos) else ''
+
 def _log_y(ax, values):
     "A log scale, unless there is nothing above 0"
     v = np.asarray(values, float)
-    if (v[np.isfinite(v)] > 0).any(): ax.set_yscale('log')
-    else: ax.set_ylim(-.05, 1)
+    v = v[np.isfinite(v) & (v > 0)]
+    if not len(v):
+        ax.set_ylim(-.05, 1)
+        return
+    ax.set_yscale('log')
+    if 1e-3 < v.min() and v.max() < 1e3:
+        ax.yaxis.set_major_formatter(_Plain())
+        ax.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1, .4)))
 
 # --- meshes ---------------------------------------------------------------------------------------
 def _mesh_looks(t):

@@ -80,7 +80,9 @@ def draw_frames(
     else:
         if steps is None:
             spread = np.linspace(1, len(true), 5)
-            steps = sorted(set(spread.round().astype(int)))
+            if known < len(true):       # three that have a truth
+                spread = [*np.linspace(1, known, 3), *np.linspace(known, len(true), 3)]
+            steps = sorted(set(np.round(spread).astype(int)))
         fig = _planes(rows, names, looks, list(steps), figsize)
     fig.suptitle(title, fontsize=11)
     return fig

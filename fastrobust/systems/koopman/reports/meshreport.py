@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass
 import numpy as np
 from fastrobust.basics import is_whole, need_whole, shown
-from fastrobust.inference.notes import Bar
 from fastrobust.systems.koopman.reports.meshes import asked, halvings, shared_nodes
 from fastrobust.systems.koopman.reports.meshresult import MeshReport
 from fastrobust.systems.koopman.reports.operands import (
     errors_of, mean_se, need_sizes, need_time, start_frames, true_frames)
-from fastrobust.systems.koopman.reports.operating import given_weights, operators, resting
+from fastrobust.systems.koopman.reports.operating import bar_of, given_weights, operators, resting
 
 __all__ = ['mesh_report']
 
@@ -172,7 +171,7 @@ def mesh_report(
         for _,fields,o in jobs:
             batches = math.ceil(len(fields.u)/bs)
             total += batches*list(o.values()).count(None)
-        bar = Bar(ops[0].learn, total)
+        bar = bar_of(ops, total)
         for op,fields,o in jobs: rows += _rows(op, fields, o, bs, bar.tick)
     names = [f.name for f in sets]
     def place(row): return names.index(row['data']), [-s for s in row['sizes']]

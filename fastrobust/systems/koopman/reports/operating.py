@@ -3,10 +3,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 import torch
+from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from torch import Tensor
 from fastrobust.basics import plain_dl, shown
-from fastrobust.inference.notes import warn_callbacks
+from fastrobust.inference.notes import Bar, warn_callbacks
 from fastrobust.resting import at_rest, keep_random
 from fastrobust.systems.koopman.learner import Rollout, units_of
 from fastrobust.systems.koopman.rolling import Scaled, answer, roll
@@ -123,6 +124,15 @@ def operators(
         raise ValueError(f"{who} expected learners that take the same fields, got others: {said}. "
                          "Ask for each alone.")
     return ops
+
+def bar_of(
+    ops,    # Operators
+    total   # Parts of the work; below 2 there is no bar
+):
+    "Progress of a report, silent where the bars of any of its learners are: `with learn.no_bar()`"
+    for op in ops:
+        if not any(isinstance(cb, ProgressCallback) for cb in op.learn.cbs): total = 0
+    return Bar(ops[0].learn, total if total > 1 else 0)
 
 @contextmanager
 def resting(ops):

@@ -25,16 +25,17 @@ def rank_of(
 def conformal_quantile(
     scores, # Of fields, or histories, that the operator has not seen (n,)
     level,  # Probability that a new one is at most q
-    what='fields'   # Or 'histories'
+    what='fields',  # Or 'histories'
+    why=''  # There are so few, for messages
 ):
     "q, the ceil((n+1) level)-th smallest score"
     n = len(scores)
     k = rank_of(n, level)
     if k <= n: return float(np.sort(scores)[k-1])
     need = math.ceil(level/(1-level) - 1e-9)
-    alike = ' (windows of one are alike and count as one)' if what == 'histories' else ''
+    if what == 'histories': why = ' (windows of one are alike and count as one)'+why
     raise ValueError(f"expected at least {need} {what} to calibrate on for level {level:g}, got "
-                     f"{n}{alike}. Give more, or a `level` up to {n/(n+1):.3g}.")
+                     f"{n}{why}. Give more, or a `level` up to {n/(n+1):.3g}.")
 
 def need_histories(
     histories,  # Whole numbers or names (n,)

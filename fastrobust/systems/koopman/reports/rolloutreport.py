@@ -2,10 +2,10 @@
 import math
 from fastai.learner import Learner
 from fastrobust.basics import need_number, need_whole, shown
-from fastrobust.inference.notes import Bar
 from fastrobust.systems.koopman.reports.operands import (
     need_sizes, need_time, start_frames, true_frames)
-from fastrobust.systems.koopman.reports.operating import BLOCK, given_weights, operators, resting
+from fastrobust.systems.koopman.reports.operating import (
+    BLOCK, bar_of, given_weights, operators, resting)
 from fastrobust.systems.koopman.reports.rolloutresult import STILL, TRUE, RolloutReport
 from fastrobust.systems.koopman.reports.traces import Trace, energy_bound
 
@@ -90,7 +90,7 @@ def rollout_report(
     with resting(ops):
         for op in ops: op.try_one(u, t)
         blocks = math.ceil(n/bs)*math.ceil(steps/BLOCK)
-        bar = Bar(ops[0].learn, len(ops)*blocks)
+        bar = bar_of(ops, len(ops)*blocks)
         for op in ops:
             for i in range(0, n, bs):
                 now = None if t is None else t[i:i+bs]

@@ -1,195 +1,114 @@
 "What an operator does to small waves: its linearised transfer function H_k, in the complex plane"
 # J is the derivative of the next frame by the frames seen, at a field, e_k = exp(2 pi i k x), <.,.>
-# the mean over the grid. H_k = <e_k, J e_k> is the diagonal of J among Fourier modes: of an operator
-# that commutes with shifts the Fourier transform of its response to a small impulse, of any other the
-# mean of that over all places of the impulse. J e_k = J cos + i J sin, each by a central difference,
-# as none but real fields can be asked about.
-from contextlib import contextmanager
+# the mean over the grid. H_k = <e_k, J e_k> is the diagonal of J among Fourier modes: of an
+# operator that commutes with shifts the Fourier transform of its response to a small impulse, of any
+# other the mean of that over all places of the impulse. J e_k = J cos + i J sin, each by a central
+# difference, as none but real fields can be asked about. As J is real, H_-k is the conjugate of H_k:
+# of the waves on a plane half are asked for.
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from fastai.learner import Learner
-from torch import Tensor, nn
-from fastrobust.basics import is_whole, need_number, need_whole, shown
-from fastrobust.resting import at_rest, keep_random
-from fastrobust.systems.koopman.data.fieldchecks import need_finite, need_real
-from fastrobust.systems.koopman.rolling import Scaled, answer
+from fastrobust.basics import need_number, need_whole
+from fastrobust.systems.koopman.reports.anyoperator import AnyOperator, field_about
+from fastrobust.systems.koopman.reports.planecharts import draw_sizes
 from fastrobust.systems.koopman.reports.spectrumcharts import draw_plane
 
 __all__ = ['operator_spectrum']
 
-ROOM = 2**19    # Numbers of the inputs that go through an operator at once
+HELD = 2**22    # Numbers of the waves that are held at once
 
 class Spectrum(np.ndarray):
-    "H_k, complex (modes,): `every` eigenvalue, what goes `elsewhere`, `plot()`"
+    "H_k, complex (modes,) or, in all directions, (ky,kx): `every` eigenvalue, `elsewhere`, `plot()`"
     def __array_finalize__(self, obj):
-        # complex (modes, t_in*c), the largest first; H_k alone for one frame of one variable
+        # complex (..,t_in*c), the largest first; H_k alone for one frame of one variable
         self.every = getattr(obj, 'every', None)
-        # real (modes,): size of the response in modes other than k, as a share of all of it; 0 for
-        # operators that commute with shifts, about a constant
+        # real, of the shape of H: size of the response in modes other than k, as a share of all of
+        # it; 0 for operators that commute with shifts, about a constant
         self.elsewhere = getattr(obj, 'elsewhere', None)
 
+    def first_side(self):
+        "Of all directions the waves along the first side alone, complex (modes,)"
+        if self.ndim < 2: return self
+        return _spectrum(self.every[len(self)//2:, 0], self.elsewhere[len(self)//2:, 0])
+
     def plot(self,
-        exact=None,     # Multipliers of the equation, complex (modes,), as open circles; None: not known
+        exact=None,     # Multipliers of the equation, complex of that shape, as open circles; None: not known
         ax=None         # Axes; None: those of a new figure
     )->Figure:
-        "H_k in the complex plane, with the unit circle"
+        "H_k in the complex plane, with the unit circle; of all directions |H|, lines for the exact one"
+        if self.ndim == 2: return draw_sizes(ax, np.asarray(self), exact).figure
         return draw_plane(ax, {'H_k': np.asarray(self)}, exact).figure
 
-# --- operators of any kind ------------------------------------------------------------------------
-def described(net, name):
-    "What a network, or the one inside of `Scaled`, says of itself under `name`; None where it does not"
-    inner = net.net if isinstance(net, Scaled) else net
-    return getattr(inner, name, None)
+def _spectrum(every, elsewhere):
+    out = every[..., 0].copy().view(Spectrum)
+    out.every,out.elsewhere = every,elsewhere
+    return out
 
-class AnyOperator:
-    "A learner, network or function of fields (b,t_in*c,*grid): what is known of these; its next frame"
-    def __init__(self,
-        model,          # Learner, nn.Module, or function of a tensor
-        n_vars=None,    # Variables c of a frame; None: as a learner's dls say, else 1
-        time=None       # Second input of a network that takes one
-    ):
-        learn = model if isinstance(model, Learner) else None
-        net = model if learn is None else learn.model
-        if isinstance(net, type) or not callable(net):
-            raise TypeError("expected a Learner, a network (nn.Module) or a function of fields, "
-                            f"got {shown(model)}. For example koopman_learner(dls, KNO1d()).")
-        self.net,self.dls = net,None
-        if learn is not None and len(learn.dls.loaders): self.dls = learn.dls
-        if n_vars is None: n_vars = self._told('n_vars') or self._scaled_vars() or 1
-        self.n_vars = need_whole('n_vars', n_vars, 1, what='variables of a frame')
-        grid,t_in = self._told('grid'),self._told('t_in')
-        self.grid = tuple(grid) if isinstance(grid, (tuple, list)) else None
-        dim = len(self.grid) if self.grid else described(net, 'dim')
-        self.dim = dim if dim in (1, 2) else None
-        self.channels = t_in*self.n_vars if t_in else described(net, 't_in')
-        if time is None and self._told('timed'):
-            raise ValueError("expected `time`, as this network takes the time of the target, got "
-                             "none. Give e.g. time=.1.")
-        if time is not None: need_number('time', time)
-        self.time = time
+# --- the waves ------------------------------------------------------------------------------------
+def plane_axes(
+    modes,  # |k| < modes
+    sides   # Nodes along each side
+):          # ky = -(modes-1)..modes-1, and kx from 0 on as far as the second side has waves
+    "Wave numbers along the first and along the second side"
+    return np.arange(1-modes, modes),np.arange(min(modes, sides[1]//2+1))
 
-    def _told(self, name): return getattr(self.dls, name, None)
+def plane_waves(
+    modes,
+    sides
+):          # (all,2)
+    "Wave vectors (ky,kx) of half a plane"
+    both = np.meshgrid(*plane_axes(modes, sides), indexing='ij')
+    return np.stack(both, -1).reshape(-1, 2)
 
-    def _scaled_vars(self): return self.net.n_vars if isinstance(self.net, Scaled) else None
+def _along_first(modes, sides):
+    "Wave vectors (modes,dim) of waves along the first side"
+    k = np.zeros((modes, len(sides)), int)
+    k[:, 0] = np.arange(modes)
+    return k
 
-    @property
-    def scale(self):
-        "Mean and deviation of each variable in training; None where these are not known"
-        if isinstance(self.net, nn.Module):
-            for o in self.net.modules():
-                if not isinstance(o, Scaled) or o.n_vars != self.n_vars: continue
-                return tuple(b.double().cpu().numpy() for b in (o.mean, o.std))
-        scale = self._told('scale')
-        return None if scale is None else tuple(np.asarray(o, float) for o in scale)
-
-    @property
-    def mean(self):
-        "Training mean of each variable; 0 where that is not known"
-        return np.zeros(self.n_vars) if self.scale is None else self.scale[0]
-
-    @property
-    def std(self):
-        "Deviation of each variable, by which `eps` is counted; 1 where that is not known"
-        return np.ones(self.n_vars) if self.scale is None else self.scale[1]
-
-    @contextmanager
-    def resting(self):
-        "Inside: no gradients, evaluation mode; afterwards all is as it was"
-        if isinstance(self.net, nn.Module):
-            with at_rest(self.net): yield
-            return
-        with keep_random(), torch.no_grad(): yield
-
-    def next_frame(self,
-        u   # Fields, float64 (b,t_in*c,*grid)
-    ):      # float64 (b,c,*grid), on the CPU
-        "The frame after `u`, in batches, in the precision of the network"
-        like = None
-        if isinstance(self.net, nn.Module):
-            like = next((p for p in self.net.parameters() if p.is_floating_point()), None)
-        rows = max(1, ROOM//u[0].numel())
-        return torch.cat([self._of_batch(o if like is None else o.to(like)) for o in u.split(rows)])
-
-    def _of_batch(self, u):
-        t = () if self.time is None else (u.new_full((len(u),), self.time),)
-        new = torch.as_tensor(answer(self.net(u, *t))[0])
-        fits = new.ndim == u.ndim and new.shape[2:] == u.shape[2:] and len(new) == len(u)
-        if not fits or new.shape[1] < self.n_vars:
-            raise ValueError(f"expected an operator that gives fields of at least {self.n_vars} "
-                             f"channels on the grid {tuple(u.shape[2:])}, got {tuple(new.shape)}. "
-                             f"Its last {self.n_vars} channels are the next frame.")
-        return new[:, -self.n_vars:].detach().as_subclass(Tensor).double().cpu()
-
-# --- the field about which ------------------------------------------------------------------------
-def _sizes(size, dim):
-    "Nodes along each side"
-    given = size if isinstance(size, (tuple, list)) else (size,)*(dim or 1)
-    sides = len(given) in (1, 2) and len(given) == (dim or len(given))
-    if sides and all(is_whole(o) and o > 1 for o in given): return tuple(map(int, given))
-    raise ValueError(f"expected `size` as whole nodes from 2 on, of {dim or '1 or 2'} sides, got "
-                     f"{size!r}. Give e.g. 64.")
-
-def _constant(about, op, size):
-    "A field that is the same everywhere, of as many channels as the operator sees"
-    need_number('about', about)
-    if not np.isfinite(about): raise ValueError(f"`about` must be finite, got {about}. 0. is no "
-                                                "field.")
-    return _everywhere(np.full(op.n_vars, float(about)), op, size)
-
-def _everywhere(values, op, size):
-    "A field of one value for each variable, the same in all frames"
-    channels,sides = op.channels or op.n_vars,_sizes(size, op.dim)
-    values = torch.as_tensor(values, dtype=torch.float64)[torch.arange(channels) % op.n_vars]
-    return values.view(-1, *[1]*len(sides)).repeat(1, *sides)
-
-def field_about(
-    about,  # Number, field (t_in*c,*grid) or (*grid), or None: the training mean, 0 if not known
-    op,     # `AnyOperator`
-    size    # Nodes, where it is a number
-):          # float64 (t_in*c,*grid)
-    "The field whose neighbourhood is looked at"
-    if about is None: return _everywhere(op.mean, op, size)
-    if not isinstance(about, (np.ndarray, Tensor)): return _constant(about, op, size)
-    if about.ndim == 0: return _constant(float(about), op, size)
-    if isinstance(about, Tensor): about = about.detach().cpu().as_subclass(Tensor)
-    need_real(str(about.dtype).removeprefix('torch.'), '`about`')
-    u = torch.as_tensor(about).double()
-    channels = op.channels or op.n_vars
-    if u.ndim == op.dim or op.dim is None and u.ndim == 1: u = u[None]
-    if u.ndim not in (2, 3) or u.ndim != (op.dim or u.ndim-1)+1 or u.shape[0] % op.n_vars:
-        raise ValueError(f"expected `about` as one field ({channels},*grid), got shape "
-                         f"{tuple(u.shape)}. Of several: about=u[0].")
-    if op.channels and len(u) != op.channels:
-        raise ValueError(f"expected `about` of {op.channels} channels, frames times variables, "
-                         f"got {len(u)}. Give what the operator sees.")
-    need_finite(u[None], '`about`')
-    return u
+def waves(
+    k,      # Wave vectors (m,dim)
+    sides   # Nodes along each side
+):          # Complex (m,*sides)
+    "exp(2 pi i k x)"
+    phase = torch.zeros(len(k), *[1]*len(sides), dtype=torch.float64)
+    for i,s in enumerate(sides):
+        # of whole numbers, so that no turn costs digits
+        turns = np.outer(k[:, i], np.arange(s)) % s
+        shape = [-1, *[1]*len(sides)]
+        shape[i+1] = s
+        phase = phase + torch.as_tensor(2*np.pi*turns/s).view(shape)
+    return torch.polar(torch.ones_like(phase), phase)
 
 # --- the spectrum ---------------------------------------------------------------------------------
 def transfer(
     op,     # `AnyOperator`
     base,   # Field (t_in*c,*grid)
-    modes,  # k = 0..modes-1, along the first side
+    k,      # Wave vectors (m,dim)
     eps     # Amplitude of the waves, in deviations of the variables
-):          # Complex (modes,c,t_in*c) in units of the deviations, and the energy of all responses (modes,)
+):          # Complex (m,c,t_in*c) in units of the deviations, and the energy of all responses (m,)
     "Response of each variable of the next frame in mode k to a wave in each channel"
-    S,n = base.shape[1],len(base)
-    k = torch.arange(modes, dtype=torch.float64)
-    phase = 2*np.pi*k[:, None]*torch.arange(S, dtype=torch.float64)/S
-    e = torch.polar(torch.ones_like(phase), phase)      # (modes,S)
-    e = e.view(modes, S, *[1]*(base.ndim-2))
+    rows = max(1, HELD//(2*base.numel()))
+    starts = range(0, len(k), rows)
+    bar = op.bar(len(starts)*len(base))
+    parts = [_transfer(op, base, k[i:i+rows], eps, bar.tick) for i in starts]
+    return [np.concatenate(o) for o in zip(*parts)]
+
+def _transfer(op, base, k, eps, tick):
+    m,n = len(k),len(base)
+    e = waves(k, base.shape[1:])
     std = torch.as_tensor(op.std)
-    H = torch.empty(modes, op.n_vars, n, dtype=torch.complex128)
-    energy = torch.zeros(modes, dtype=torch.float64)
+    H = torch.empty(m, op.n_vars, n, dtype=torch.complex128)
+    energy = torch.zeros(m, dtype=torch.float64)
     sides = tuple(range(2, base.ndim+1))
     for j in range(n):
-        wave = torch.zeros(2*modes, *base.shape, dtype=torch.float64)
+        wave = torch.zeros(2*m, *base.shape, dtype=torch.float64)
         wave[:, j] = torch.cat([e.real, e.imag])*eps*std[j % op.n_vars]
         J = (op.next_frame(base+wave) - op.next_frame(base-wave))/(2*eps)
-        J = torch.complex(*J.split(modes))/std.view(-1, *[1]*(base.ndim-1))
+        J = torch.complex(*J.split(m))/std.view(-1, *[1]*(base.ndim-1))
         H[:, :, j] = (e[:, None].conj()*J).mean(sides)
         energy += J.abs().square().mean(sides).sum(1)
+        tick()
     return H.numpy(),energy.numpy()
 
 def rolled_eigenvalues(
@@ -204,39 +123,66 @@ def rolled_eigenvalues(
     order = np.argsort(-abs(values), axis=1, kind='stable')
     return np.take_along_axis(values, order, 1)
 
-def operator_spectrum(
-    model,      # KNO, FNO, any nn.Module, Learner, or function of fields (b,t_in*c,*grid)
-    modes=8,    # k = 0..modes-1 waves, along the first side where there are two
-    # Linearise about a constant or a field (t_in*c,*grid), in the units of the data; None: about the
-    # training mean of each variable, as a learner or `Scaled` knows it, else about 0
-    about=None,
-    eps=.05,    # Amplitude of the waves, in deviations of the training fields if these are known
-    size=64,    # Nodes of a side, where `about` is a constant; two of unequal sides
-    *,
-    n_vars=None,    # Variables c of a frame; None: as a learner's dls say, else 1
-    time=None       # Second input of a network that takes one
-)->Spectrum:        # Complex (modes,); modulus: growth, angle: how far a wave is turned, in one step
-    """Linearised transfer function H_k of any operator: what one step multiplies a small wave
-    exp(2 pi i k x) with, to be compared with the spectra of https://arxiv.org/abs/2102.12086. Where
-    several frames or variables are seen it is the largest eigenvalue of the roll-out of mode k"""
+def spectrum_at(
+    op,     # `AnyOperator`
+    base,   # Field (t_in*c,*grid)
+    k,      # Wave vectors (m,dim)
+    eps     # Amplitude of the waves
+)->Spectrum:    # (m,)
+    "H of some waves"
+    with op.resting(): H,energy = transfer(op, base, k, float(eps))
+    if not np.isfinite(H).all():
+        raise ValueError("expected finite fields from the operator, got NaN or infinity. Has the "
+                         "training diverged?")
+    own = (abs(H)**2).sum((1, 2))
+    rest = (energy-own).clip(0)
+    elsewhere = np.sqrt(rest/np.maximum(energy, np.finfo(float).tiny))
+    return _spectrum(rolled_eigenvalues(H), elsewhere)
+
+def spectrum_about(
+    op,     # `AnyOperator`
+    base,   # Field (t_in*c,*grid)
+    modes,  # As `operator_spectrum` takes them
+    eps,
+    plane
+)->Spectrum:
+    "The spectrum about a field"
     modes = need_whole('modes', modes, 1)
     need_number('eps', eps)
     if not 0 < eps < np.inf: raise ValueError(f"`eps` must be positive and finite, got {eps}. .05 "
                                               "is usual.")
+    sides = tuple(base.shape[1:])
+    if modes > sides[0]//2+1:
+        raise ValueError(f"expected up to {sides[0]//2+1} modes on {sides[0]} nodes, got {modes}. "
+                         "Give fewer, or a larger `size`.")
+    if not plane: return spectrum_at(op, base, _along_first(modes, sides), eps)
+    if len(sides) < 2:
+        raise ValueError("expected with plane=True an operator of fields (b,t_in*c,ny,nx), got one "
+                         "of fields on a line. Leave it out; of a function of planes, give "
+                         "size=(64, 64).")
+    H = spectrum_at(op, base, plane_waves(modes, sides), eps)
+    shape = [len(o) for o in plane_axes(modes, sides)]
+    return _spectrum(H.every.reshape(*shape, -1), H.elsewhere.reshape(shape))
+
+def operator_spectrum(
+    model,      # KNO, FNO, any nn.Module, Learner, or function of fields (b,t_in*c,*grid)
+    modes=8,    # k = 0..modes-1 waves; along the first side where there are two
+    # Linearise about a constant or a field (t_in*c,*grid), in the units of the data; None: about
+    # the training mean of each variable, as a learner or `Scaled` knows it, else about 0
+    about=None,
+    eps=.05,    # Amplitude of the waves, in deviations of the training fields if these are known
+    # Nodes of a side, where `about` is a constant; two of unequal sides. A network that takes one
+    # grid only, such as ViTKNO, is looked at on that
+    size=64,
+    *,
+    n_vars=None,    # Variables c of a frame; None: as a learner's dls say, else 1
+    time=None,      # Second input of a network that takes one
+    # Of two sides, waves in all directions: ky = -(modes-1)..modes-1 along the first side, and
+    # kx = 0..modes-1 along the second; H of (-ky,-kx) is the conjugate of that of (ky,kx)
+    plane=False
+)->Spectrum:        # Complex (modes,), or (2 modes-1,modes); modulus: growth in one step, angle: turn
+    """Linearised transfer function H_k of any operator: what one step multiplies a small wave
+    exp(2 pi i k x) with, to be compared with the spectra of https://arxiv.org/abs/2102.12086. Where
+    several frames or variables are seen it is the largest eigenvalue of the roll-out of mode k"""
     op = AnyOperator(model, n_vars, time)
-    base = field_about(about, op, size)
-    S = base.shape[1]
-    if modes > S//2+1:
-        raise ValueError(f"expected up to {S//2+1} modes on {S} nodes, got {modes}. Give fewer, "
-                         "or a larger `size`.")
-    with op.resting(): H,energy = transfer(op, base, modes, float(eps))
-    if not np.isfinite(H).all():
-        raise ValueError("expected finite fields from the operator, got NaN or infinity. Has the "
-                         "training diverged?")
-    every = rolled_eigenvalues(H)
-    out = every[:, 0].copy().view(Spectrum)
-    out.every = every
-    own = (abs(H)**2).sum((1, 2))
-    rest = (energy-own).clip(0)
-    out.elsewhere = np.sqrt(rest/np.maximum(energy, np.finfo(float).tiny))
-    return out
+    return spectrum_about(op, field_about(about, op, size), modes, eps, plane)

@@ -3,6 +3,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from fastrobust.reporting.style import (
     DARK, GREY, INK, LEARNERS, MARKERS, PALE, axes_on, figure_legend, new_figure, tidy)
+from fastrobust.systems.koopman.reports.planecharts import draw_planes
 
 __all__ = []
 
@@ -24,9 +25,10 @@ def _reach(*values):
     far = [abs(np.asarray(o)).max() for o in values if o is not None and np.size(o)]
     return 1.12*max(1., *far)
 
-def _number(ax, k, z, reach):
-    "`k` beside the point `z`, away from the middle"
-    away = z/abs(z) if abs(z) > 1e-3 else 1.
+def _number(ax, k, z, reach, side=None):
+    "`k` beside the point `z`: away from the middle, or on the `side` given"
+    if side is not None: away = side
+    else: away = z/abs(z) if abs(z) > 1e-3 else 1.
     at = z + .075*reach*away
     ax.text(at.real, at.imag, str(k), fontsize=8, color=DARK, ha='center', va='center', zorder=5)
 
@@ -54,7 +56,12 @@ def draw_plane(
         label = None if i else 'not determined by the training fields'
         ax.plot(x, y, color=GREY, mfc='none', label=label, **look)
     named = next(iter(spectra.values())) if exact is None else exact
-    for k,z in enumerate(named): _number(ax, k, z, reach)
+    # points on a line: by turns above and below, those that say nothing on the other side
+    flat = abs(np.imag(named)).max() < .1*reach
+    grey = () if exact is not None else dict(unknown).get(next(iter(spectra)), ())
+    for k,z in enumerate(named):
+        side = (1j, -1j)[(k + (k in grey)) % 2] if flat else None
+        _number(ax, k, z, reach, side)
     return ax
 
 def _shaded(ax, x, y):
@@ -92,12 +99,23 @@ def draw_spectra(rep, figsize=None):
     "The picture of a `spectrum_report`"
     panels = [('raw', *o) for o in rep.raw.items()] + [('rates', *o) for o in rep.rates.items()]
     n = 1+len(panels)
-    fig = new_figure(figsize or (4.6*n + .2, 5.1))
-    axs = fig.subplots(1, n, squeeze=False)[0]
+    if not rep.planes:
+        fig = new_figure(figsize or (4.6*n + .2, 5.1))
+        top = fig
+    else:
+        images = 2*len(rep.planes) + (rep.exact_plane is not None)
+        width = max(4.6*n + .2, 2.9*images + 1.8)
+        tall = max(3.2, (width-1.8)/images + .5)
+        fig = new_figure(figsize or (width, 5.1+tall))
+        top,below = fig.subfigures(2, 1, height_ratios=[5.1, tall])
+        draw_planes(below, rep.planes, rep.exact_plane, rep.unseen)
+    axs = top.subplots(1, n, squeeze=False)[0]
     draw_plane(axs[0], rep.spectra, rep.exact, rep.unknown)
-    axs[0].set_title('linearised transfer function H_k', fontsize=10)
+    title = 'linearised transfer function H_k'
+    if rep.planes: title += '\nwaves along the first side'
+    axs[0].set_title(title, fontsize=10)
     for ax,(kind,name,values) in zip(axs[1:], panels):
         if kind == 'raw': draw_raw(ax, name, values)
         else: draw_rates(ax, name, values, rep.exact, rep.dt)
-    figure_legend(fig, axs[0], ncols=min(6, 3+len(rep.spectra)), fontsize=9)
+    figure_legend(top, axs[0], ncols=min(6, 3+len(rep.spectra)), fontsize=9)
     return fig

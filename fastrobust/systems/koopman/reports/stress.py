@@ -11,7 +11,7 @@ from fastrobust.systems.koopman.reports.disturbing import coarsened, dropped_out
 from fastrobust.systems.koopman.fieldmetrics import l2_of_each
 from fastrobust.systems.koopman.reports.operands import (
     errors_of, mean_se, need_sizes, need_time, plus_minus, start_frames, true_frames)
-from fastrobust.systems.koopman.reports.operating import given_weights, operators, resting
+from fastrobust.systems.koopman.reports.operating import bar_of, given_weights, operators, resting
 from fastrobust.systems.koopman.reports.stresscharts import draw_stress
 
 __all__ = ['field_stress_report']
@@ -185,10 +185,14 @@ def field_stress_report(
     weights = given_weights(ops, None, grid)
     stresses: list = []
     errs: dict = {op.name: [] for op in ops}
+    kinds = 1 + 2*len(noise) + len(dropped) + len(steps) + len(others)
+    bar = bar_of(ops, kinds*len(ops))
     with resting(ops):
         for s in _all(f, others, noise, dropped, steps, seed, periodic):
             w = weights if tuple(s.y.shape[2:]) == grid else None
-            for op in ops: errs[op.name].append(_errors(op, s, w))
+            for op in ops:
+                errs[op.name].append(_errors(op, s, w))
+                bar.tick()
             stresses.append(s)
     names = list(errs)
     table = _table(stresses, errs, names)
