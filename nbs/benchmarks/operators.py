@@ -107,7 +107,9 @@ def rollout(a):
             c = u.shape[2]
             dls = field_dls(u[:n, :21], axes='n t c x', t_in=1, t_out=1, every=1, valid=.1, bs=32)
             learns = {}
-            for model,make in {'KNO': partial(KNO1d, c), 'FNO': partial(FNO1d, c, t_out=c)}.items():
+            makers = {'KNO': partial(KNO1d, c), 'FNO': partial(FNO1d, c, t_out=c)}
+            makers |= {f'{k}, conserve': partial(make, conserve=True) for k,make in makers.items()}
+            for model,make in makers.items():
                 learns[model],s = fit(make, dls, 1 if a.quick else 12, 5e-3, seed)
                 p = roll_of(learns[model], u[n:, 0], 60, c).reshape(20, 60, c, 64)
                 at = {f'step {k}': off(p[:, k-1], u[n:, k], dls.scale) for k in STEPS}
