@@ -1,5 +1,5 @@
 "Fields from files and arrays: one array from every kind of file, loaders as fastai's, splits, scales, refusals"
-import pickle
+import pickle, re
 from contextlib import nullcontext
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,6 +21,7 @@ from fastrobust.systems.koopman.files import arrayfiles
 from fastrobust.systems.koopman.data.fieldblock import FieldBlock, describe_fields, field_items
 from fastrobust.systems.koopman.data.fields import field_dls
 from fastrobust.systems.koopman.data.fieldshow import TensorField
+from fastrobust.systems.koopman.files.fieldaxes import guessed_axes, parse_axes
 from fastrobust.systems.koopman.files.readers import FieldFile, open_fields
 
 def fields(n=10, t=6, c=None, grid=(8, 12), seed=0):
@@ -797,3 +798,36 @@ def test_bad_items_of_a_file_are_named_when_they_are_read(tmp_path):
 def test_batches_of_a_file_are_contiguous(tmp_path):
     path,_ = npy(tmp_path)
     for o in dls_of(path, lazy=True, t_in=2, t_out=2).one_batch(): assert o.is_contiguous()
+
+# --- advice that can be followed -------------------------------------------------------------------------------------
+@pytest.mark.parametrize('kind,shape', [
+    ('pairs', (50, 4)), ('pairs', (50, 1)), ('pairs', (50, 32, 3)), ('pairs', (50, 3, 4)), ('pairs', (50, 2, 32, 3)),
+    ('pairs', (50, 30, 32, 1)), ('pairs', (6, 2, 3, 3, 3)), ('histories', (50, 4)), ('histories', (50, 30, 4)),
+    ('histories', (50, 30, 1)), ('histories', (20, 5, 2, 4)), ('histories', (20, 5, 32, 3)), ('item', (30, 4)),
+    ('item', (30, 1)), ('item', (5, 32, 3)), ('item', (5, 2, 3)), ('item', (4, 6, 3, 3))])
+def test_axes_that_are_advised_are_taken(kind, shape):
+    with pytest.raises(ValueError, match='expected `axes`') as e: guessed_axes(shape, 'it', kind)
+    advised = re.findall("'([ntcyx ]+)'", str(e.value))
+    assert advised
+    for axes in advised: assert len(parse_axes(axes, shape, 'it')) == len(shape)
+
+def test_advice_for_pairs_makes_loaders():
+    for shape in ((50, 4), (50, 2, 32, 3), (50, 32, 3)):
+        u = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        with pytest.raises(ValueError, match='expected `axes`') as e: field_dls(u, u)
+        axes = re.search("axes='([ntcyx ]+)'", str(e.value))[1]
+        assert len(field_dls(u, u, axes=axes, bs=2, device='cpu').train.dataset)
+
+def test_loaders_say_what_they_are_with_one_or_none():
+    dls = dls_of(fields())
+    assert 'none' in repr(type(dls)()) and 'validation' not in repr(type(dls)(dls.train))
+    assert repr(type(dls)(dls.train)).startswith('FieldLoaders: 8 training items in batches of')
+
+@pytest.mark.parametrize('kw,n', [(dict(max_n=1), 1), (dict(nrows=1), 2), (dict(nrows=2, ncols=1), 2), ({}, 2)])
+def test_top_losses_with_fastai_s_arguments(kw, n):
+    from fastrobust.systems.koopman.learner import koopman_learner
+    learn = koopman_learner(dls_of(fields(grid=(16,))), Linear(1, 1))
+    learn.logger = lambda *_: None
+    Interpretation.from_learner(learn).plot_top_losses(2, **kw)
+    assert sum(ax.get_title().startswith('loss') for ax in plt.gcf().axes) == n
+    plt.close('all')

@@ -317,3 +317,33 @@ def test_a_step_far_from_the_times_is_told():
         warnings.simplefilter('error', RobustWarning)
         koopman_learner(dls, SemigroupKNO(o=3, m=3, step=.02))
         koopman_learner(dls, SemigroupKNO(o=3, m=3, step=.05))
+
+class Timed(nn.Module):
+    def __init__(self, step):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(()))
+        if step is not None: self.step = step
+    def forward(self, u, t): return self.w*u*torch.exp(-t).view(-1, 1, 1)
+
+@pytest.mark.parametrize('step', [None, 'euler', len, True, 0, -1., float('nan')])
+def test_a_step_of_another_kind_is_none(step):
+    u = torch.randn(8, 16).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RobustWarning)
+        koopman_learner(field_dls((u, .9*u), times=50., device='cpu', bs=4), Timed(step))
+
+def test_a_time_of_0_hides_no_other():
+    u = torch.randn(10, 16).numpy()
+    dls = field_dls((u, .9*u), times=[0., 50.]*5, device='cpu', bs=4, valid=range(6, 10))
+    with pytest.warns(RobustWarning, match=r"`step` is 1, the times of the data are 50 to 50"):
+        koopman_learner(dls, Timed(1.))
+
+def test_reductions_that_are_none():
+    for make in (KoopmanLoss, RelL2Loss):
+        with pytest.raises(ValueError, match=r"`reduction` must be .* got 'maen'.* Did you mean 'mean'"):
+            make(reduction='maen')
+        with pytest.raises(ValueError, match='`reduction` must be'): make(reduction=None)
+    old = KoopmanLoss()
+    del old.__dict__['reduction']           # as in a file of a version without it
+    y = torch.ones(2, 1, 8)
+    assert pickle.loads(pickle.dumps(old))(0*y, y) == 5

@@ -589,12 +589,14 @@ CONSERVING = {
     'FNO2d': lambda: FNO2d(4, width=4, m=3, t_out=2, hidden=8, conserve=True),
     'SemigroupKNO': lambda: SemigroupKNO(1, 4, o=8, m=4, conserve=True)}
 
+@pytest.mark.parametrize('scaled', [False, True])
 @pytest.mark.parametrize('name', CONSERVING)
-def test_the_mean_is_kept(name):
-    "Of two frames of two variables, on any grid, after training, in a roll-out, through the scale of the data"
+def test_the_mean_is_kept(name, scaled):
+    "Of two frames of two variables, on any grid, after training, in a roll-out, alone and in the scale of the data"
     from fastrobust.systems.koopman.rolling import Scaled, roll
     torch.manual_seed(0)
-    net = Scaled(CONSERVING[name](), [.5, -1.], [2., .3])
+    net = CONSERVING[name]()
+    if scaled: net = Scaled(net, [.5, -1.], [2., .3])
     grid,axes = ((9, 8), (2, 3)) if '2d' in name else ((17,), (2,))
     opt = torch.optim.Adam(net.parameters(), 1e-2)
     u = torch.randn(6, 4, *grid) + torch.randn(6, 4, *[1]*len(grid))

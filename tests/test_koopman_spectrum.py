@@ -1,5 +1,5 @@
 "Spectra of operators: against impulses, dense Jacobians and equations whose multipliers are known"
-import copy
+import copy, pickle
 from functools import partial
 import numpy as np
 import pytest
@@ -439,3 +439,51 @@ def test_what_is_no_operator():
     with pytest.raises(ValueError, match='at least one operator'): spectrum_report({})
     with pytest.raises(ValueError, match='`exact` as 8 finite'): spectrum_report(KNO1d(o=2, m=3), np.ones(3))
     with pytest.raises(ValueError, match='`dt` must be positive'): spectrum_report(KNO1d(o=2, m=3), dt=0.)
+
+# --- parts, files, and what is said -----------------------------------------------------------------------------------
+def moved(u): return torch.roll(u, 1, -1)*.9
+
+def test_parts_of_a_spectrum_know_their_own():
+    H = operator_spectrum(FNO2d(2, width=4, m=3), 3, size=(10, 13), plane=True)
+    assert H.every.shape == (5, 3, 2)
+    for key in (3, np.s_[1:3], np.s_[:, 0], np.s_[..., 1], np.s_[::-1, ::2], np.s_[None], abs(H.view(np.ndarray)) > 0):
+        part = H[key]
+        assert np.array_equal(part.every[..., 0], part) and np.array_equal(part.elsewhere, H.elsewhere[key])
+    assert isinstance(H[1, 1], complex) and H.reshape(-1).every is None
+    for again in (pickle.loads(pickle.dumps(H)), copy.deepcopy(H), copy.copy(H)):
+        assert np.array_equal(again.every, H.every) and np.array_equal(again.elsewhere, H.elsewhere)
+        assert np.array_equal(again, H)
+    make,args,(state,*_) = H.__reduce__()       # a file of H alone
+    old = make(*args)
+    old.__setstate__(state)
+    assert np.array_equal(old, H) and old.every is None
+
+def test_reports_of_versions_without_planes(tmp_path):
+    rep = spectrum_report(FNO1d(width=4, m=3), modes=3, size=16)
+    for k in ('planes', 'directions', 'exact_plane', 'unseen'): del rep.__dict__[k]
+    rep = pickle.loads(pickle.dumps(rep))
+    assert rep.plot().axes and [o.name for o in rep.save(tmp_path)][:1] == ['spectrum.csv']
+
+def test_exact_waves_are_taken_or_told():
+    kw = dict(modes=3, size=(12, 12))
+    by_name = spectrum_report(moved, lambda ky, kx: np.exp(-2j*np.pi*kx/12)*.9, **kw)
+    assert by_name.summary.iloc[-1] < 1e-6
+    one = spectrum_report(moved, np.vectorize(lambda ky, kx: np.exp(-2j*np.pi*kx/12)*.9), **kw)
+    assert np.allclose(one.exact_plane, by_name.exact_plane)
+    assert (spectrum_report(moved, lambda ky, kx: .9, **kw).exact_plane == .9).all()
+    assert (spectrum_report(moved, lambda k: .9, modes=3, size=12).exact == .9).all()
+    assert np.allclose(spectrum_report(moved, lambda *k: .9**k[0], modes=3, size=12).exact, .9**np.arange(3))
+
+def two(ky, kx): return ky + 0j*kx
+@pytest.mark.parametrize('exact,kw,says', [
+    (two, {}, r'of k alone, .* got one of \(ky, kx\)\. .* size=\(64, 64\)'),
+    (np.ones((5, 3)), dict(size=12), r'of k alone, .* got one of \(ky, kx\)'),
+    (lambda *k: two(*k), dict(size=(12, 12)), r'any number of arguments\. Say which: lambda ky, kx: f\(ky, kx\)'),
+    (lambda *k: two(*k), dict(size=12), r"function of k alone, .* which says: two\(\) missing 1"),
+    (np.ones((15, 8)), dict(size=(16, 4), modes=8), r'of shape \(15, 8\)\. .* an array \(15,3\)\.')])
+def test_exact_waves_that_do_not_go(exact, kw, says):
+    with pytest.raises(ValueError, match=says): spectrum_report(moved, exact, **(dict(modes=3) | kw))
+
+def test_a_text_is_no_truth_value():
+    for f in (spectrum_report, operator_spectrum):
+        with pytest.raises(TypeError, match="`plane` must be True or False, got 'no'"): f(moved, size=12, plane='no')

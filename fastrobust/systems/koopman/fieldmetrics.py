@@ -2,6 +2,7 @@
 import torch
 from torch import Tensor, nn
 from fastrobust.basics import need_number, need_whole
+from fastrobust.systems.koopman.choices import need_reduction
 
 __all__ = ['rel_l2', 'BandL2', 'RelL2Loss', 'KoopmanLoss']
 
@@ -97,7 +98,7 @@ class RelL2Loss(nn.Module):
         if weights is not None: weights = torch.as_tensor(weights, dtype=torch.float32)
         self.register_buffer('weights', weights, persistent=False)
         if scale is not None: scale = [torch.as_tensor(o, dtype=torch.float32) for o in scale]
-        self.scale,self.reduction,self.var = scale,reduction,var
+        self.scale,self.reduction,self.var = scale,need_reduction(reduction),var
         self.__name__ = 'rel_l2' if var is None else f'rel_l2_{var}'
 
     def forward(self, pred, y):
@@ -113,6 +114,7 @@ class RelL2Loss(nn.Module):
 class KoopmanLoss(nn.Module):
     """KoopmanLab's loss, `pred` times the squared error of the prediction plus `rec` times that of the reconstruction
     (https://arxiv.org/abs/2301.10022). Mean squared errors hide the scale of a field: watch `rel_l2` beside it"""
+    reduction = 'mean'  # in files of versions without another
     def __init__(self,
         pred=5.,    # Weight of the prediction; 5 in the authors' code
         rec=.5,     # Weight of the reconstruction; .5 in the authors' code
@@ -122,7 +124,7 @@ class KoopmanLoss(nn.Module):
         for k,v in dict(pred=pred, rec=rec).items():
             need_number(k, v)
             if not 0 <= v < float('inf'): raise ValueError(f"`{k}` must be a finite number >= 0, got {v}.")
-        self.pred,self.rec,self.reduction = pred,rec,reduction
+        self.pred,self.rec,self.reduction = pred,rec,need_reduction(reduction)
 
     def reconstruction(self,
         pairs   # (reconstruction, what it saw) of each step

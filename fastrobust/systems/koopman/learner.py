@@ -1,5 +1,6 @@
 "`koopman_learner`: a fastai learner of operators between fields, which rolls out and counts in the units of the data"
 from functools import partial
+from numbers import Real
 import torch
 from fastai.callback import schedule    # noqa: F401 (gives Learner its fit_one_cycle)
 from fastai.callback.core import Callback
@@ -94,9 +95,11 @@ def _answer_of(model, u, t, timed):
 def warn_step(model, t):
     "Say where the times of the data are far from the one that a network was made for"
     step = getattr(getattr(model, 'net', model), 'step', None)
-    if step is None or not t or not len(t[0]): return
-    lo,hi = float(t[0].min()),float(t[0].max())
-    if not 0 < lo <= hi or step/4 <= hi and lo <= 4*step: return
+    number = isinstance(step, Real) and not isinstance(step, bool) and step > 0
+    times = t[0][t[0] > 0] if t else ()
+    if not number or not len(times): return
+    lo,hi = float(times.min()),float(times.max())
+    if step/4 <= hi and lo <= 4*step: return
     robust_warn(f"the network's `step` is {step:g}, the times of the data are {lo:g} to {hi:g}: what it makes of other "
                 f"times than these was measured to be far worse so. Make it with step={hi:g}.")
 
@@ -148,7 +151,7 @@ def koopman_learner(
     if scale and not isinstance(model, Scaled):
         mean,std = ([0.], [1.]) if given is None else given
         out = dls.y_scale if getattr(dls, 'pair', False) else None
-        model = Scaled(model, mean, std, getattr(dls, 'periodic', ()), out)
+        model = Scaled(model, mean, std, getattr(dls, 'periodic', ()), out, getattr(dls, 'weights', None))
     need_operator(dls, model)
     need_parameters(model)
     kwargs = dict(lr=5e-3, metrics=_metrics(dls)) | kwargs

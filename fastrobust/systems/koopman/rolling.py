@@ -4,6 +4,7 @@
 import math
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = []
 
@@ -28,19 +29,37 @@ def joined(
     w = w.view(-1, *[1]*(z.ndim-1-axis))
     return torch.cat([z, torch.lerp(last, first, w)], axis)
 
+def zeros_behind(
+    z,      # Fields (b,c,*grid)
+    axis    # Of a side that does not wrap
+):          # Longer by `PAD` of that side
+    "What earlier versions put behind a side with ends: the mean"
+    k = math.ceil(PAD*z.shape[axis])
+    return F.pad(z, [0, 0]*(z.ndim-1-axis) + [0, k])
+
 class Scaled(nn.Module):
-    "An operator in the units of its data: inside are fields of mean 0 and deviation 1, and sides that wrap"
+    """An operator in the units of its data: inside are fields of mean 0 and deviation 1, and sides that wrap. Of a
+    network with `conserve` the mean over the grid is kept in these units, whatever the scales of both sides"""
+    pad = 'zeros'       # in files of versions without another
+    conserve = False
     def __init__(self,
         net,            # Operator: u (b,t_in*c,*grid) -> prediction, or (prediction, reconstruction)
         mean=(0.,),     # Of each of the c variables
         std=(1.,),      # Of each, positive
         periodic=(),    # For each side of the grid whether it is periodic; (): all are
-        out=None        # (mean, std) of the predictions, where these are of other variables; None: the same
+        out=None,       # (mean, std) of the predictions, where these are of other variables; None: the same
+        weights=None    # Of the rows of the grid (ny,1), in the mean that is kept; None: all alike
     ):
         super().__init__()
         self.net,self.periodic = net,tuple(periodic)
+        self.pad,self.conserve = 'line',getattr(net, 'conserve', False) is True
         self._keep('mean', 'std', mean, std)
         self._keep('out_mean', 'out_std', *((mean, std) if out is None else out))
+        if weights is not None: weights = torch.as_tensor(weights, dtype=torch.float32)
+        self.register_buffer('weights', weights, persistent=False)
+        if self.conserve and len(self.out_mean) != self.n_vars:
+            raise ValueError("expected with `conserve` as many variables of the targets as of the inputs, whose mean "
+                             f"is kept, got {len(self.out_mean)} and {self.n_vars}. Make the network without it.")
 
     def _keep(self, mean_name, std_name, mean, std):
         mean,std = (torch.as_tensor(o, dtype=torch.float64).flatten() for o in (mean, std))
@@ -67,9 +86,31 @@ class Scaled(nn.Module):
     def _wrapped(self, z):
         "Behind each side that is not periodic a straight line, from its end to its beginning"
         if not getattr(self.net, 'any_grid', True): return z
+        longer = joined if self.pad == 'line' else zeros_behind
         for axis,wraps in enumerate(self.periodic, 2):
-            if not wraps: z = joined(z, axis)
+            if not wraps: z = longer(z, axis)
         return z
+
+    def _rows(self, rows):
+        "Weights of the rows of a grid, that of training or every so manyth row of it"
+        w = self.weights
+        n,k = len(w),0
+        if n % rows == 0: k = n//rows
+        elif rows > 1 and (n-1) % (rows-1) == 0: k = (n-1)//(rows-1)      # from pole to pole
+        if k: return w[::k]/w[::k].mean()
+        raise ValueError(f"expected the {len(w)} rows of training or every so manyth of them, whose weights are "
+                         f"known to keep the mean, got {rows}. For other grids make the network without `conserve`.")
+
+    def _kept(self, pred, u):
+        "Predictions with the mean over the grid of the last frames seen, as the network's `conserve` asks"
+        if not self.conserve: return pred
+        k = pred.shape[1]
+        if k > u.shape[1]:
+            raise ValueError(f"expected of a network with `conserve` up to {u.shape[1]} channels, as many as it sees, "
+                             f"got {k}. Make it without.")
+        off = u[:, -k:]-pred
+        if self.weights is not None: off = off*self._rows(u.shape[2]).to(off.dtype)
+        return pred + off.mean(tuple(range(2, off.ndim)), keepdim=True)
 
     def forward(self, u, *t):
         u = u.as_subclass(Tensor)
@@ -80,7 +121,7 @@ class Scaled(nn.Module):
             m,s = self._per_channel(o, mean, std)
             if o.shape[2:] != u.shape[2:]: o = o[here]
             return torch.addcmul(m, o, s)
-        pred = back(pred, self.out_mean, self.out_std)
+        pred = self._kept(back(pred, self.out_mean, self.out_std), u)
         return pred if rec is None else (pred, back(rec, self.mean, self.std))
 
 def roll(

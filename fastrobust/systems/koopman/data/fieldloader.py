@@ -62,14 +62,15 @@ def _counted(n, what): return f'{n} {what}' if n == 1 else f'{n} {what}s'
 class FieldLoaders(DataLoaders):
     "DataLoaders of fields; `test_dl` takes new fields as arrays or as the path of a file"
     def __repr__(self):
-        f = self.valid.dataset.facts
+        if not self.loaders: return f'{type(self).__name__}: none'
+        f = self.loaders[-1].dataset.facts
         ends = (f.t_in, f.n_vars),(f.t_out, len(f.y_scale[0]))
         seen,given = (f"{_counted(t, 'frame')} of {_counted(c, 'variable')}" for t,c in ends)
         if f.timed: seen += ' and a time'
         sides = zip(self.loaders, ('training', 'validation'))
         n = ' and '.join(f'{len(dl.dataset)} {o}' for dl,o in sides)
         grid = ' x '.join(map(str, f.grid))
-        return (f'{type(self).__name__}: {n} items in batches of {self.train.bs} on {self.device}\n'
+        return (f'{type(self).__name__}: {n} items in batches of {self.loaders[0].bs} on {self.device}\n'
                 f'{seen} to {given}, on {grid} points')
 
     def test_dl(self,

@@ -165,7 +165,7 @@ def _names(sample, outs, sizes, frame):
 def draw_fields(
     samples,        # Items (x, y) or (x, t, y)
     outs=None,      # Of each a tuple whose last is the prediction, or None
-    max_n=4,        # Items
+    max_n=4,        # Items; None: all
     n_vars=1,       # Variables c of the inputs
     y_vars=None,    # Of the targets; None: as many
     pair=False,     # Fields to other fields? Then inputs have a colour scale of their own
@@ -191,8 +191,8 @@ def draw_fields(
     draw = _lines if rows[0][0].ndim == 1 else _images
     return draw(rows, names, pair, figsize, [None]*len(rows) if losses is None else losses)
 
-def _drawn(samples, *args, **kwargs):
-    "As `draw_fields`, with what a `ShownDL` says of its samples"
+def _drawn(samples, *args, nrows=None, ncols=None, **kwargs):     # noqa: ARG001
+    "As `draw_fields`, with what a `ShownDL` says of its samples; rows and columns are as these need them"
     return draw_fields(samples, *args, **getattr(samples, 'look', {}) | kwargs)
 
 # --- fastai's doors -------------------------------------------------------------------------------
@@ -215,9 +215,9 @@ def show_results(x:tuple, y:TensorField, samples, outs, ctxs=None, max_n=4, **kw
     return _drawn(samples, outs, max_n, **kwargs)
 
 @dispatch
-def plot_top_losses(x:TensorField, y, samples, outs, raws, losses, **kwargs):   # noqa: ARG001
-    return _drawn(samples, outs, len(samples), losses=losses, **kwargs)
+def plot_top_losses(x:TensorField, y, samples, outs, raws, losses, max_n=None, **kwargs):   # noqa: ARG001
+    return _drawn(samples, outs, max_n, losses=losses, **kwargs)
 
 @dispatch
-def plot_top_losses(x:tuple, y:TensorField, samples, outs, raws, losses, **kwargs):     # noqa: ARG001,F811
-    return _drawn(samples, outs, len(samples), losses=losses, **kwargs)
+def plot_top_losses(x:tuple, y:TensorField, samples, outs, raws, losses, max_n=None, **kwargs):     # noqa: ARG001,F811
+    return _drawn(samples, outs, max_n, losses=losses, **kwargs)

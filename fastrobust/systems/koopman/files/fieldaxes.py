@@ -48,6 +48,10 @@ def named_axes(
     return ''.join(letters)
 
 FEW = 4     # points, which are no side of a grid
+# what an array may be instead where its last side has few points, by what it was taken for
+OTHERS = dict(nx='x n', ntx='n x t', nyx='n x c', ncx='n x c', ntyx='n t x c', ntcx='n t x c', ncyx='n t x c',
+              ntcyx='n t y x c', ntyxc='n t c y x', x='x', tx='x t', tyx='t x c', tcx='t x c', tcyx='t y x c',
+              tyxc='t c y x')
 # where axes have no names, by their number
 GUESSES = dict(histories={2: 'nx', 3: 'ntx', 4: 'ntyx', 5: 'ntcyx'},
                pairs={2: 'nx', 3: 'nyx', 4: 'ncyx', 5: 'ntcyx'},
@@ -86,13 +90,14 @@ def _need_clear(letters, shape, what):
     "Refuse to guess (n,y,x,t), as in FNO's .mat files, to be (n,t,y,x), and sides of few points"
     need = f'expected `axes` for {what} of shape {tuple(shape)}:'
     side = {o: shape[letters.index(o)] for o in letters if o in 'yx'}
+    other = OTHERS[letters]
     if 1 in side.values():
+        if letters in ('ntyx', 'ncyx'): other = f"n y x t' or '{other}"
         raise ValueError(f"{need} an axis of one point is no side of a grid. Say which is which, such as "
-                         "axes='n y x t' or 'n x c'; or leave that axis out.")
+                         f"axes='{other}'; or leave that axis out.")
     looks = _looks_like_times_last(shape) if letters in ('ntyx', 'ncyx', 'tyx') else ''
     if not looks:
         if side['x'] > FEW: return
-        other = dict(ntx='n x t', ntyx='n t x c').get(letters, 'n x c')
         raise ValueError(f"{need} a side of {side['x']} points looks like no side. Say which is "
                          f"which, such as axes='{other}', or '{' '.join(letters)}' if it is as "
                          "fastrobust has it.")

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from fastrobust.basics import need_whole
+from fastrobust.systems.koopman.choices import need_truth
 from fastrobust.systems.koopman.networks.spectral import (
     Pointwise, SpectralConv, need_grid, need_input, with_mean_of)
 
@@ -28,10 +29,10 @@ class FNO(nn.Module):
         need_whole('layers', layers, 1)
         need_whole('t_out', t_out, 1, what='frames')
         need_whole('hidden', hidden, 1, what='channels')
+        self.conserve = need_truth('conserve', conserve)
         if conserve and t_out > t_in:
             raise ValueError(f"expected `t_out` up to t_in={t_in} with `conserve`, as the means are "
                              f"of the last frames seen, got {t_out}. Lower it: roll-outs give more.")
-        self.conserve = conserve
         self.lift = Pointwise(t_in + dim*bool(grid), width)
         self.spectral = nn.ModuleList([SpectralConv(width, width, m, dim) for _ in range(layers)])
         self.local = nn.ModuleList([Pointwise(width, width) for _ in range(layers)])
@@ -48,6 +49,8 @@ class FNO(nn.Module):
         y = self.project(v)
         return with_mean_of(y, u) if self.conserve else y
 
+    def extra_repr(self): return f't_in={self.t_in}, m={self.m}, grid={self.grid}, conserve={self.conserve}'
+
 class FNO1d(FNO):
     """Frames on a line (b,t_in,x) -> the next (b,t_out,x) by layers v <- gelu(W v + F^-1(R F v)),
     the last without gelu: Eq. 2-4 of https://arxiv.org/abs/2010.08895. Grids from 2m-2 nodes on.
@@ -62,8 +65,8 @@ class FNO1d(FNO):
         # Places of the nodes as a channel, as in the paper? Without, the output moves with u
         grid:bool=True,
         hidden:int=32,  # Channels of the projection's hidden layer; the authors: 128 for width 64
-        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
-        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? In `koopman_learner`
+        # in the units of the data, on globes by area; of a network alone where all sides wrap
         conserve:bool=False
     ):
         super().__init__(1, t_in, width, m, layers, t_out, grid, hidden, conserve)
@@ -82,8 +85,8 @@ class FNO2d(FNO):
         # Places of the nodes as channels, as in the paper? Without, the output moves with u
         grid:bool=True,
         hidden:int=128, # Channels of the projection's hidden layer; the authors'
-        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
-        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? In `koopman_learner`
+        # in the units of the data, on globes by area; of a network alone where all sides wrap
         conserve:bool=False
     ):
         super().__init__(2, t_in, width, m, layers, t_out, grid, hidden, conserve)

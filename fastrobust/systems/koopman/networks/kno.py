@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 from fastrobust.basics import need_whole
+from fastrobust.systems.koopman.choices import need_truth
 from fastrobust.systems.koopman.networks.spectral import (CircularConv, Pointwise, field_of, hermitian,
                                                  kept_modes, mode_product, need_grid, need_input,
                                                  wave_numbers, with_mean_of)
@@ -39,7 +40,7 @@ class KNO(nn.Module):
         self.m = need_whole('m', m, 1, what='modes')
         self.r = need_whole('r', r, 1, what='steps')
         self.kernel = need_kernel(coder, kernel)
-        self.linear,self.conserve = linear,conserve
+        self.linear,self.conserve = linear,need_truth('conserve', conserve)
         self.encoder = coder_layer(t_in, o, dim, self.kernel)
         self.decoder = coder_layer(o, t_in, dim, self.kernel)
         self.K = nn.Parameter(torch.rand(o, o, *[m]*dim, 2)/o**2)
@@ -104,7 +105,7 @@ class KNO(nn.Module):
 
     def extra_repr(self):
         return (f't_in={self.t_in}, o={self.o}, m={self.m}, r={self.r}, linear={self.linear}, '
-                f'kernel={self.kernel}')
+                f'kernel={self.kernel}, conserve={self.conserve}')
 
 class KNO1d(KNO):
     """Frames on a line (b,t_in,x) -> (pred, rec): pred = D(tanh(w0 z + h_r)) with z = tanh(E u),
@@ -121,8 +122,8 @@ class KNO1d(KNO):
         *,
         kernel:int=5,   # Nodes that a 'conv' coder spans, odd
         bn:bool=False,  # BatchNorm on w0 z, the path of the high frequencies?
-        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
-        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? In `koopman_learner`
+        # in the units of the data, on globes by area; of a network alone where all sides wrap
         conserve:bool=False
     ):
         super().__init__(1, t_in, o, m, r, linear, coder, kernel, bn, conserve)
@@ -144,8 +145,8 @@ class KNO2d(KNO):
         *,
         kernel:int=5,   # Nodes along each axis that a 'conv' coder spans, odd
         bn:bool=False,  # BatchNorm on w0 z, the path of the high frequencies?
-        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
-        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? In `koopman_learner`
+        # in the units of the data, on globes by area; of a network alone where all sides wrap
         conserve:bool=False
     ):
         super().__init__(2, t_in, o, m, r, linear, coder, kernel, bn, conserve)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from fastrobust.basics import need_number, need_whole
+from fastrobust.systems.koopman.choices import need_truth
 from fastrobust.systems.koopman.networks.spectral import (Pointwise, SpectralConv, need_grid, need_input,
                                                  waves, with_mean_of)
 
@@ -52,8 +53,8 @@ class SemigroupKNO(nn.Module):
         # A usual time from frames to target, in the unit of t: it is t where none is given, and
         # before training mode k decays by exp(-(1+|k|^2)/10) in it
         step:float=1.,
-        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? Where all sides
-        # wrap; of pairs only where `field_dls` is given one `scale` for both
+        # Keep the mean over the grid, as Burgers', KdV, water and vorticity do? In `koopman_learner`
+        # in the units of the data, on globes by area; of a network alone where all sides wrap
         conserve:bool=False
     ):
         super().__init__()
@@ -66,7 +67,7 @@ class SemigroupKNO(nn.Module):
         if not 0 < step < math.inf:
             raise ValueError(f"`step` must be positive and finite, got {step}. Give a usual time "
                              "of the data.")
-        self.step,self.conserve = float(step),conserve
+        self.step,self.conserve = float(step),need_truth('conserve', conserve)
         k = half_plane(m, dim)
         self.register_buffer('k', k, persistent=False)
         rate = .1/step
@@ -165,4 +166,5 @@ class SemigroupKNO(nn.Module):
         return 1+k2.flatten()
 
     def extra_repr(self):
-        return f'dim={self.dim}, t_in={self.t_in}, o={self.o}, m={self.m}, step={self.step:g}'
+        return (f'dim={self.dim}, t_in={self.t_in}, o={self.o}, m={self.m}, step={self.step:g}, '
+                f'conserve={self.conserve}')

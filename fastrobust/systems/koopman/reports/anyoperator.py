@@ -8,6 +8,7 @@ from fastrobust.basics import is_whole, need_number, need_whole, shown
 from fastrobust.inference.notes import Bar
 from fastrobust.resting import at_rest, keep_random
 from fastrobust.systems.koopman.data.fieldchecks import need_finite, need_real
+from fastrobust.systems.koopman.reports.steps import step_of
 from fastrobust.systems.koopman.rolling import Scaled, answer
 
 __all__ = []
@@ -37,6 +38,7 @@ class AnyOperator:
         if n_vars is None: n_vars = self._told('n_vars') or self._scaled_vars() or 1
         self.n_vars = need_whole('n_vars', n_vars, 1, what='variables of a frame')
         grid,t_in = self._told('grid'),self._told('t_in')
+        if t_in: step_of(self.dls, t_in, self.n_vars).need_next('a spectrum')
         self.bound = self._bound()
         self.grid = tuple(grid) if isinstance(grid, (tuple, list)) else self.bound
         dim = len(self.grid) if self.grid else described(net, 'dim')

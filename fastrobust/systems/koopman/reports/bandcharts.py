@@ -112,7 +112,7 @@ def _example(axs, rep):
 def draw_bands(rep, figsize=None):
     "The picture of the report of conformal bands"
     planar = rep.example[0].ndim == 2
-    several = rep.bands.steps > 1
+    several = rep.bands.steps > 1 and rep.frames is not None
     charts = 2+several
     if planar:          # the field above, the charts below
         fig = new_figure(figsize or (.3+3.9*charts, 7.4))

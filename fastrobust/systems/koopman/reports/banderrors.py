@@ -1,6 +1,7 @@
 "How far predictions are from what comes, by frame: the largest error or the root mean square one"
 import math
 import torch
+from fastrobust.systems.koopman.data.fieldchecks import need_finite
 from fastrobust.systems.koopman.reports.meshes import asked
 from fastrobust.systems.koopman.reports.operands import need_time, start_frames, true_frames
 from fastrobust.systems.koopman.reports.operating import bar_of, given_weights, resting
@@ -11,6 +12,7 @@ ROOM = 2**20    # Numbers of the fields that are predicted at once
 
 class FieldErrors:
     "Errors of an operator, in units of the data or sizes of the predicted field, and widths of each frame"
+    growth = None       # in files of versions without widths by frame
     def __init__(self,
         op,         # `Operator` of a learner
         kind,       # 'sup' or 'l2'
@@ -20,12 +22,11 @@ class FieldErrors:
         self.steps = None       # Frames of the targets
         self.growth = None      # What errors of each frame are counted in (steps,); None: all alike
 
-    @property
-    def n_vars(self): return 1 if self.op.at_once else self.op.n_vars
-
     def checked(self, u, t, y):
         u = start_frames(u, self.op)
-        y = true_frames(y, u, self.n_vars)      # (n,steps,c,*grid)
+        y = true_frames(y, u, self.op.out_vars)     # (n,steps,c,*grid)
+        self.op.need_frames(y)
+        need_finite(y, '`y`')
         if self.steps is None: self.steps = y.shape[1]
         if y.shape[1] != self.steps:
             raise ValueError(f"expected targets of {self.steps} frames, as calibrated on, got "

@@ -1,4 +1,5 @@
 "What conformal bands are worth on new fields: coverage by level"
+from typing import Any
 import numpy as np, pandas as pd
 from scipy import stats
 from fastrobust.reporting.report import Report
@@ -13,12 +14,13 @@ LEVELS = .5, .6, .7, .8, .9, .95
 class BandReport(Report):
     "Result of `report` of conformal bands: `table`, `summary`, `frames`, `scores`"
     scores:np.ndarray       # Of the new fields, or histories (n,)
-    frames:pd.DataFrame     # Half width, error and share inside by frame
-    new:str         # What is new: 'fields' or 'histories'
+    frames:Any = None   # DataFrame of half width, error and share inside by frame; None in older files
+    new:str = 'fields'  # What is new: 'fields' or 'histories'
     bands:object    # `ConformalBands`
     example:tuple   # (what came, prediction, how far off it may be) of one field
     def files(self):
-        more = {f'{self.name}_frames': self.frames} if len(self.frames) > 1 else {}
+        several = self.frames is not None and len(self.frames) > 1
+        more = {f'{self.name}_frames': self.frames} if several else {}
         return super().files() | more
 
 def _nodes(bands, u, t, y, qs):
@@ -47,6 +49,10 @@ def _notes(bands, which):
     if which is None:
         yield ("New fields count one by one. Where several are of one history they are alike: give "
                "`histories`, or low, high are too narrow.")
+    elif bands.what == 'fields' and which.max() < len(which)-1:
+        yield (f"Calibrated on single fields, and reported by histories, which are inside only with all their fields: "
+               f"the level {bands.level:g} is promised for one field alone, and fewer histories are to be expected "
+               "inside. For a promise of whole histories calibrate with `histories`.")
     yield from bands.notes
 
 def _frames(bands, errs):

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from fastrobust.basics import nearest
 from fastrobust.reporting.report import Report
+from fastrobust.systems.koopman.choices import need_truth
 from fastrobust.systems.koopman.reports.banderrors import FieldErrors
 from fastrobust.systems.koopman.reports.bandreport import LEVELS, band_report
-from fastrobust.systems.koopman.reports.calibrated import Apart, batches_of, histories_of
-from fastrobust.systems.koopman.reports.framewidths import enough_left, growth_of, set_apart
+from fastrobust.systems.koopman.reports.calibrated import Apart, batches_of, histories_of, overridden
+from fastrobust.systems.koopman.reports.framewidths import draws_of, enough_left, growth_of, set_apart
 from fastrobust.systems.koopman.reports.operands import start_frames
 from fastrobust.systems.koopman.reports.operating import operators
 from fastrobust.systems.koopman.reports.quantiles import (
@@ -20,6 +21,7 @@ __all__ = ['conformal_bands']
 # --- the bands ------------------------------------------------------------------------------------
 class ConformalBands(FieldErrors):
     "Of an operator: `q`, `widths`, `n`, `level`, `bands(u)`, `radius(u)`, `coverage(u, y)`, `report(u, y)`"
+    by_frame = False    # in files of versions without widths by frame
     def __init__(self,
         op,         # `Operator` of a learner
         level,      # Probability
@@ -38,7 +40,7 @@ class ConformalBands(FieldErrors):
     @property
     def q(self):
         "What scores stay below with probability `level`"
-        why = '' if self.growth is None else ', beside every fourth that the width by frame is from'
+        why = '' if self.growth is None else ', beside the quarter that the width by frame is from'
         return conformal_quantile(self.calibration, self.level, self.what, why)
     @property
     def widths(self):
@@ -61,30 +63,35 @@ class ConformalBands(FieldErrors):
         "Scores of the fields, or histories, of `data`, from which q comes"
         apart = Apart(self.op.learn, data, 'conformal_bands')
         self.notes = apart.notes
-        errs = []
+        errs,drawn = [],[]
         for u,t,y in batches_of(data, 'conformal_bands'):
             u,t,y = self.checked(u, t, y)
             apart.fields(u)
             errs.append(self.frame_errors(u, t, y))
-        if errs: self._keep(np.concatenate(errs), data, histories)
+            drawn.append(draws_of(u, y))
+        if errs: self._keep(np.concatenate(errs), np.concatenate(drawn), data, histories)
         if not np.isfinite(self.q):
             raise ValueError("expected finite predictions of the fields to calibrate on, got NaN "
                              f"or infinity for {int((~np.isfinite(self.calibration)).sum())} of "
                              f"{self.n}. Has the training, or a roll-out, diverged?")
         return self
 
-    def _keep(self, errs, data, histories):
+    def _keep(self, errs, drawn, data, histories):
         "One score of each history, the largest, as those of one are alike"
         n = len(errs)
-        if histories is None and (told := histories_of(data)) is not None: histories = told[:n]
+        told = histories_of(data)
+        if told is not None: told = told[:n]
+        if histories is None: histories = told
         if histories is None:
             self.notes.append("Which fields calibrated on are of one history cannot be told here: "
                               "each counts as one of its own. If several are, the level is no "
                               "promise: give `histories`.")
             which = np.arange(n)
-        else: which = need_histories(histories, n)
+        else:
+            which = need_histories(histories, n)
+            self.notes += overridden(which, told)
         if which.max() < n-1: self.what = 'histories'
-        if self._by_frame(which): errs,which = self._set_growth(errs, which)
+        if self._by_frame(which): errs,which = self._set_growth(errs, which, drawn)
         scores = self.score(errs)
         if self.what == 'histories' and len(scores): scores = self._worst(scores, which)
         self.calibration = np.sort(scores)
@@ -99,14 +106,14 @@ class ConformalBands(FieldErrors):
                           "than they need be.")
         return False
 
-    def _set_growth(self, errs, which):
+    def _set_growth(self, errs, which, drawn):
         "Widths by frame, from some of the fields; the others"
-        apart = set_apart(which)
+        apart = set_apart(which, drawn)
         self.growth = growth_of(errs[apart])
         n = len(np.unique(which[apart]))
         self.notes.append(f"A width for each frame, in proportion to its mean error over {n} "
-                          f"{self.what} (every fourth), which are not calibrated on. The level holds "
-                          "for all frames together.")
+                          f"{self.what} (a quarter, drawn at random), which are not calibrated on. The "
+                          "level holds for all frames together.")
         return errs[~apart]/self.growth,np.unique(which[~apart], return_inverse=True)[1]
 
     def _worst(self, scores, which):
@@ -198,9 +205,9 @@ def conformal_bands(
     # Which history each field is of (n,), where several are of one; None: as a loader of `field_dls`
     # tells, else each is one of its own
     histories=None,
-    # Of several frames a width for each? Every fourth field (history) then says how errors grow, and
-    # is not calibrated on, and 'l2' is of each frame rather than of all together; None: if those left
-    # are enough for the level
+    # Of several frames a width for each? A quarter of the fields (histories), drawn at random but the
+    # same in every run, then says how errors grow and is not calibrated on, and 'l2' is of each frame
+    # rather than of all together; None: if those left are enough for the level
     by_frame=None
 )->ConformalBands:
     """Split conformal prediction for fields (Vovk et al. 2005; Lei et al. 2018,
@@ -212,5 +219,6 @@ def conformal_bands(
         raise ValueError(f"`kind` must be 'sup' or 'l2', got {kind!r}. "
                          f"{nearest(kind, ['sup', 'l2'])}")
     op, = operators({'the operator': learn}, 'conformal_bands')
-    if by_frame is not None: by_frame = bool(by_frame)
-    return ConformalBands(op, level, kind, bool(scaled), by_frame).calibrate(data, histories)
+    if by_frame is not None: by_frame = need_truth('by_frame', by_frame, ' or None')
+    scaled = need_truth('scaled', scaled)
+    return ConformalBands(op, level, kind, scaled, by_frame).calibrate(data, histories)

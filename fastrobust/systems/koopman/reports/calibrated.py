@@ -1,4 +1,5 @@
 "Data to calibrate on: read as it is, and refused where the operator was trained on it"
+import numpy as np
 import torch
 from torch import Tensor
 from fastrobust.basics import plain_dl, shown
@@ -39,6 +40,18 @@ def histories_of(
     "The history that each item of a loader is of; None where that cannot be told"
     ds = plain_dl(data).dataset if hasattr(data, 'dataset') else None
     return ds.index[:, 0].numpy() if isinstance(ds, FieldItems) else None
+
+def overridden(
+    which,  # History of each field as it was given (n,)
+    told    # As a loader knows it (n,), or None
+):
+    "A note where a loader knows of other histories"
+    if told is None: return
+    both = len(np.unique(np.stack([which, told]), axis=1).T)
+    known,given = len(np.unique(told)),len(np.unique(which))
+    if both == known == given: return
+    yield (f"`histories` given, {given}, are others than the {known} that the loader knows of, and count instead. "
+           "Where fields of one history pass for several, the level is no promise: leave `histories` out.")
 
 # --- apart from training? -------------------------------------------------------------------------
 def _rows(u):

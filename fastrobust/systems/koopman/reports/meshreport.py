@@ -34,8 +34,10 @@ def _fields(name, data, ops, weights):
     u = start_frames(u, ops[0])
     grid = tuple(u.shape[2:])
     # those that give all frames at once may give other variables
-    c = 1 if any(o.at_once for o in ops) else ops[0].n_vars
-    y = true_frames(y, u, c).flatten(1, 2)
+    c = min(o.out_vars for o in ops)
+    y = true_frames(y, u, c)
+    for op in ops: op.need_frames(y)
+    y = y.flatten(1, 2)
     need_sizes(y[:, None])
     t = need_time(t[0] if t else None, len(u), ops, '(u, t, y)')
     return _Fields(name, u, y, t, given_weights(ops, weights, grid))
@@ -61,7 +63,7 @@ def _refusal(op, fields, mesh):
 def _errors(op, fields, meshes, bs, tick):
     "Relative L2 error of each field on each mesh, and the difference to the finest at shared nodes: (meshes,n) each"
     n = len(fields.u)
-    k = fields.y.shape[1]//op.n_vars
+    k = fields.y.shape[1]//op.out_vars
     err,diff = np.zeros((2, len(meshes), n))
     for i in range(0, n, bs):
         here = slice(i, i+bs)

@@ -10,6 +10,7 @@ from fastrobust.basics import plain_dl, shown
 from fastrobust.inference.notes import Bar, warn_callbacks
 from fastrobust.resting import at_rest, keep_random
 from fastrobust.systems.koopman.learner import Rollout, units_of
+from fastrobust.systems.koopman.reports.steps import step_of
 from fastrobust.systems.koopman.rolling import Scaled, answer, roll
 
 __all__ = []
@@ -30,11 +31,21 @@ class Operator:
     wraps: tuple        # For each side whether it is periodic
     weights: Any = None # Of the places of the grid
     units: Any = None   # (mean, std) of each variable of the targets, in which errors are counted
+    step: Any = None    # `Step`, from what to what
+
+    def __post_init__(self): self.step = step_of(self.learn.dls, self.t_in, self.n_vars)
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if self.step is None: self.__post_init__()      # from a file of a version without it
 
     @property
     def model(self): return self.learn.model
     @property
     def dim(self): return len(self.grid)
+    @property
+    def out_vars(self):
+        "Variables of a frame of the targets; 1 where all frames come at once and may be of others"
+        return 1 if self.at_once else self.step.out_vars
 
     def place(self, u):
         "Fields where the network is, in its precision"
@@ -51,18 +62,23 @@ class Operator:
         u,t = self._inputs(u[:1], None if t is None else t[:1])
         pred,_ = answer(self.model(u, *t))
         whole = torch.is_tensor(pred) and pred.ndim == u.ndim
-        if whole and pred.shape[2:] == u.shape[2:] and pred.shape[1] >= self.n_vars:
-            return pred.shape[1]
+        least = self.step.channels
+        if whole and pred.shape[2:] == u.shape[2:] and pred.shape[1] >= least: return pred.shape[1]
         got = tuple(pred.shape) if torch.is_tensor(pred) else shown(pred)
-        raise ValueError(f"expected of {self.name} fields of at least {self.n_vars} channels on the "
-                         f"grid {tuple(u.shape[2:])}, got {got}. Its last {self.n_vars} channels are "
-                         "the next frame.")
+        raise ValueError(f"expected of {self.name} fields of at least {least} channels on the grid "
+                         f"{tuple(u.shape[2:])}, got {got}. Its last {least} channels are the next frame.")
 
-    def frames(self, u, t, steps):
-        "What the learner predicts for `u`: (b,steps*c,*grid), on the CPU"
+    def need_frames(self,
+        y   # Targets (n,frames,c,*grid), of `out_vars` variables
+    ):
+        "Refuse targets of more frames than can be predicted"
+        if not self.at_once: self.step.times(y.shape[1]*y.shape[2]//self.out_vars)
+
+    def frames(self, u, t, frames):
+        "What the learner predicts for `u`: (b,frames*c,*grid), on the CPU"
         u,t = self._inputs(u, t)
         if self.at_once: out = answer(self.model(u, *t))[0]
-        else: out = roll(self.model, u, steps, self.n_vars, t)
+        else: out = roll(self.model, u, self.step.times(frames), self.step.channels, t)
         return out.as_subclass(Tensor).cpu()
 
     def rolled(self, u, t, steps):
@@ -118,7 +134,10 @@ def operators(
                         "what koopman_learner made; a network alone: koopman_learner(dls, network).")
     ops = [_operator(str(k), o, who) for k,o in given.items()]
     for op in ops: warn_callbacks(op.learn, who)
-    takes = {op.name: f'{op.t_in} frames of {op.n_vars} variables on {op.dim} sides' for op in ops}
+    takes = {}
+    for op in ops:
+        takes[op.name] = f'{op.t_in} frames of {op.n_vars} variables on {op.dim} sides'
+        if not op.step.alike: takes[op.name] += f' ({op.step})'
     if len(set(takes.values())) > 1:
         said = ', '.join(f'{k!r} takes {v}' for k,v in takes.items())
         raise ValueError(f"{who} expected learners that take the same fields, got others: {said}. "

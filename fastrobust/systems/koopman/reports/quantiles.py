@@ -4,7 +4,7 @@
 # that is exchangeable with these is at most q with probability `level` or more.
 import math
 from typing import NamedTuple
-import numpy as np
+import numpy as np, pandas as pd
 from fastrobust.basics import need_number
 from fastrobust.metrics import wilson_interval
 
@@ -34,8 +34,9 @@ def conformal_quantile(
     if k <= n: return float(np.sort(scores)[k-1])
     need = math.ceil(level/(1-level) - 1e-9)
     if what == 'histories': why = ' (windows of one are alike and count as one)'+why
+    lower = f', or a `level` up to {n/(n+1):.3g}' if n else ''
     raise ValueError(f"expected at least {need} {what} to calibrate on for level {level:g}, got "
-                     f"{n}{why}. Give more, or a `level` up to {n/(n+1):.3g}.")
+                     f"{n}{why}. Give more{lower}.")
 
 def need_histories(
     histories,  # Whole numbers or names (n,)
@@ -43,6 +44,10 @@ def need_histories(
 ):
     "The number of the history of each field, from 0 on"
     given = np.asarray(histories)
+    unknown = int(pd.isna(np.asarray(histories, dtype=object)).sum())    # of texts NaN becomes 'nan'
+    if given.shape == (n,) and unknown:
+        raise ValueError(f"expected in `histories` a number or name for each of the {n} fields, got NaN or None for "
+                         f"{unknown}. Leave these fields out, or give each a name of its own.")
     if given.shape == (n,): return np.unique(given, return_inverse=True)[1]
     raise ValueError(f"expected `histories` as one number or name for each of the {n} fields, got "
                      f"shape {given.shape}. For example np.repeat(np.arange(10), 40).")

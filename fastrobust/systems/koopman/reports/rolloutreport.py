@@ -72,6 +72,7 @@ def rollout_report(
             raise ValueError(f"expected of {op.name} the next frame, got a learner of "
                              f"{op.learn.dls.t_out} frames at once. Make it with koopman_learner, "
                              "which rolls out.")
+        op.step.need_next(_ME)
     c = ops[0].n_vars
     given,u = u,start_frames(u, ops[0])
     y = true_frames(y, u, c)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from fastrobust.basics import need_number, need_whole
+from fastrobust.systems.koopman.choices import need_truth
 from fastrobust.systems.koopman.reports.anyoperator import AnyOperator, field_about
 from fastrobust.systems.koopman.reports.planecharts import draw_sizes
 from fastrobust.systems.koopman.reports.spectrumcharts import draw_plane
@@ -21,10 +22,29 @@ class Spectrum(np.ndarray):
     "H_k, complex (modes,) or, in all directions, (ky,kx): `every` eigenvalue, `elsewhere`, `plot()`"
     def __array_finalize__(self, obj):
         # complex (..,t_in*c), the largest first; H_k alone for one frame of one variable
-        self.every = getattr(obj, 'every', None)
+        same = getattr(obj, 'shape', None) == self.shape
+        self.every = getattr(obj, 'every', None) if same else None
         # real, of the shape of H: size of the response in modes other than k, as a share of all of
         # it; 0 for operators that commute with shifts, about a constant
-        self.elsewhere = getattr(obj, 'elsewhere', None)
+        self.elsewhere = getattr(obj, 'elsewhere', None) if same else None
+
+    def __getitem__(self, key):
+        out = super().__getitem__(key)
+        if not isinstance(out, Spectrum) or self.every is None: return out
+        out.elsewhere = np.asarray(self.elsewhere)[key]
+        keys = key if isinstance(key, tuple) else (key,)
+        if any(o is Ellipsis for o in keys): keys += (slice(None),)     # the last axis of `every` stays
+        out.every = np.asarray(self.every)[keys]
+        return out
+
+    def __reduce__(self):
+        make,args,state = super().__reduce__()
+        return make,args,(state, self.every, self.elsewhere)
+
+    def __setstate__(self, state):
+        own,*more = state if isinstance(state[0], tuple) else (state,)    # earlier versions kept H alone
+        super().__setstate__(own)
+        if more: self.every,self.elsewhere = more
 
     def first_side(self):
         "Of all directions the waves along the first side alone, complex (modes,)"
@@ -184,5 +204,6 @@ def operator_spectrum(
     """Linearised transfer function H_k of any operator: what one step multiplies a small wave
     exp(2 pi i k x) with, to be compared with the spectra of https://arxiv.org/abs/2102.12086. Where
     several frames or variables are seen it is the largest eigenvalue of the roll-out of mode k"""
+    plane = need_truth('plane', plane)
     op = AnyOperator(model, n_vars, time)
     return spectrum_about(op, field_about(about, op, size), modes, eps, plane)

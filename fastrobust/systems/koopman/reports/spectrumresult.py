@@ -28,10 +28,11 @@ class SpectrumReport(Report):
     raw:dict        # Name -> eigenvalues of I + K, complex (modes,o)
     dt:float        # Time of one step, or None
     rates:dict      # Name -> eigenvalues of the generators, complex (modes,o), in 1/time
-    planes:dict     # Name -> `operator_spectrum` in all directions, (2 modes-1,kx)
-    exact_plane:Any # Complex (2 modes-1,kx), or None
-    unseen:dict     # Name -> true where the training fields have no such wave, (2 modes-1,kx)
-    directions:Any  # DataFrame by operator, ky and kx, or None
+    # The rest is None or empty in files of versions that knew one side alone
+    planes:dict = {}    # Name -> `operator_spectrum` in all directions, (2 modes-1,kx)
+    exact_plane:Any = None  # Complex (2 modes-1,kx), or None
+    unseen:dict = {}    # Name -> true where the training fields have no such wave, (2 modes-1,kx)
+    directions:Any = None   # DataFrame by operator, ky and kx, or None
     def formatted(self):
         def show(v):
             if isinstance(v, complex): return f'{v.real:.4f}{v.imag:+.4f}i'

@@ -53,8 +53,10 @@ class _Fields:
         op = ops[0]
         self.n_vars = op.n_vars
         self.u = start_frames(u, op, name)
-        once = any(o.at_once for o in ops)      # whose targets may have other variables
-        y = true_frames(y, self.u, 1 if once else op.n_vars, f'{name} targets', name)
+        # of those that give all frames at once the targets may have other variables
+        c = min(o.out_vars for o in ops)
+        y = true_frames(y, self.u, c, f'{name} targets', name)
+        for o in ops: o.need_frames(y)
         need_sizes(y, f'{name} targets')
         self.y = y.flatten(1, 2)
         self.t = need_time(t, len(self.u), ops, 't=..')
@@ -91,7 +93,7 @@ def _others(ops, others):
 # --- the numbers ----------------------------------------------------------------------------------
 def _errors(op, s, weights):
     "Relative L2 error of each field, float64 (n,)"
-    steps = s.y.shape[1] if op.at_once else s.y.shape[1]//op.n_vars
+    steps = s.y.shape[1]//op.out_vars
     rows = max(1, ROOM//(s.u[0].numel()*steps))
     out = []
     for i in range(0, len(s.u), rows):
