@@ -144,9 +144,21 @@ from fastrobust.systems.koopman.reports.spectrum import *
 from fastrobust.systems.koopman.reports.spectrumreport import *
 from fastrobust.systems.koopman.reports.stress import *
 from fastrobust.systems.koopman.networks.vitkno import *
+from fastrobust.systems.tinymim.features import *
+from fastrobust.systems.tinymim.learner import *
+from fastrobust.systems.tinymim.mae import *
+from fastrobust.systems.tinymim.maepicture import *
+from fastrobust.systems.tinymim.masking import *
+from fastrobust.systems.tinymim.mimdata import *
+from fastrobust.systems.tinymim.mimic import *
+from fastrobust.systems.tinymim.probe import *
+from fastrobust.systems.tinymim.relations import *
+from fastrobust.systems.tinymim.teachers import *
+from fastrobust.systems.tinymim.tinyvit import *
 
 # Comparisons, reports, the audit
 from fastrobust.compare.compare import *
+from fastrobust.compare.mimstudy import *
 from fastrobust.compare.tuning import *
 from fastrobust.reporting.report import *
 from fastrobust.audit.command import *

@@ -14,6 +14,7 @@ from fastrobust.techniques.bases.memory import SampleMemory
 from fastrobust.techniques.bases.selection import Selection
 from fastrobust.techniques.bases.twonetworks import TwoNetworks
 from fastrobust.testing import CLAUSES
+from fastrobust.systems.tinymim.distilling import Distil, InsideTechnique
 from fastrobust.testing.case import Case
 from fastrobust.training.objective import Objective
 from fastrobust.training.stages import has_penalty, own
@@ -27,15 +28,26 @@ def collected():
     return found
 SETTINGS = collected()
 
-BASES = {Selection, TwoNetworks, SampleMemory}      # nothing to use by themselves
+BASES = {Selection, TwoNetworks, SampleMemory, InsideTechnique, Distil}     # nothing to use by themselves
 def subclasses(c): return {s for d in c.__subclasses__() for s in {d, *subclasses(d)}}
 ALL = sorted((t for t in subclasses(Technique)-BASES if t.__module__.split('.')[0] == 'fastrobust'),
              key=lambda t: t.__name__)
 
 def test_every_technique_has_an_entry(): assert set(ALL) == set(SETTINGS), set(ALL) ^ set(SETTINGS)
 def make(T, **kw): return SETTINGS[T]['make'](**kw)
+def net_for(*Ts):
+    "A network that all of them are for, None for a `small_cnn`"
+    return next((SETTINGS[T]['net'] for T in Ts if 'net' in SETTINGS[T]), None)
 
-@pytest.mark.parametrize('T', ALL, ids=lambda t: t.__name__)
+# Of the techniques for transformers TinyMIM stands for all in the fast suite; all are there beside each other
+INSIDE = [T for T in ALL if issubclass(T, InsideTechnique)]
+def timed(*Ts, fast):
+    "A case for pytest, slow unless it is `fast`"
+    return pytest.param(*Ts, id='-'.join(T.__name__ for T in Ts), marks=[] if fast else pytest.mark.slow)
+PAIRS = [timed(A, B, fast=not {A, B} & set(INSIDE) or {A, B} <= set(INSIDE))
+         for A,B in itertools.combinations(ALL, 2)]
+
+@pytest.mark.parametrize('T', [timed(T, fast=T not in INSIDE or T.__name__ == 'TinyMIM') for T in ALL])
 @pytest.mark.parametrize('clause', CLAUSES, ids=lambda f: f.__name__)
 def test_clause(T, clause, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -47,6 +59,7 @@ def test_a_weight_is_refused_in_our_words(T, bad):
     w = SETTINGS[T]['weight']
     with pytest.raises(ValueError, match=f'`{w}` must be positive'): make(T, **{w: bad})
 
+@pytest.mark.slow       # 15 seconds on a quiet machine
 def test_C8_export_load_strip(tmp_path):
     "All techniques exported, and stripped; one process loads the first, one without fastrobust the second"
     sizes = {}
@@ -54,17 +67,18 @@ def test_C8_export_load_strip(tmp_path):
     for T in ALL:
         dls = tiny_dls(batch_tfms=[fr.AugMixTransform()])
         t = SETTINGS[T].get('plain', SETTINGS[T]['make'])()
-        learn = tiny_learner(t, path=tmp_path, loss_func=GCELoss(), dls=dls)
+        learn = tiny_learner(t, path=tmp_path, loss_func=GCELoss(), dls=dls, net=net_for(T))
         learn.fit(1)
         learn.export(f'{T.__name__}.pkl')
+        x = tiny_arrays()[0][:5]
+        torch.save(learn.get_preds(dl=learn.dls.test_dl(x))[0], tmp_path/f'{T.__name__}.pt')
+        if net_for(T): continue     # fastrobust's own, which load with it alone; no teacher is in them
         sizes[T] = (tmp_path/f'{T.__name__}.pkl').stat().st_size
         s = strip(learn)
         assert type(s) is Learner and s.model is not learn.model and isinstance(learn.loss_func, Objective)
         s.fit(1) if T is ALL[0] else None
         s = strip(learn)
         s.export(f'{T.__name__}_stripped.pkl')
-        x = tiny_arrays()[0][:5]
-        torch.save(learn.get_preds(dl=learn.dls.test_dl(x))[0], tmp_path/f'{T.__name__}.pt')
         torch.save(s.get_preds(dl=s.dls.test_dl(x))[0], tmp_path/f'{T.__name__}_stripped.pt')
     n = (tmp_path/'plain.pkl').stat().st_size
     assert all(v < n*(2.2 if T.surgery else 1.2) + 20_000 for T,v in sizes.items()), sizes
@@ -80,7 +94,9 @@ if sys.argv[1] == '_stripped':
 from fastai.vision.all import load_learner, PILImageBW
 d = Path({str(tmp_path)!r})
 x = np.random.default_rng(0).integers(0, 256, (48, 8, 8), dtype=np.uint8)[:5]
-for n in {[T.__name__ for T in ALL]}:
+names = {[T.__name__ for T in ALL]}
+if sys.argv[1]: names = {[T.__name__ for T in sizes]}
+for n in names:
     learn = load_learner(d/f'{{n}}{{sys.argv[1]}}.pkl')
     want = torch.load(d/f'{{n}}{{sys.argv[1]}}.pt')
     if sys.argv[1]: got = torch.stack([learn.predict(o)[2] for o in x])
@@ -102,7 +118,7 @@ def test_strip_refuses_what_it_cannot_write():
         assert torch.equal(params(s), torch.cat([p.flatten() for p in learn.model.nets[i].parameters()]))
     with pytest.raises(ValueError, match='two networks'): strip(tiny_learner(fr.LogitClip(1.)), 'b')
 
-@pytest.mark.parametrize('A,B', list(itertools.combinations(ALL, 2)), ids=lambda t: t.__name__)
+@pytest.mark.parametrize('A,B', PAIRS)
 def test_pairs_train_or_say_why(A, B, recwarn):
     "They combine, or one says why not; what only one can do, its class declares"
     a,b = make(A),make(B)
@@ -111,6 +127,9 @@ def test_pairs_train_or_say_why(A, B, recwarn):
     elif A.exclusive and A.exclusive == B.exclusive: why = f'both {A.exclusive}'
     elif has_penalty(a) and has_penalty(b) and a.column == b.column: why = f'both add the term `{a.column}`'
     one,two = outcome(A, B),outcome(B, A)
+    if fr.ALASCA in (A, B) and net_for(A, B):
+        assert all('ALASCA expected a convolutional net' in o for o in (one, two))
+        return
     if why:
         assert isinstance(one, str) and why in one and one == two
         return
@@ -124,7 +143,7 @@ def test_pairs_train_or_say_why(A, B, recwarn):
 def outcome(*Ts):
     "What a refusal says, or losses and weights after a fit"
     try:
-        learn = tiny_learner([make(T) for T in Ts])
+        learn = tiny_learner([make(T) for T in Ts], net=net_for(*Ts))
         learn.fit(1)
     except ValueError as e: return str(e)
     return [o.item() for o in learn.recorder.losses] + list(learn.recorder.values[0]),params(learn)

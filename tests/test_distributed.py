@@ -7,7 +7,7 @@ import torch
 from fastai.optimizer import SGD
 import fastrobust
 from conftest import params, tiny_dls, tiny_learner
-from test_contract import ALL, SETTINGS
+from test_contract import ALL, SETTINGS, net_for
 from test_ridge import rows
 from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.noise.laws import NoisyLabels
@@ -15,7 +15,7 @@ from fastrobust.noise.block import add_label_noise
 
 # Techniques that treat each item by itself, their losses means over the batch: on two ranks they do what one process
 # does with the batches of both, side by side
-SINGLE = [T.__name__ for T in ALL if T.__name__ in ('LogitClip', 'LogitNorm', 'ELR', 'ALASCA')]
+SINGLE = [T.__name__ for T in ALL if T.__name__ in ('LogitClip', 'LogitNorm', 'ELR', 'ALASCA', 'TinyMIM')]
 
 RANK = '''
 import os, sys, warnings
@@ -30,7 +30,7 @@ def to_all(self, t, rank):      # fastai sends the order of the items by way of 
 DistributedDL._broadcast = to_all
 from fastai.optimizer import SGD
 from conftest import params, tiny_learner
-from test_contract import ALL, SETTINGS
+from test_contract import ALL, SETTINGS, net_for
 from test_distributed import dls_of_two
 import fastrobust.all as fr
 from fastrobust.labels.history import SampleHistory
@@ -38,7 +38,8 @@ from fastrobust.labels.history import SampleHistory
 learns,res = {T.__name__: [SETTINGS[T]['make']()] for T in ALL},{}
 learns.update(history=[SampleHistory('eval'), fr.Memorisation('eval')], train=[SampleHistory(), fr.Memorisation()])
 for name,cbs in learns.items():
-    learn = tiny_learner(cbs, dls=dls_of_two(), opt_func=SGD, wd=0.)
+    net = next((net_for(T) for T in ALL if T.__name__ == name), None)
+    learn = tiny_learner(cbs, dls=dls_of_two(), opt_func=SGD, wd=0., net=net)
     with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(1, .05)     # SyncBatchNorm is for GPUs
     assert type(learn.dls.train).__name__ == 'ArrayDL' and type(learn.model).__name__ != 'DistributedDataParallel'
     t = cbs[0]
@@ -87,7 +88,8 @@ def test_every_technique_trains_one_network_on_two_ranks(ranks):
     names = [T.__name__ for T in ALL]
     assert set(names) <= set(a) and set(a) == set(b)
     for k in names:
-        start = params(tiny_learner(SETTINGS[dict(zip(names, ALL))[k]]['make'](), dls=dls_of_two()))
+        T = dict(zip(names, ALL))[k]
+        start = params(tiny_learner(SETTINGS[T]['make'](), dls=dls_of_two(), net=net_for(T)))
         assert torch.equal(a[k]['params'], b[k]['params']) and torch.isfinite(a[k]['params']).all(), k
         assert a[k]['params'].shape == start.shape and not torch.equal(a[k]['params'], start), k
         assert torch.equal(a[k]['preds'], b[k]['preds']) and a[k]['preds'].shape == (24, 3), k
@@ -96,7 +98,7 @@ def test_every_technique_trains_one_network_on_two_ranks(ranks):
 @pytest.mark.parametrize('name', SINGLE)
 def test_two_ranks_are_one_process_with_both_batches(ranks, name):
     T = next(T for T in ALL if T.__name__ == name)
-    learn = tiny_learner(SETTINGS[T]['make'](), dls=dls_of_two(), opt_func=SGD, wd=0.)
+    learn = tiny_learner(SETTINGS[T]['make'](), dls=dls_of_two(), opt_func=SGD, wd=0., net=net_for(T))
     both = [i for k in range(0, 24, 8) for i in [*range(k, k+8), *range(24+k, 32+k)]]
     learn.dls.train.bs = 16
     learn.dls.train.get_idxs = lambda: both

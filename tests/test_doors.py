@@ -426,7 +426,8 @@ UNKNOWN = np.zeros((4, 8, 8), np.uint8)
 TAKE_LEARNERS = dict(
     calibration_report=fr.calibration_report, closed_form_head=fr.closed_form_head, tail_report=fr.tail_report,
     corruption_report=fr.corruption_report, ensure_objective=fr.ensure_objective, find_tau=fr.find_tau,
-    lp_report=fr.lp_report, ood_report=lambda o: fr.ood_report(o, UNKNOWN), strip=fr.strip, untemper=fr.untemper,
+    lp_report=fr.lp_report, show_masked=fr.show_masked, ood_report=lambda o: fr.ood_report(o, UNKNOWN),
+    strip=fr.strip, untemper=fr.untemper,
     show_unknowns=lambda o: fr.show_unknowns(o, UNKNOWN), temperature_scale=fr.temperature_scale,
     wise_ft=lambda o: fr.wise_ft(o, .5), RobustInterpretation=fr.RobustInterpretation.from_learner)
 MAKERS = dict(
@@ -469,7 +470,8 @@ def test_interpretation_stays_fastais():
 # --- number arguments ------------------------------------------------------------------------------------------------
 AUX = aux_images('blob', 32, 8, 1)
 # what a constructor must be given, by name; what is annotated as a number gets .5
-NEEDS = dict(tau=.3, aux=AUX, base=GCELoss(), names='fog', w='balanced', counts=[5, 3, 2])
+NEEDS = dict(tau=.3, aux=AUX, base=GCELoss(), names='fog', w='balanced', counts=[5, 3, 2],
+             teacher=fr.tiny_vit(8, 2, 16, 2, 2, 1))
 BAD = ['2', None, True, float('nan'), [1.], 1j]
 KINDS = (Technique, Transform, nn.Module, Callback)
 

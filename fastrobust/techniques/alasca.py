@@ -3,6 +3,7 @@
 # defaults: the authors' code)
 # Stages: surgery + penalty (mapped logits). Combines with every base loss, LogitClip, AugMix,
 # ODNL, ELR, two networks.
+from torch import Tensor
 from torch.nn import functional as F
 from fastrobust.basics import (as_f32, check_length, check_weight, need_number, progress,
                                warn_unfinished)
@@ -87,13 +88,14 @@ class ALASCA(SampleMemory):
         return m,label_trust(m, self.given, self.t)
 
     def penalty_of(self, head):
-        if not head.aux:
+        aux = [a for a in head.aux if isinstance(a, Tensor)]
+        if not aux:
             raise ValueError("ALASCA expected a model with its auxiliary heads, got one without: "
                              "it was replaced. Remove ALASCA with `remove_cb` and add it again.")
         trust = self.seen(head.z, head.i)[1]
         alpha = 1 - self.ramp*(1 - trust)
         q = smooth_targets(self.given, alpha, head.z.shape[1], self.spread)
-        return sum(F.cross_entropy(self.objective.map(a), q) for a in head.aux)
+        return sum(F.cross_entropy(self.objective.map(a), q) for a in aux)
 
     # --- the warm-up, and what is left after it ---------------------------------------------------
     def before_fit(self): warn_unfinished(self, 'warmup', self.learn)

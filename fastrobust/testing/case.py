@@ -1,5 +1,7 @@
 "A technique under test, and the small tools of the clauses"
 from contextlib import contextmanager
+from torch import nn
+from fastrobust.basics import shown
 from fastrobust.testing.tiny import tiny_learner
 from fastrobust.training.technique import Technique
 
@@ -13,6 +15,7 @@ class Case:
         *,
         plain=None,         # Function -> one that `strip` can write; None: `make`
         colour=None,        # Function -> one for images of 3 channels; None: `make`
+        net=None,           # Function (classes, channels) -> a network it is for, of 8x8 images; None: a `small_cnn`
         weight=None,        # Name of the parameter that weighs its penalty, None: it has none
         deterministic=False # Nothing random, and items judged alone: batches of 4 add up to one of 16
     ):
@@ -25,7 +28,14 @@ class Case:
                             f"`make=lambda **kw: {T.__name__}(.., **kw)`.")
         self.T,self.make = T,make or T
         self.plain,self.colour = plain or self.make,colour or self.make
-        self.weight,self.deterministic = weight,deterministic
+        if not (net is None or callable(net)) or isinstance(net, nn.Module):
+            raise TypeError(f"expected a function that makes a network, got {shown(net)}. Pass `net=lambda classes, "
+                            "channels: ..`.")
+        self.net,self.weight,self.deterministic = net,weight,deterministic
+
+    def learner(self, cbs=None, **kwargs):
+        "`tiny_learner` with a network that the technique is for"
+        return tiny_learner(cbs, net=self.net, **kwargs)
 
     def of(self, learn):
         "The technique of a learner"
@@ -41,6 +51,6 @@ def refused(kind, says):
 
 def train(case, dls=None, cbs=None, make=None, **kwargs):
     "A tiny learner with the technique, fitted for an epoch"
-    learn = tiny_learner((make or case.make)(), dls=dls, **kwargs)
+    learn = case.learner((make or case.make)(), dls=dls, **kwargs)
     learn.fit(1, cbs=cbs)
     return learn

@@ -58,7 +58,7 @@ def check_technique(
     *,
     only=None,  # Names of the clauses to run, such as 'accumulation'; None: all
     verbose=True, # A line per clause
-    **kwargs    # More for `Case`: `plain`, `colour`, `weight`, `deterministic`
+    **kwargs    # More for `Case`: `plain`, `colour`, `net`, `weight`, `deterministic`
 ):
     "Run a technique through the contract that ours keep; an AssertionError names the clause it breaks"
     case = Case(T, make, **kwargs)

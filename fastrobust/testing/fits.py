@@ -13,7 +13,7 @@ from fastai.optimizer import SGD
 from fastai.torch_core import set_seed, to_float
 from fastrobust.losses import GCELoss
 from fastrobust.testing.case import refused, train
-from fastrobust.testing.tiny import Raise, params, tiny_dls, tiny_learner
+from fastrobust.testing.tiny import Raise, params, tiny_dls
 from fastrobust.training.callback import ObjectiveCallback
 from fastrobust.training.objective import Objective
 
@@ -34,7 +34,7 @@ def doors(case):
     learn.add_cb(case.make())
     learn.fit(1)
     learn.remove_cb(case.T)
-    plain = tiny_learner()
+    plain = case.learner()
     for o in (learn, plain):
         o.model.load_state_dict(start)
         o.opt = None
@@ -48,7 +48,7 @@ STOPS = KeyboardInterrupt,CancelFitException,CancelEpochException,CancelTrainExc
 def accidents(case):
     "Ctrl-C and fastai's cancel exceptions leave one loss, and training goes on"
     for ex in STOPS:
-        learn = tiny_learner(case.make())
+        learn = case.learner(case.make())
         obj = learn.loss_func
         for event in ('after_pred', 'after_loss'):
             try: learn.fit(1, cbs=Raise(ex(), event))
@@ -60,7 +60,7 @@ def accidents(case):
 def lr_find(case):
     "`lr_find` leaves the technique and the network as they were"
     with tempfile.TemporaryDirectory() as d:
-        learn = tiny_learner(case.make(), path=Path(d))
+        learn = case.learner(case.make(), path=Path(d))
         learn.fit(1)
         before = _state(case.of(learn))
         weights = copy.deepcopy(learn.model.state_dict())
@@ -92,7 +92,7 @@ def accumulation(case):
     if case.deterministic:
         ends = []
         for bs in (4, 16):
-            learn = tiny_learner(case.make(), dls=tiny_dls(bs=bs, shuffle=False), opt_func=SGD, wd=0.)
+            learn = case.learner(case.make(), dls=tiny_dls(bs=bs, shuffle=False), opt_func=SGD, wd=0.)
             learn.fit(1, .05, cbs=GradientAccumulation(16) if bs == 4 else None)
             ends.append(params(learn))
         assert torch.allclose(*ends, atol=1e-5)
@@ -116,7 +116,7 @@ class CpuBf16(Callback):
 
 def half_precision(case):
     "In bfloat16 losses are float32 and finite, and no autocast stays open"
-    learn = tiny_learner(case.make()).to_bf16()
+    learn = case.learner(case.make()).to_bf16()
     seen,low = set(),set()
     class Spy(Callback):
         order = 5.5
@@ -133,7 +133,7 @@ def repeats(case):
     "The same seed gives the same weights"
     ends = []
     for _ in range(2):
-        learn = tiny_learner(case.make())
+        learn = case.learner(case.make())
         set_seed(8)
         learn.fit(1)
         ends.append(params(learn))
@@ -147,7 +147,7 @@ def weights(case):
         with refused(ValueError, w): case.make(**{w: bad})
     with refused(TypeError, w): case.make(**{w: '1'})
     def after(*cbs):
-        learn = tiny_learner([*cbs], loss_func=GCELoss())
+        learn = case.learner([*cbs], loss_func=GCELoss())
         set_seed(8)
         learn.fit(1)
         return params(learn)

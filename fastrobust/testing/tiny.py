@@ -47,15 +47,17 @@ def tiny_learner(
     seed=3,         # Of the weights
     loss_func=None, # None: cross-entropy
     path=None,      # Where it saves and exports
+    net=None,       # Function (classes, channels) -> its network; None: a `small_cnn`
     **kwargs        # More for Learner
 )->Learner:
     "A learner that prints nothing, its seed set last"
     dls = tiny_dls() if dls is None else dls
     set_seed(seed, reproducible=True)
     channels = dls.train.dataset.items.x.shape[1]
-    net = small_cnn(len(dls.vocab), channels, width=8, norm=norm, depth=2)
+    if net is None: model = small_cnn(len(dls.vocab), channels, width=8, norm=norm, depth=2)
+    else: model = net(len(dls.vocab), channels)
     loss = loss_func or CrossEntropyLossFlat()
-    learn = Learner(dls, net, loss_func=loss, metrics=accuracy, cbs=cbs, **kwargs)
+    learn = Learner(dls, model, loss_func=loss, metrics=accuracy, cbs=cbs, **kwargs)
     if path: learn.path = path
     learn.remove_cb(learn.progress)
     learn.logger = noop

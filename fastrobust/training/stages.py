@@ -75,12 +75,13 @@ class HeadLogits(NamedTuple):
     i:int               # Which of the networks, from 0
     z:torch.Tensor      # Raw main logits (bs,c)
     part:torch.Tensor|None = None # Raw logits of the technique's own rows (k,c); None: it has none
-    aux:tuple = ()      # Raw auxiliary logits, (bs,c) each
+    # Raw auxiliary logits, (bs,c) each, and in tuples of a class of their own what wrappers saw inside
+    aux:tuple = ()
 
 def head_of(i, out, part=None):
     "The `HeadLogits` of the `i`-th network's output"
     aux = ()
-    if isinstance(out, AuxOut): aux = tuple(as_f32(a) for a in out.aux)
+    if isinstance(out, AuxOut): aux = tuple(as_f32(a) if isinstance(a, torch.Tensor) else a for a in out.aux)
     return HeadLogits(i, main_logits(out), part, aux)
 
 class Batch:

@@ -7,7 +7,8 @@ from torch import nn
 __all__ = []
 
 class AuxOut(NamedTuple):
-    "What a network with auxiliary heads returns in training: main logits (bs,c) and the tuple of auxiliary ones"
+    """What a network with more to say returns in training: main logits (bs,c), and a tuple of auxiliary ones (bs,c) and
+    of what wrappers saw inside, tuples of tensors with images first"""
     main: object
     aux: tuple
 

@@ -30,7 +30,8 @@ class Technique(Stages, QuickEvents, Callback):
     direction_only = False
     # Whether it keeps per-sample memories: refused with MixUp, as are weights and sample losses
     remembers = False
-    tasks = ('single-label',)   # What it is defined for; None: anything
+    mixes = True        # Whether images of a batch may be mixed, as MixUp does; where not, `check` refuses it
+    tasks:tuple[str, ...]|None = ('single-label',)  # What it is defined for; None: anything
 
     @property
     def name(self): return type(self).__name__.lower()

@@ -1,0 +1,5 @@
+"Small vision transformers from large ones: relations and features of a teacher, masked images, a study"
+
+__all__ = []
+
+__all__ = []
