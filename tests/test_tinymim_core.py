@@ -28,7 +28,8 @@ from fastrobust.systems.tinymim.held import Held, plain_net
 from fastrobust.systems.tinymim.inside import Unlabelled
 from fastrobust.systems.tinymim.mimic import RelationNet, TinyMIM, usual_block
 from fastrobust.systems.tinymim.plain import need_plain
-from fastrobust.systems.tinymim.relations import RelationLoss, attn_relations, log_relation, relation_kl
+from fastrobust.systems.tinymim.relations import (RelationLoss, attn_relations, finite_kl, log_relation,
+                                                   relation_kl)
 from fastrobust.systems.tinymim.tinyvit import TinyViT, tiny_vit
 from fastrobust.systems.tinymim.vits import ViT, bare
 from fastrobust.techniques.alasca import ALASCA
@@ -326,6 +327,7 @@ def test_kl_by_a_slow_loop():
         for h in range(3):
             for n in range(4): total += sum(math.exp(a)*(a-b) for a,b in zip(t[i, h, n].tolist(), s[i, h, n].tolist()))
     assert relation_kl(t, s).item() == pytest.approx(total/24, abs=1e-12)
+    assert finite_kl(t, s).item() == pytest.approx(total/24, abs=1e-12)
     want = F.kl_div(s, t, log_target=True, reduction='none').sum(-1).mean()
     assert relation_kl(t, s).item() == pytest.approx(want.item(), abs=1e-12)
 

@@ -8,7 +8,7 @@ from fastrobust.systems.tinymim.attending import Enough, Tap, end_loan, lend_hea
 from fastrobust.systems.tinymim.distilling import Distil
 from fastrobust.systems.tinymim.inside import Inside
 from fastrobust.systems.tinymim.plain import need_plain
-from fastrobust.systems.tinymim.relations import need_kinds, need_tokens, relation_kl, relations_of
+from fastrobust.systems.tinymim.relations import finite_kl, need_kinds, need_tokens, relations_of
 from fastrobust.systems.tinymim.vits import ViT
 
 __all__ = ['TinyMIM']
@@ -108,7 +108,7 @@ class TinyMIM(Distil):
     def terms(self, seen, x, kept=None):
         told = self.asked(x, kept)
         for k,log_s in zip(self.kinds, seen.logs): self._need_alike(told[k], log_s, x)
-        return {k: relation_kl(told[k], log_s) for k,log_s in zip(self.kinds, seen.logs)}
+        return {k: finite_kl(told[k], log_s) for k,log_s in zip(self.kinds, seen.logs)}
 
     def _need_alike(self, log_t, log_s, x):
         n_t,n_s = log_t.shape[-1],log_s.shape[-1]

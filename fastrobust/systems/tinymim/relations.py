@@ -89,6 +89,10 @@ class attn_relations(dict):
             self._due = False
         self.update(relations_of(self._tap, self._kinds, self._heads, self._skip))
 
+def finite_kl(log_t, log_s):
+    "`relation_kl` of logarithms that are finite, as those of `log_relation`"
+    return (log_t.exp()*(log_t - log_s)).sum(-1).mean()
+
 def relation_kl(
     log_t,  # Log-probabilities of the teacher (b,heads,n,n)
     log_s   # Of the student, of the same shape
