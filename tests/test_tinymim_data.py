@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from fastai.data.core import DataLoaders
 from fastai.torch_core import TensorImage, set_seed
+from fastai.vision.core import PILImage, PILImageBW
 from fastai.vision.data import ImageDataLoaders
 from fastai.vision.augment import Resize
 from torch import Tensor
@@ -13,8 +14,8 @@ from fastrobust.data.fromarrays import array_dls
 from fastrobust.pixels import pixel_space
 from fastrobust.systems.tinymim.distilling import TeacherImage
 from fastrobust.systems.tinymim.mimdata import mim_dls
-from fastrobust.systems.tinymim.pairs import (CentreCrop, CropEach, FlipEach, JitterEach, PairUp, RandomCrop,
-                                              crop_boxes)
+from fastrobust.systems.tinymim.pairs import (CentreCrop, CropEach, FlipEach, JitterEach, OpenImage, PairUp,
+                                              RandomCrop, crop_boxes)
 
 def boards(n, size=32, cell=4, channels=3, lo=90, hi=160, seed=0):
     "Chequerboards in two greys, each shifted its own way"
@@ -283,6 +284,53 @@ def test_other_things_are_refused(folder):
     import pandas as pd
     table = TabularDataLoaders.from_df(pd.DataFrame({'a': [1., 2.], 'y': [0, 1]}), y_names='y', cont_names=['a'], bs=1)
     refused(TypeError, "expected DataLoaders of a DataBlock", table)
+
+def test_settings_of_other_factories_are_refused():
+    "fastai drops them without a word"
+    refused(TypeError, "unknown 'valid_pct'. The share held out is `valid`", boards(5), valid_pct=.5)
+    refused(TypeError, "unknown 'item_tfms'. The size in pixels is `size`", boards(5), item_tfms=Resize(8))
+    refused(TypeError, "unknown 'batchsize'. Did you mean .*Known: source, size, bs", boards(5), batchsize=3)
+    refused(TypeError, "unknown 'batch_size'. It is `bs`", boards(5), batch_size=3)
+    refused(TypeError, "mim_dls sets shuffle itself", boards(5), shuffle=False)
+    refused(TypeError, "mim_dls sets after_item, after_batch itself", boards(5), after_item=[], after_batch=[])
+    refused(TypeError, "`crop` must be True or False, got 'x'", boards(5), crop='x')
+    refused(TypeError, "`flip` must be True or False, got 1", boards(5), flip=1)
+    refused(ValueError, r"`scale` must be \(smallest, largest\).*got 0.5", boards(5), scale=.5)
+    refused(TypeError, "`scale` must be a number, got 'a'", boards(5), scale=('a', 1))
+    refused(ValueError, "`seed` must be a whole number from 0", boards(5), seed=None)
+    dls = mim_dls(boards(5), bs=2, device='cpu', drop_last=False, pin_memory=False, before_batch=[])
+    assert len(list(dls.train)) == 2
+
+# --- files of 16 bits and others -----------------------------------------------------------------------------------
+@pytest.mark.parametrize('mode', ['I;16', 'I'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_sixteen_bits_are_scaled_to_eight(mode, channels, tmp_path):
+    "A ramp over the whole range stays one"
+    ramp = np.linspace(0, 65535, 32*32).round().reshape(32, 32)
+    im = Image.fromarray(ramp.astype(np.uint16 if mode == 'I;16' else np.int32))
+    assert im.mode == mode
+    for i in range(4): im.save(tmp_path/f'{i}.tiff')
+    dls = mim_dls(tmp_path, 32, crop=False, jitter=0, stats=None, channels=channels, bs=3, num_workers=0, device='cpu')
+    x = plain(dls.train.one_batch()[0])
+    assert x.shape[1] == channels
+    assert (x - torch.from_numpy(ramp/65535)).abs().max() < .5/255 + 1e-6
+    assert (x.flatten(2).diff() >= 0).all() and (x == 1).float().mean() < .01
+
+def test_files_of_eight_bits_are_as_pillow_has_them(tmp_path):
+    g = np.random.default_rng(0)
+    px = g.integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    for mode in ('RGB', 'L', 'P', 'RGBA', '1'):
+        Image.fromarray(px).convert(mode).save(tmp_path/'a.png')
+        for cls in (PILImage, PILImageBW):
+            got,want = OpenImage(cls)(tmp_path/'a.png'),cls.create(tmp_path/'a.png')
+            assert type(got) is cls and got.mode == want.mode and np.array_equal(got, want)
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    for px,says in ((np.full((4, 4), 70000, np.int32), r'pixels in \[0,65535\].*a.tiff.*got 70000 to 70000'),
+                    (np.full((4, 4), -1, np.int32), 'got -1 to -1'),
+                    (np.full((4, 4), .5, np.float32), 'whole numbers in .*a.tiff.*got floats')):
+        Image.fromarray(px).save(tmp_path/'a.tiff')
+        with pytest.raises(ValueError, match=says): OpenImage(PILImage)(tmp_path/'a.tiff')
 
 def test_centre_crop_keeps_the_shape_of_things():
     im = Image.fromarray(boards(1, 40, 8)[0][:20])

@@ -20,12 +20,16 @@ from fastai.vision.augment import Resize
 from fastai.vision.data import ImageDataLoaders
 from fastrobust.basics import RobustWarning
 from fastrobust.data.fromarrays import array_dls
+from fastrobust.learner import robust_learner
+from fastrobust.systems.tinymim.attending import set_heads
 from fastrobust.systems.tinymim.decay import adamw, vit_layers
+from fastrobust.systems.tinymim.features import FeatureDistill
 from fastrobust.systems.tinymim.inside import Unlabelled
 from fastrobust.systems.tinymim.learner import MIMLearner, tinymim_learner
 from fastrobust.systems.tinymim.mimdata import mim_dls
 from fastrobust.systems.tinymim.mimic import TinyMIM
 from fastrobust.systems.tinymim.tinyvit import tiny_vit
+from fastrobust.systems.tinymim.vits import ViT
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.testing.tiny import params, tiny_arrays, tiny_dls
 from fastrobust.training.surgery import has_surgery
@@ -181,7 +185,13 @@ def test_a_convolutional_student_has_features_to_learn():
     pytest.importorskip('timm')
     learn = quiet(tinymim_learner(pairs(12, 3, size=32, bs=4), 'test_resnet', tiny_vit(32, 8, 16, 2, 2), 'feature'))
     learn.fit(1, 1e-3)
-    with pytest.raises(ValueError, match='blocks of attention'): learn.to_classifier(tiny_dls(channels=3))
+    with pytest.raises(ValueError, match='plain vision transformer.*got ResNet. Fine-tune it as any network'):
+        learn.to_classifier(tiny_dls(channels=3))
+    # what it says to do
+    net = nn.Sequential(learn.student, nn.Linear(learn.student.num_features, 3))
+    clf = quiet(robust_learner(tiny_dls(channels=3, size=32), net))
+    clf.fit(1, 1e-3)
+    assert learn.student in list(clf.model.modules()) and clf.get_preds()[0].shape[1] == 3
 
 # --- files and interruptions ---------------------------------------------------------------------------------------
 def test_half_a_fit_and_the_rest_are_a_fit(tmp_path):
@@ -497,9 +507,82 @@ def test_normalisation_is_compared():
     learn = mim(pairs(stats=([.1], [.9])))
     with pytest.warns(RobustWarning, match="learned on images normalised by mean"): learn.to_classifier(tiny_dls())
     dls = tiny_dls(normalize=False)
-    learn.to_classifier(dls)
-    t = next(t for t in dls.train.after_batch.fs if isinstance(t, Normalize))
+    x = dls.valid.one_batch()[0]
+    clf = learn.to_classifier(dls)
+    t = next(t for t in clf.dls.train.after_batch.fs if isinstance(t, Normalize))
     assert t.mean.flatten().item() == pytest.approx(.1) and t.std.flatten().item() == pytest.approx(.9)
+    # the user's loaders are as they were, twice too
+    learn.to_classifier(dls)
+    for dl,new in zip(dls.loaders, clf.dls.loaders):
+        assert not any(isinstance(t, Normalize) for t in dl.after_batch.fs) and dl.one_batch()[0].min() >= 0
+        assert sum(isinstance(t, Normalize) for t in new.after_batch.fs) == 1 and new.dataset is dl.dataset
+    assert torch.allclose(clf.dls.valid.one_batch()[0], (x-.1)/.9, atol=1e-5)
+    done = tiny_dls()
+    assert mim(pairs(stats=None)).to_classifier(done).dls is done
+
+# --- techniques that change ----------------------------------------------------------------------------------------
+def cuts(learn): return learn.trained_to,len(learn.to_classifier(tiny_dls(), 'auto').heads)
+
+def test_what_was_trained_is_of_the_last_fit():
+    learn = mim()
+    assert cuts(learn) == (1, 1)        # relations at the door
+    learn.fit(1, 1e-3)
+    learn.remove_cb(TinyMIM)
+    learn.add_cb(FeatureDistill(teacher()))
+    assert cuts(learn) == (1, 1)        # features have not trained anything yet
+    learn.lr_find(show_plot=False, num_it=4)
+    assert cuts(learn) == (1, 1)        # nor has a search
+    mlp = learn.student.blocks[1].mlp[0].weight
+    before = mlp.detach().clone()
+    learn.fit(1, 1e-3)
+    assert (mlp != before).any() and cuts(learn) == (None, 2)
+    assert learn.to_classifier(tiny_dls(), heads='own').heads == (2, 2)
+    assert learn.to_classifier(tiny_dls()).heads == (2, 4)
+    learn.add_cb(TinyMIM(teacher()))
+    learn.fit(1, 1e-3)
+    assert cuts(learn) == (None, 2)     # beside features
+    learn.remove_cb(FeatureDistill)
+    learn.fit(1, 1e-3)
+    assert cuts(learn) == (1, 1) and learn.own_heads == 2
+
+def test_techniques_of_one_fit_count():
+    learn = mim(technique='feature')
+    learn.remove_cb(FeatureDistill)
+    learn.fit(1, 1e-3, cbs=TinyMIM(teacher()))
+    assert cuts(learn) == (1, 1) and learn.own_heads == 2
+
+def test_a_fit_that_trains_nothing_is_refused():
+    learn = mim()
+    learn.remove_cb(TinyMIM)
+    with pytest.raises(ValueError, match='expected a technique that says what is learned.*got none'): learn.fit(1, 1e-3)
+    learn = mim(s=student().requires_grad_(False))
+    with pytest.raises(ValueError, match='parameters are all frozen'): learn.fit(1, 1e-3)
+    learn.student.requires_grad_(True)
+    learn.fit(1, 1e-3)
+    learn.student.requires_grad_(False)
+    with pytest.raises(ValueError, match='parameters are all frozen'): learn.fit(1, 1e-3)
+
+def test_heads_are_in_an_export_and_not_in_weights(tmp_path):
+    "As docs say: the same weights in a new network are another function"
+    learn = mim(path=tmp_path)
+    learn.fit(1, 1e-2)
+    learn.export('mim.pkl')
+    x,net = torch.rand(2, 1, 8, 8),student()
+    net.load_state_dict(learn.student.state_dict())
+    want = learn.student.eval()(x)
+    assert not torch.allclose(net.eval()(x), want, atol=1e-6)
+    assert torch.allclose(load_learner(tmp_path/'mim.pkl').student.eval()(x), want, atol=1e-6)
+    set_heads(ViT(net), -1, 4)
+    assert torch.allclose(net(x), want, atol=1e-6)
+
+@pytest.mark.parametrize('cut', ['last', None])
+def test_a_pooling_by_attention_stays_behind(cut):
+    s = small_timm(global_pool='map', class_token=False)
+    n = sum(p.numel() for p in s.attn_pool.parameters())
+    clf = mim(s=s, tokens='patch').to_classifier(tiny_dls(), cut)
+    assert n and not any('attn_pool' in k for k,_ in clf.model.named_parameters())
+    clf.loss_func(clf.model(torch.rand(4, 1, 8, 8)), torch.tensor([0, 1, 2, 0])).backward()
+    assert all(p.grad is not None for p in clf.model.parameters())
 
 # --- bad input -----------------------------------------------------------------------------------------------------
 def refused(says, *args, err=ValueError, **kwargs):
@@ -516,6 +599,7 @@ def test_refused_at_the_door():
     refused('settings of ClassDistill, got `kinds`', dls, s, t, 'class', kinds='qk', err=TypeError)
     refused('expected a teacher for the weights', dls, s, teacher_weights='x.pth')
     refused('`drop_path` must be in', dls, s, t, drop_path=1)
+    refused('no `drop_path` with the student TinyViT', dls, s, t, drop_path=.5)
     refused('`student_block` must be a block of the student', dls, s, t, student_block=2)
     refused('`teacher_block` must be a block of the teacher', dls, s, t, teacher_block=4)
     refused('`lam` must be positive', dls, s, t, lam=0)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import VisionTransformer, resnet18
+from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import TensorImageBW
 from fastai.vision.augment import RandTransform
@@ -12,6 +13,7 @@ from conftest import tiny_dls
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.nets import small_cnn
 from fastrobust.systems.tinymim.inside import Unlabelled
+from fastrobust.systems.tinymim.learner import tinymim_learner
 from fastrobust.systems.tinymim.mae import MAEPretrain
 from fastrobust.systems.tinymim.mimdata import mim_dls
 from fastrobust.systems.tinymim.mimic import TinyMIM
@@ -160,6 +162,45 @@ def test_training_images_are_read_without_augmentation():
     dls = data(batch_tfms=[_Never()])
     assert probe(net(), dls) == probe(net(), data())
 
+# --- pixels ----------------------------------------------------------------------------------------------------------
+STATS = [.9],[.05]
+
+def normed(stats=None):
+    "Loaders that normalise by `stats`, or do not"
+    tfms = [Normalize.from_stats(*stats, cuda=False)] if stats else []
+    return data(normalize=False, batch_tfms=tfms)
+
+@pytest.mark.parametrize('its', [STATS, None])
+@pytest.mark.parametrize('here', [STATS, None, ([.2], [.3])])
+@pytest.mark.parametrize('of', [Learner, None])
+def test_a_learners_images_are_normalised_as_its_own_loaders_do_it(its, here, of):
+    "Whatever the dls do, which stay as they are; those of a bare network are as they come"
+    dls,model,seen = normed(here),net(),[]
+    model.patch_embed.register_forward_pre_hook(lambda _m, x: seen.append(x[0].clone()))
+    fs = [list(dl.after_batch.fs) for dl in dls.loaders]
+    probe(Learner(normed(its), model, Unlabelled()) if of else model, dls)
+    stats = its if of else here
+    (mean,),(std,) = stats or ([0.], [1.])
+    pixels = np.concatenate([blobs(90, 0)[0], blobs(70, 1)[0]])/255
+    np.testing.assert_allclose(torch.cat(seen)[:, 0], (pixels-mean)/std, atol=1e-4)
+    assert [list(dl.after_batch.fs) for dl in dls.loaders] == fs
+
+def test_the_probe_is_that_on_the_loaders_of_a_classifier():
+    X,_ = blobs(90, 0)
+    learn = tinymim_learner(mim_dls(X, size=8, bs=16, stats=STATS, device='cpu'), net(), technique='mae')
+    dls = normed()
+    before = probe(learn, dls)
+    clf = learn.to_classifier(dls)
+    assert any(isinstance(t, Normalize) for t in clf.dls.train.after_batch.fs)
+    assert probe(learn, clf.dls) == probe(learn, dls) == before == probe(learn.student, clf.dls)
+
+def test_loaders_may_keep_the_name_of_their_device():
+    dls,model = data(),net()
+    want = probe(model, dls)
+    dls._device = 'cpu'     # as ImageDataLoaders(.., device='cpu') have it
+    assert dls.device == 'cpu' and not isinstance(dls.device, torch.device)
+    assert probe(model, dls) == want
+
 # --- other people's networks -----------------------------------------------------------------------------------------
 def colour(size=32): return tiny_dls(n=24, size=size, channels=3)
 
@@ -211,6 +252,18 @@ def test_bad_networks_and_data_are_named():
     timm = pytest.importorskip('timm')
     gap = timm.create_model('vit_medium_patch16_reg4_gap_256', img_size=32, num_classes=0, depth=2)
     with pytest.raises(ValueError, match='class token'): probe(gap, colour(), pool='class')
+
+def test_images_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="1 channel.*got one for 3.*ImageBlock"):
+        probe(tiny_vit(8, 2, 16, 2, 2, 3), data())
+    # a Learner's three means would make three channels of one
+    colours = Learner(tiny_dls(n=24, size=8, channels=3), tiny_vit(8, 2, 16, 2, 2, 3), Unlabelled())
+    with pytest.raises(ValueError, match="1 channel"): probe(colours, data())
+    model = VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=4, hidden_dim=32, mlp_dim=64)
+    with pytest.raises(ValueError, match='32x32.*got 16x16.*Resize'): probe(model, colour(16))
+    timm = pytest.importorskip('timm')
+    model = timm.create_model('vit_tiny_patch16_224', img_size=32, num_classes=0, depth=1)
+    with pytest.raises(ValueError, match='32x32.*got 64x64.*Resize'): probe(model, colour(64))
 
 def test_labels_are_needed():
     with pytest.raises(ValueError, match='vocab'): probe(net(), mim_dls(blobs(90, 0)[0], size=8, bs=16))

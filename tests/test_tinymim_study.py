@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 from hypothesis import given, settings, strategies as st
 from torchvision.ops import StochasticDepth
 from fastai.callback.core import Callback
+from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -155,6 +157,43 @@ def test_the_teachers_numbers_are_those_of_a_head_in_closed_form():
     closed_form_head(learn, head='last', verbose=False)     # its features: the mean of the patches after the norm
     assert got['12 labels']['teacher'] == pytest.approx(learn.validate()[1])
 
+def test_a_teacher_without_blocks_has_no_numbers_and_the_study_goes_on():
+    dls = tiny_dls(n=24, size=32, channels=3)
+    small = lambda: tiny_vit(32, 8, 16, 2, 2, 3)
+    got = study(('scratch', 'feature'), dls, resnet18(), student=small, seeds=2)
+    assert got.table.seeds.to_dict() == {'teacher': 2, 'scratch': 2, 'feature': 2}
+    assert got.table.loc['teacher', got.measures].isna().all() and got.table.loc['feature', got.measures].notna().all()
+    assert got.table.parameters['teacher'] == sum(p.numel() for p in resnet18().parameters())
+    said = repr(got)
+    assert said.count('classifier of the teacher') == 1 and 'ResNet' in said and 'Distil its features' not in said
+    got.plot()
+
+def test_a_teacher_with_blocks_of_another_attention_is_probed_and_no_more():
+    timm = pytest.importorskip('timm')
+    t = timm.create_model('beit_base_patch16_224', num_classes=0, img_size=32, depth=1, embed_dim=48, num_heads=3)
+    small = lambda: tiny_vit(32, 8, 16, 2, 2, 3)
+    got = study(('feature',), tiny_dls(n=24, size=32, channels=3), t, student=small, seeds=1)
+    assert got.table['probe'].notna().all() and np.isnan(got.table['12 labels']['teacher'])
+    assert got.table['12 labels'].notna()['feature'] and 'a bias by position' in repr(got)
+
+def test_a_learner_for_a_teacher_sees_images_as_its_own_loaders_normalise_them():
+    "In the probe, under its head in closed form and as it teaches"
+    stats,t,seen = ([.9], [.05]),teacher(),[]
+    t.patch_embed.register_forward_pre_hook(lambda _m, x: seen.append(x[0].detach().clone()))
+    raw = data(normalize=False)
+    its = data(normalize=False, batch_tfms=Normalize.from_stats(*stats, cuda=False))
+    rows = {'relation': 'relation', 'sequential': 'sequential', 'mine': lambda teacher: FeatureDistill(teacher)}
+    middle = lambda: tiny_vit(8, 4, 16, 2, 4, 1)
+    got = study(rows, raw, Learner(its, t, Unlabelled()), seeds=[4], middle=middle).runs.set_index('row')
+    # two images are shown for the shape of the answer
+    seen = [x for x in seen if len(x) > 2]
+    assert len(seen) > 30
+    for x in seen:
+        bytes_ = (x*.05 + .9)*255
+        assert (bytes_ - bytes_.round()).abs().max() < .01 and bytes_.min() > -.01 and bytes_.max() < 255.01
+    want = study(('scratch',), its, t, seeds=[4]).runs.set_index('row')
+    for m in ('probe', '12 labels'): assert got[m]['teacher'] == pytest.approx(want[m]['teacher'], abs=.04)
+
 def test_teacher_and_data_stay_as_they_are_and_may_be_made_for_each_seed():
     t,calls = teacher(),[]
     before = {k: v.clone() for k,v in t.state_dict().items()}
@@ -189,6 +228,10 @@ def test_loaders_of_few_labels():
     assert few_dls(dls, 48, 0).train.bs == 12 and len(dls.train_ds) == 48
     assert set(few_of(np.arange(48) % 3, 12, 0)) != set(few_of(np.arange(48) % 3, 12, 1))
     with pytest.raises(ValueError, match='at most 48'): few_dls(dls, 49, 0)
+
+def test_fewer_labels_than_classes_are_told_once():
+    with pytest.warns(RobustWarning, match=r'\(2,\) of 3 classes') as told: study(('scratch',), labels=(2, 12), seeds=2)
+    assert sum('of 3 classes' in str(o.message) for o in told) == 1
 
 # --- rows ------------------------------------------------------------------------------------------------------------
 def made(name): return mim_rows([name])[name].make(teacher())
@@ -227,6 +270,8 @@ def test_rows_of_your_own():
     (['relations'], "'relation'"), (['relation:xy'], "'xy' is no option"), (['relation:block=x'], "'x'"),
     ([], 'at least one'),
     (['mae:block=2'], "does not take 'block'"), (['scratch:masked'], 'does not take'), ({'teacher': None}, "'teacher'"),
+    (['relation:drop_path=2'], r'\[0,1\), got 2'), (['mae:drop_path=nan'], r'\[0,1\)'),
+    (['relation:masked,masked+mae'], 'got both'), (['relation:qk,vv'], r'once.*joined by \+'),
     (['feature:qk'], 'does not take'), ({'loss': 3}, 'got 3'), ({'loss': GCELoss()}, 'technique')])
 def test_rows_that_are_none_are_named(rows, says):
     with pytest.raises((ValueError, TypeError), match=says): study(rows)
@@ -343,6 +388,7 @@ def test_lines_tell_how_far_it_is(capsys):
     (dict(dls='folder'), '`dls`'), (dict(t=3), '`teacher`'), (dict(epochs=0), '`epochs`'),
     (dict(tune_epochs=1.5), '`tune_epochs`'),
     (dict(labels=(1,)), '`labels`'), (dict(labels=(12, 12)), 'once'), (dict(labels=1000), 'at most 48'),
+    (dict(student=student()), 'network each time, got a TinyViT. Say'), (dict(student=lambda: 3), 'that makes 3'),
     (dict(seeds=[0, 0]), 'twice'), (dict(seeds=[]), 'at least one seed'), (dict(student=4), 'new network'),
     (dict(layer='first'), "'norm'"), (dict(cut='first'), '`cut`')])
 def test_bad_settings_are_named(kw, says):

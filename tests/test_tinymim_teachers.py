@@ -109,6 +109,9 @@ def test_without_a_connection(timm, monkeypatch):
     from urllib.error import URLError
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', Mock(side_effect=URLError('no')))
     with pytest.raises(ValueError, match="weights of 'vit_b_16', got URLError"): vit_of('vit_b_16', pretrained=True)
+    with pytest.raises(ValueError, match="weights of 'resnet18', got URLError"): vit_of(torchvision.models.resnet18)
+    # a user's function that reads its own file says so itself
+    with pytest.raises(FileNotFoundError): vit_of(lambda: open('none.pth'))
 
 def refused(says, *args, err=ValueError, **kwargs):
     with pytest.raises(err, match=says): vit_of(*args, **kwargs)
@@ -160,6 +163,11 @@ def test_torchvision_files_and_sizes(tmp_path, capsys):
     assert vit_of(big, weights=tmp_path/'tv.pt') is big
     assert torch.equal(big.encoder.pos_embedding, interpolate_embeddings(64, 8, dict(state))['encoder.pos_embedding'])
     assert big.heads.head.out_features == 3 and 'the head (heads.head.weight' in capsys.readouterr().out
+
+@pytest.mark.usefixtures('timm')
+def test_places_that_timm_does_not_resample():
+    with pytest.raises(ValueError, match='images of 224x224 pixels, for which cait_xxs24_224 is made.*got 64x64'):
+        vit_of('cait_xxs24_224', 64, pretrained=False)
 
 # --- what is given -------------------------------------------------------------------------------------------------
 def test_networks_and_learners_as_they_are():

@@ -5,11 +5,13 @@ from torchvision.ops import StochasticDepth
 from fastai.learner import Learner
 from fastrobust.basics import shown
 from fastrobust.pixels import item_shape
+from fastrobust.resting import keep_random
 from fastrobust.systems.tinymim.distilling import plain_net
 from fastrobust.systems.tinymim.inside import Unlabelled
 from fastrobust.systems.tinymim.learner import MIMLearner
 from fastrobust.systems.tinymim.teachers import set_drop_path, vit_of
 from fastrobust.systems.tinymim.tinyvit import TinyViT, tiny_vit
+from fastrobust.systems.tinymim.vits import INSTEAD, ViT
 
 __all__ = []
 
@@ -21,6 +23,17 @@ def teacher_of(what, dls):
     if not isinstance(what, str): return plain_net(what)
     c,h,w = item_shape(dls)
     return vit_of(what, (h, w), c)
+
+def closed(
+    net,    # A teacher
+    part    # 'blocks', or 'attention' too, without which there is no classifier of it
+):
+    "Why it cannot be looked into, None where it can"
+    try:
+        vit = ViT(net, 'a teacher')
+        if part == 'attention': vit.attention(-1)
+    except ValueError as e: return str(e).replace(INSTEAD, '').strip()
+    return None
 
 def _by_name(name, dls, drop_path):
     c,h,w = item_shape(dls)
@@ -70,6 +83,13 @@ def maker_of(
         raise TypeError(f"expected `{role}` as a function that makes a new network each time, got {shown(what)}. Say "
                         f"{role}=lambda: tiny_vit(..).")
     return lambda: _called(what, role, drop_path)
+
+def need_net(make):
+    "Refuse a function that makes no network, before anything trains"
+    with keep_random(): net = make()
+    if isinstance(net, nn.Module): return
+    raise TypeError(f"expected `student` as a function that makes a network, got one that makes {shown(net)}. Say "
+                    "student=lambda: tiny_vit(..).")
 
 def untrained(dls, net):
     "A `MIMLearner` of a network that no technique trains, for its `to_classifier`"

@@ -65,12 +65,18 @@ def _named(name):
     base,_,rest = name.partition(':')
     if base.startswith('drop_path='): base,rest = 'relation',name
     if base not in ROWS: raise _wrong(name, f"{base!r} is none of them. {nearest(base, ROWS)}")
-    opts = dict(_option(name, o.strip()) for o in rest.split(',') if o)
+    given = [_option(name, o.strip()) for o in rest.split(',') if o]
+    opts = dict(given)
+    if len(opts) < len(given): raise _wrong(name, "expected each option once; kinds are joined by +.")
+    if 'masked' in opts and 'masked+mae' in opts:
+        raise _wrong(name, "expected 'masked' or 'masked+mae', which masks too, got both.")
+    drop = opts.get('drop_path')
+    if drop is not None and not 0 <= drop < 1: raise _wrong(name, f"expected drop_path in [0,1), got {drop:g}.")
     for k in opts:
         if k not in _TAKES[base]: raise _wrong(name, f"{base!r} does not take {k!r}.")
     if base == 'scratch': return MimRow(None, False)
     make = partial(_techniques, base, opts)
-    return MimRow(make, base != 'mae', base == 'sequential', opts.get('drop_path'))
+    return MimRow(make, base != 'mae', base == 'sequential', drop)
 
 def _own(name, what):
     "`MimRow` of a user's function"

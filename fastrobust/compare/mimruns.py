@@ -3,13 +3,15 @@ import copy
 from typing import NamedTuple
 import numpy as np, pandas as pd
 from fastai.callback import schedule   # noqa: F401 (gives Learner its fit_one_cycle)
+from fastcore.basics import noop
 from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
-from fastrobust.basics import said_once
+from fastrobust.basics import n_classes, robust_warn, said_once
 from fastrobust.calibration.report import calibration_report
 from fastrobust.compare.mimreport import TEACHER
-from fastrobust.compare.mimnets import maker_of, teacher_of, untrained
+from fastrobust.compare.mimnets import closed, maker_of, need_net, teacher_of, untrained
 from fastrobust.compare.run import one_run
 from fastrobust.data.editing import check_dls, given_labels, take_items
 from fastrobust.ood.report import ood_report
@@ -18,7 +20,7 @@ from fastrobust.shift.corruptionreport import corruption_report
 from fastrobust.systems.closedform import closed_form_head
 from fastrobust.systems.tinymim.distilling import InsideTechnique
 from fastrobust.systems.tinymim.learner import tinymim_learner
-from fastrobust.systems.tinymim.probe import linear_probe
+from fastrobust.systems.tinymim.probe import as_learned, linear_probe
 
 __all__ = []
 
@@ -79,6 +81,7 @@ class Plan:
     def __init__(self, settings):
         self.set = settings
         self._said:set = set()
+        self.notes:list = []    # For the reader
 
     def start(self, seed, dls, teacher):
         "Go on with a seed"
@@ -86,9 +89,20 @@ class Plan:
         self.seed,self.dls = seed,dls
         self.images = DataLoaders(*dls.loaders, path=dls.path, device=dls.device)     # without a record of noise
         self.teacher = None if teacher is None else teacher_of(teacher, dls)
-        make = maker_of(self.set.student, 'student', dls, self.teacher)
-        with keep_random(): make()      # refuses before anything trains
+        # techniques and probe show a Learner's network images as it knows them
+        self.given = teacher if isinstance(teacher, Learner) else self.teacher
+        need_net(maker_of(self.set.student, 'student', dls, self.teacher))
+        self._tell_few()
         self.few = {n: few_dls(dls, n, seed) for n in self.set.labels}
+
+    def _tell_few(self):
+        "Classes without a label"
+        c = n_classes(self.dls)
+        few = [n for n in self.set.labels if n < c]
+        if not few: return
+        with said_once(self._said):
+            robust_warn(f"labels={tuple(few)} of {c} classes: some classes have no image to learn from. Say "
+                        f"labels=({c},), or more.")
 
     # --- one row ---
     def run(self, name, row, label):
@@ -101,14 +115,22 @@ class Plan:
             mim,found,curve = self.pretrained(name, row, label)
             run.update(found)
         run['parameters'] = sum(p.numel() for p in mim.student.parameters())
+        if name == TEACHER and not self._opens('probe, no classifier', 'blocks'): return One(run, None, {})
+        net = self.given if name == TEACHER else mim.student
         for k in self.set.layers:
-            p = linear_probe(mim.student, self.dls, layer=k, verbose=False)
+            p = linear_probe(net, self.dls, layer=k, verbose=False)
             self._put(parts, base, 'probe' if len(self.set.layers) == 1 else f'probe {k}', float(p))
         if name == TEACHER: learn = self._solved(mim, base, parts)
         else: learn = self._tuned(name, mim, parts, label)
         self._tried(learn, base, parts)
         for m,(r,c) in parts.items(): run[m] = float(c[r['metric']].iloc[-1])
         return One(run, curve, parts)
+
+    def _opens(self, what, part):
+        "Can the teacher be looked into? Else a note says why"
+        why = closed(self.teacher, part)
+        if why: self.notes.append(f"No {what} of the teacher: {why}")
+        return why is None
 
     def _put(self, parts, base, measure, value, metric=None):
         "A number as `compare` would have it, after one epoch"
@@ -123,11 +145,11 @@ class Plan:
         if row.make is None:
             set_seed(self.seed)
             return untrained(self.images, make()),dict(seconds=0.),None
-        teacher,before = self.teacher,0.
+        teacher,before = self.given,0.
         if row.needs_teacher and teacher is None:
             raise ValueError(f"row {name!r} expected a teacher, got None. Give one, or take rows=('scratch', 'mae').")
         if row.middle:
-            middle = maker_of(self.set.middle, 'middle', self.dls, teacher)
+            middle = maker_of(self.set.middle, 'middle', self.dls, self.teacher)
             mim,first,_ = self._fitted(name, middle, row.make(teacher), f'{label} middle')
             teacher,before = mim.student,first['seconds']
         mim,found,curve = self._fitted(name, make, row.make(teacher), label)
@@ -168,9 +190,12 @@ class Plan:
 
     def _solved(self, mim, base, parts):
         "The teacher with a head in closed form on most labels"
-        learn = None
+        if not self.few or not self._opens('classifier', 'attention'): return None
+        learn,look = None,as_learned(self.given, self.dls)
+        def before(_model, xb): return look(xb[0]),*xb[1:]
         for n,dls in self.few.items():
             learn = mim.to_classifier(dls, metrics=accuracy)
+            if look is not noop: learn.model.register_forward_pre_hook(before)
             with learn.no_bar(), learn.no_logging():
                 closed_form_head(learn, head='last', verbose=False)
                 self._put(parts, base, f'{n} labels', float(learn.validate()[1]), 'accuracy')

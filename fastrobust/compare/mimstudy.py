@@ -47,8 +47,8 @@ def tinymim_study(
     labels=(100, 1000), # Numbers of training images whose labels are used in fine-tuning; () leaves it out
     tune_epochs=60,     # Of fine-tuning; chosen for 'scratch' on held-out training images of digits
     tune_lr=2e-3,       # Of fine-tuning, one cycle; so too
-    # Of `to_classifier`. None: all blocks, as in the paper, so that every row has the same network; 'last': without the
-    # last; 'auto': without the one that relations leave untrained
+    # Of `to_classifier`. None: all blocks, as in the paper; rows of relations have the teacher's heads in their last
+    # block, others the student's own. 'last': without the last; 'auto': without the one that relations leave untrained
     cut=None,
     seeds=3,            # How many (0,1,..), or a list of them
     layer='last',       # Tokens that are probed, see `linear_probe`; a list of them: each
@@ -146,6 +146,7 @@ class _Runs:
         for o in self.found:
             for m,pair in o.parts.items(): parts.setdefault(m, []).append(pair)
         notes = [f"Row {o!r} failed ({why}); finished seeds are kept." for o,why in self.failed.items()]
+        notes += dict.fromkeys(self.plan.notes)
         if self.stop: notes.append(self.stop)
         curves = [o.curve for o in self.found if o.curve is not None]
         return MimStudy([o.run for o in self.found], curves, parts, notes, self.stop)

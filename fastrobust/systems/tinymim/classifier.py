@@ -1,17 +1,19 @@
-"An ordinary classifier out of a pretrained vision transformer, without the block that nothing has trained"
+"An ordinary classifier out of a pretrained vision transformer, with all of its blocks or those below the distilled one"
+import copy
 from functools import partial
 import torch
 from torch import nn
 from fastai.data.transforms import get_c
 from fastai.learner import Learner
 from fastrobust.basics import need_number, need_whole, robust_warn, shown
+from fastrobust.data.copying import loader_like
 from fastrobust.inference.anyarch import add_norm
 from fastrobust.pixels import peek, pixel_space
 from fastrobust.systems.tinymim.attending import end_loan, set_heads
 from fastrobust.systems.tinymim.decay import adamw, vit_layers
 from fastrobust.systems.tinymim.distilling import TeacherImage
 from fastrobust.systems.tinymim.vitfiles import is_torchvision, need_images, resize_net
-from fastrobust.systems.tinymim.vits import ViT
+from fastrobust.systems.tinymim.vits import ViT, is_compiled
 
 __all__ = []
 
@@ -62,7 +64,7 @@ def _take_norm(vit):
     return norm
 
 def _drop_heads(net):
-    for k in ('head', 'heads', 'head_drop', 'fc_norm', 'classifier'):
+    for k in ('head', 'heads', 'head_drop', 'fc_norm', 'classifier', 'attn_pool'):
         if isinstance(getattr(net, k, None), nn.Module): setattr(net, k, nn.Identity())
 
 def _restore(vit, block, heads, own):
@@ -72,10 +74,23 @@ def _restore(vit, block, heads, own):
     if heads != 'own': need_whole('heads', heads, 1, fix="'own' is what it had before.")
     set_heads(vit, block, own if heads == 'own' else heads)
 
+def _view(net):
+    "`ViT` of a student"
+    try:
+        vit = ViT(net, 'the student')
+        vit.attention(-1)
+    except ValueError as e:
+        if is_compiled(net): raise
+        raise ValueError("expected a student that is a plain vision transformer, of which to_classifier knows the "
+                         f"tokens, got {type(net).__name__}. Fine-tune it as any network: with a linear layer on the "
+                         "classes behind it, robust_learner(dls, nn.Sequential(learn.student, nn.Linear(width, "
+                         "classes))), or in place of the layer that it ends with.") from e
+    return vit
+
 def _net(student, size, block, own, n_out, *, cut, pool, heads):
     "`ViTClassifier` out of a copy of the student"
     net = student
-    vit = ViT(net, 'the student')
+    vit = _view(net)
     prefix,width,norm = vit.prefix,vit.width,None
     if not hasattr(net, 'forward_features') and not is_torchvision(net):
         raise ValueError("expected a student of timm or torchvision, `tiny_vit`, or one with "
@@ -117,20 +132,23 @@ def _need_labels(dls):
     return n_out,tuple(x.shape[1:])
 
 def _same_pixels(learn, dls):
-    "Normalise as in pre-training where that is left open, and say where it is done otherwise"
+    "`dls`, or a copy normalised as in pre-training where that is left open; say where it is done otherwise"
     was,now = pixel_space(learn.dls),pixel_space(dls)
-    if was.mean is None: return
+    if was.mean is None: return dls
     stats = was.mean.flatten().tolist(),was.std.flatten().tolist()
     if now.mean is None:
-        add_norm(dls, stats, averaged=False)
-        return
+        mine = copy.copy(dls)
+        mine.loaders = [loader_like(dl, dl.dataset) for dl in dls.loaders]
+        add_norm(mine, stats, averaged=False)
+        return mine
     new = [*now.mean.flatten().tolist(), *now.std.flatten().tolist()]
     old = [*stats[0], *stats[1]]
-    if len(new) == len(old) and max(abs(a-b) for a,b in zip(new, old)) < .05: return
+    if len(new) == len(old) and max(abs(a-b) for a,b in zip(new, old)) < .05: return dls
     robust_warn(f"the student learned on images normalised by mean {_few(stats[0])} and std "
                 f"{_few(stats[1])}, these are by {_few(now.mean.flatten())} and "
                 f"{_few(now.std.flatten())}. Normalise both alike: learn from mim_dls(dls) of "
                 "these loaders, or with mim_dls(.., stats=), or these with Normalize.from_stats.")
+    return dls
 
 def _few(v): return '['+', '.join(f'{o:.3g}' for o in v)+']'
 
@@ -162,7 +180,7 @@ def classifier_of(
     if form['cut'] == 'auto': form = {**form, 'cut': None if block is None else 'last'}
     model = _net(student, shape[1:], block, learn.own_heads, n_out, **form)
     need_images(model.net, shape, 'a student')
-    _same_pixels(learn, dls)
+    dls = _same_pixels(learn, dls)
     opt_func = partial(adamw, decay=layer_decay)
     recipe = dict(opt_func=opt_func, wd=.05, moms=(.9, .9, .9), splitter=vit_layers)
     return Learner(dls, model, **{**recipe, **kwargs})

@@ -8,7 +8,7 @@ from fastrobust.basics import nearest, need_number, shown
 from fastrobust.pixels import peek_images
 from fastrobust.systems.tinymim.classifier import classifier_of
 from fastrobust.systems.tinymim.decay import adamw
-from fastrobust.systems.tinymim.distilling import InsideTechnique
+from fastrobust.systems.tinymim.distilling import InsideTechnique, is_unlabelled
 from fastrobust.systems.tinymim.inside import Unlabelled
 from fastrobust.systems.tinymim.keptanswers import KeepAnswers
 from fastrobust.systems.tinymim.mimic import TinyMIM
@@ -28,17 +28,40 @@ class MIMLearner(Learner):
     `fit_one_cycle(10, 1e-3)` trains; the warm-up is its `pct_start`, a share of the fit (the paper's 15 of 300 epochs:
     .05). A fit that was interrupted goes on with `load(.., with_opt=True)` and `start_epoch`. The teacher is in no
     file."""
-    # Position of the block from which on nothing was trained; None: all of the student was
+    # Position of the block from which on the last fit trained nothing; None: it trained all of the student
     trained_to = None
-    # Heads that this block had before
-    own_heads = None
+    _heads = ()     # Of each block of the student as it came; () where they have none
+
+    @property
+    def own_heads(self):
+        "Heads that the block of `trained_to`, else the last, had before relations; None: it has none"
+        if not self._heads: return None
+        return self._heads[-1 if self.trained_to is None else self.trained_to]
 
     @property
     def student(self):
-        "The plain network: no teacher, no wrapper; it is the one that is trained, not a copy"
+        """The plain network: no teacher, no wrapper; it is the one that is trained, not a copy
+
+        After relations its distilled block has as many heads as the teacher's, which a state_dict does not say: one
+        that is loaded into a new network of the same name is another function, without an error. Keep it by
+        `learn.export()`, or make the new one with those heads in that block."""
         net = self.model
         while isinstance(net, Surgery): net = net.inner()
         return net
+
+    def create_opt(self):
+        _need_trainable(self.student)
+        super().create_opt()
+
+    def _do_fit(self):
+        ts = [t for t in self.cbs if isinstance(t, InsideTechnique)]
+        if not ts and is_unlabelled(self):
+            raise ValueError("expected a technique that says what is learned from images without labels, got none: "
+                             "it was removed. Add one, learn.add_cb(TinyMIM(teacher)).")
+        _need_trainable(self.model)
+        # which puts the weights back as they were
+        if not hasattr(self, 'lr_finder'): self.trained_to = _trained_to(self.student, ts)
+        super()._do_fit()
 
     def show_results(self, *args, **kwargs):
         raise ValueError("expected labels to show results beside, got images without. Pairs: "
@@ -46,7 +69,8 @@ class MIMLearner(Learner):
                          "learn.to_classifier(dls).show_results().")
 
     def to_classifier(self,
-        dls,            # DataLoaders of images with labels; of another size too if the student takes it
+        # DataLoaders of images with labels, of another size too if the student takes it; they stay as they are
+        dls,
         # None: with all blocks, as in the paper; 'last': without the block that was distilled, which
         # lost in all pairs measured, of two blocks (nbs/benchmarks); 'auto': 'last' after relations
         cut=None,
@@ -63,6 +87,8 @@ class MIMLearner(Learner):
     )->Learner:
         """An ordinary Learner with a copy of the student and a new linear layer on the classes of `dls`
 
+        The student is a vision transformer; for any other see `robust_learner`. Images that `dls` do not normalise
+        are as in pre-training, in loaders of the classifier's own.
         Teacher and wrapper stay here. Relations leave the rest of their block and the last norm untrained: labels must
         train them, or `cut='last'` reads the tokens that go into that block, by a new norm. AdamW, weight decay .05;
         `fit_one_cycle(5, 1e-3)` has that rate in the last layer and `layer_decay` times that in each below. `.heads`:
@@ -83,6 +109,16 @@ def _need_images(dls):
         raise TypeError("expected DataLoaders whose first input is a batch of images (b,c,h,w), "
                         "got others. Make some with mim_dls('folder').")
     return tuple(x.shape[1:])
+
+def _need_trainable(net):
+    if any(p.requires_grad for p in net.parameters()): return
+    raise ValueError("expected a student with something to train, got one whose parameters are all frozen. Thaw it: "
+                     "learn.student.requires_grad_(True).")
+
+def _need_share(drop_path):
+    if drop_path is None: return
+    need_number('drop_path', drop_path)
+    if not 0 <= drop_path < 1: raise ValueError(f"`drop_path` must be in [0,1), got {drop_path}. The paper takes .1.")
 
 def _technique_class(name):
     "Written by name; the modules of those that are not asked for stay unread"
@@ -119,15 +155,25 @@ def _student(student, shape, drop_path):
     "An untrained network of a name, or the given one"
     arch = vit_arch(student, shape[1:], shape[0], pretrained=False)
     need_images(arch.net, shape, 'a student')
-    if isinstance(student, str): set_drop_path(arch.net, drop_path)
+    reached = False
+    if isinstance(student, str): reached = set_drop_path(arch.net, .1 if drop_path is None else drop_path)
+    if drop_path and not reached:
+        raise ValueError(f"expected no `drop_path` with the student {arch.name}, whose blocks it does not reach, got "
+                         f"{drop_path}. Build the student with it, or name one of timm's.")
     return arch.net
 
-def _distilled(net, ts):
-    "(block from which on relations leave a student untrained, its heads); (None, None) where all of it learns"
-    if not all(isinstance(t, TinyMIM) for t in ts): return None,None
+def _trained_to(net, ts):
+    "Block from which on relations leave a student untrained; None where all of it learns"
+    if not ts or not all(isinstance(t, TinyMIM) for t in ts): return None
     vit = ViT(net, 'the student')
-    block = vit.at(ts[0].student_block, 'student_block')
-    return block,vit.attention(block).heads
+    return max(vit.at(t.student_block, 'student_block') for t in ts)
+
+def _heads(net):
+    "Heads of each block of a student; () where that cannot be told"
+    try:
+        vit = ViT(net)
+        return tuple(vit.attention(i).heads for i in range(vit.depth))
+    except ValueError: return ()
 
 def _given(techniques, teacher, settings):
     "Techniques that come with their own teacher and settings"
@@ -156,7 +202,8 @@ def tinymim_learner(
     tokens=None,    # 'all' or 'patch': without class and register tokens, where those differ; None: 'all'
     lam=None,       # Weight > 0 of the technique; None: 1
     teacher_weights=None, # Path of a file with weights for the teacher
-    drop_path=.1,   # Share of images for which a block is skipped, in [0,1), of a student by name of timm; the paper's
+    # Share of images for which a block is skipped, in [0,1), of a student by name of timm; None: .1, the paper's
+    drop_path=None,
     lr=None,        # Learning rate of `fit`; None: 1.5e-4 for 256 images a batch, in proportion, the paper's
     wd=.05,         # Weight decay, none on vectors; the paper's
     # Memory in GiB for what the teacher says of each image, where crops are fixed; None: it is asked anew
@@ -167,10 +214,10 @@ def tinymim_learner(
     """A small vision transformer learns from a large one, without labels (TinyMIM)
 
     The recipe is that of https://arxiv.org/abs/2301.01296: AdamW with betas (.9, .95), no decay of vectors, cosine by
-    `fit_one_cycle(10, 1e-3)`. `learn.student` is the network, `learn.to_classifier(dls)` makes a classifier of it."""
+    `fit_one_cycle(10, 1e-3)`. `learn.student` is the network, `learn.to_classifier(dls)` makes a classifier of it
+    if it is a vision transformer. Others learn by technique='feature' or 'class'; then `robust_learner`."""
     shape = _need_images(dls)
-    need_number('drop_path', drop_path)
-    if not 0 <= drop_path < 1: raise ValueError(f"`drop_path` must be in [0,1), got {drop_path}. The paper takes .1.")
+    _need_share(drop_path)
     net = _student(student, shape, drop_path)
     given = dict(kinds=kinds, teacher_block=teacher_block, student_block=student_block, tokens=tokens, lam=lam)
     settings = {k: v for k,v in given.items() if v is not None}
@@ -178,13 +225,13 @@ def tinymim_learner(
         large = _teacher(teacher, shape, teacher_weights, dls)
         ts = [_technique(technique, large, settings)]
     else: ts = _given(technique, teacher, settings)
-    block,heads = _distilled(net, ts)
+    block,heads = _trained_to(net, ts),_heads(net)
     if lr is None: lr = 1.5e-4*dls.train.bs/256
     recipe = dict(opt_func=partial(adamw, beta2=.95), moms=(.9, .9, .9))
     keepers = [] if keep is None else [KeepAnswers(keep)]
     learn = MIMLearner(dls, net, Unlabelled(), lr=lr, wd=wd, cbs=[*ts, *keepers, *L(cbs)], **{**recipe, **kwargs})
     check(learn)
-    learn.trained_to,learn.own_heads = block,heads
+    learn.trained_to,learn._heads = block,heads
     return learn
 
 def _teacher(teacher, shape, weights, dls):

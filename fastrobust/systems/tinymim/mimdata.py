@@ -1,4 +1,5 @@
 "Loaders of pairs from images without labels: a folder, a list of files, an array, or loaders whose labels are not used"
+import inspect
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -6,7 +7,7 @@ from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor, get_image_files, image_extensions
 from fastai.torch_core import default_device
 from fastai.vision.core import PILImage, PILImageBW, imagenet_stats
-from fastrobust.basics import need_number, need_whole, plain_dl, shown
+from fastrobust.basics import nearest, need_number, need_whole, plain_dl, shown
 from fastrobust.data.arrays import ArrayDL, ArrayItems
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.pixels import item_shape, pixel_space
@@ -14,6 +15,11 @@ from fastrobust.systems.tinymim.pairs import (CentreCrop, CropEach, FlipEach, Ji
                                               RandomCrop)
 
 __all__ = ['mim_dls']
+
+# what `mim_dls` gives loaders itself, and names of other factories for what it calls otherwise
+_OWN = 'dataset','shuffle','after_item','after_batch'
+_INSTEAD = {'valid_pct': "The share held out is `valid`. ", 'batch_size': "It is `bs`. ",
+            'item_tfms': "The size in pixels is `size`. ", 'batch_tfms': "See `jitter`, `flip` and `stats`. "}
 
 # --- settings -------------------------------------------------------------------------------------
 def _need_size(size):
@@ -31,10 +37,26 @@ def _need_jitter(jitter):
                      f"colour, got {jitter!r}. The paper takes .4.")
 
 def _need_scale(scale):
-    lo,hi = scale
-    if 0 < lo <= hi <= 1: return lo,hi
+    both = tuple(scale) if isinstance(scale, (tuple, list)) else ()
+    for a in both: need_number('scale', a)
+    if len(both) == 2 and 0 < both[0] <= both[1] <= 1: return both
     raise ValueError("`scale` must be (smallest, largest) share of the area in (0,1], got "
                      f"{scale!r}. The paper takes (.2, 1).")
+
+def _need_bool(name, v):
+    if not isinstance(v, bool): raise TypeError(f"`{name}` must be True or False, got {shown(v)}.")
+
+def _need_known(kwargs):
+    "Refuse what no loader takes, which fastai drops without a word, and what pairs are made by"
+    own = ', '.join(k for k in kwargs if k in _OWN)
+    if own:
+        raise TypeError(f"mim_dls sets {own} itself, got it too. Leave it out: it shuffles in training alone and "
+                        "makes pairs; of your own transforms make DataLoaders and give mim_dls(dls).")
+    known = inspect.signature(TfmdDL.__init__).parameters.keys() - {'self', 'batch_size'}
+    for k in kwargs:
+        if k in known: continue
+        mine = [o for o in inspect.signature(mim_dls).parameters if o != 'kwargs']
+        raise TypeError(f"mim_dls got an unknown {k!r}. {_INSTEAD.get(k, '')}{nearest(k, mine)}")
 
 # --- sources --------------------------------------------------------------------------------------
 def _need_folder(path):
@@ -141,7 +163,8 @@ def _normalize(stats, source):
     return [Normalize.from_stats(*_measured(source.train), cuda=False)]
 
 def mim_dls(
-    # Folder of images (any depth), list of files, array (n,h,w[,c]), or DataLoaders, labels unused
+    # Folder of images (any depth), list of files, array (n,h,w[,c]), or DataLoaders, labels unused. Files of 16 bits
+    # are divided by 257, to 8
     source,
     # Height and width in pixels, or a pair; None: that of the array or loaders, of files 224
     size=None,
@@ -168,7 +191,11 @@ def mim_dls(
     Both have the same crop and flip, the teacher's is without the jitter (https://arxiv.org/abs/2301.01296). In
     validation both are the middle of the image, alike. `dls.show_batch()` shows pairs side by side. A teacher with
     pretrained weights wants its own `stats`: `tinymim_learner` says so."""
+    _need_known(kwargs)
     need_whole('bs', bs, 1, fix='Try 64.')
+    need_whole('seed', seed, 0)
+    _need_bool('crop', crop)
+    if flip is not None: _need_bool('flip', flip)
     if channels not in (1, 3): raise ValueError(f"`channels` must be 3 (colour) or 1 (grey), got {channels!r}.")
     amounts,scale = _need_jitter(jitter),_need_scale(scale)
     if size is not None: size = _need_size(size)

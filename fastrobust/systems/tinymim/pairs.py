@@ -2,12 +2,13 @@
 # The augmentation of TinyMIM's pre-training, https://arxiv.org/abs/2301.01296. All of it acts on uint8 pixels, before
 # IntToFloatTensor: crops on images as they are opened, the rest on batches, on the device they are on.
 import math
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from fastai.torch_basics import dispatch
-from fastai.vision.core import TensorImage
+from fastai.vision.core import TensorImage, load_image
 from fastai.vision.data import get_grid
 from fasttransform import ItemTransform, Transform
 from fastrobust.images import ops
@@ -17,8 +18,19 @@ __all__ = []
 
 RATIO = 3/4,4/3     # width by height of a crop, as in torchvision
 
+def eight_bits(
+    im,     # Pillow image of whole numbers of 16 bits in [0,65535], mode 'I', 'I;16' or the like
+    name    # Of its file
+)->Image.Image: # Mode 'L'
+    "An image with 65535 as 255; Pillow would make white of all that is over 255"
+    px = np.asarray(im).astype(np.int64)
+    lo,hi = px.min(),px.max()
+    if lo < 0 or hi > 65535:
+        raise ValueError(f"expected pixels in [0,65535] in {name!r}, got {lo} to {hi}. Save it with 8 or 16 bits.")
+    return Image.fromarray(((px + 128)//257).astype(np.uint8))
+
 class OpenImage(Transform):
-    "A file or image as a Pillow image; one that is broken is named"
+    "A file as a Pillow image, one of 16 bits brought to 8; one that is broken is named"
     def __init__(self,
         cls     # PILImage or PILImageBW
     ):
@@ -26,10 +38,15 @@ class OpenImage(Transform):
         self.cls = cls
 
     def encodes(self, o):
-        try: return self.cls.create(o)
+        try: im = load_image(o)
         except (OSError, SyntaxError, Image.DecompressionBombError) as e:
             raise ValueError(f"expected an image in {str(o)!r}, got a file that does not open: "
                              f"{e}. Delete it or mend it.") from e
+        if im.mode.startswith('I'): im = eight_bits(im, str(o))
+        if im.mode == 'F':
+            raise ValueError(f"expected an image of whole numbers in {str(o)!r}, got floats, whose range it does not "
+                             "say. Save it with 8 or 16 bits.")
+        return self.cls(im.convert(self.cls._open_args['mode']))
 
 def crop_boxes(
     n,      # Images

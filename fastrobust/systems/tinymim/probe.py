@@ -1,7 +1,9 @@
 "How much a vision transformer's features tell: the accuracy of a linear head on them, solved in one pass"
 # The probe of MAE (https://arxiv.org/abs/2111.06377, A.1) in closed form, with no rate and no epochs to choose.
 from typing import NamedTuple
+import torch
 from torch import Tensor
+from fastcore.basics import noop
 from fastai.learner import Learner
 from fastrobust.basics import is_whole, n_classes, plain_dl
 from fastrobust.inference.analytic import AnalyticHead
@@ -9,9 +11,11 @@ from fastrobust.inference.features import Rows, fill
 from fastrobust.inference.normal import need_gamma
 from fastrobust.inference.rows import scaling_of
 from fastrobust.metrics import wilson_interval
+from fastrobust.pixels import pixel_space
 from fastrobust.systems.tinymim.attending import Enough, Hooked
 from fastrobust.systems.tinymim.distilling import plain_net
 from fastrobust.systems.tinymim.inside import Unlabelled
+from fastrobust.systems.tinymim.vitfiles import need_images
 from fastrobust.systems.tinymim.vits import ViT
 from fastrobust.training.surgery import copy_net
 
@@ -104,8 +108,36 @@ def _placed(net, dls):
     "The network where the images are: itself, or a copy"
     p = next(net.parameters(), None)
     device = getattr(dls, 'device', None)
-    if p is None or device is None or p.device.type == device.type: return net
-    return copy_net(net).to(device)
+    if p is None or device is None: return net
+    # fastai's loaders keep the name they were given
+    device = torch.device(device)
+    return net if p.device.type == device.type else copy_net(net).to(device)
+
+def _stats(space):
+    "What a `PixelSpace` normalises by"
+    if space.mean is None: return None
+    return space.mean.flatten().tolist(),space.std.flatten().tolist()
+
+def as_learned(
+    model,  # A Learner, or a network
+    dls     # DataLoaders
+):
+    "Function of images of `dls`: as a Learner's own loaders normalise them; for a network alone they stay as they are"
+    if not isinstance(model, Learner): return noop
+    mine,its = pixel_space(dls),pixel_space(model.dls)
+    if _stats(mine) == _stats(its): return noop
+    return lambda x: its.encode(mine.decode(x))
+
+def _need_fit(net, x):
+    "Refuse images that the network does not take, before torch and timm do it in words of their own"
+    c,h,w = x.shape[1:]
+    try: need_images(net, (c, h, w), 'the network')
+    except ValueError as e:
+        # what to do is another thing with labelled images
+        said = str(e).partition('. ')[0]
+        raise ValueError(f"{said}. Make `dls` as it learned, with item_tfms=Resize(..) and ImageBlock (colours) or "
+                         "ImageBlock(PILImageBW), or a network for these images: vit_of(name, "
+                         f"size={h}, channels={c}).") from None
 
 def _rows(learn, body, dl):
     "Features and labels of a loader"
@@ -114,7 +146,9 @@ def _rows(learn, body, dl):
 
 def linear_probe(
     model,          # A vision transformer of timm's or torchvision's, `tiny_vit`, or a Learner of one; stays as it is
-    dls,            # DataLoaders of images and labels: the head is solved on `train`, measured on `valid`
+    # DataLoaders of images and labels: the head is solved on `train`, measured on `valid`. A Learner's network sees
+    # them normalised as its own loaders do it, a network alone as they are here
+    dls,
     *,
     # Tokens that are read: 'last', those that go into the last block; a position, from 0 or from the end: into that
     # block; 'norm': those after the last norm
@@ -126,10 +160,14 @@ def linear_probe(
     """Accuracy of a linear head on a frozen network's features, ridge regression in one pass over `dls.train`, not
     augmented. By default they are what goes into the last block, as TinyMIM leaves the rest of that block untrained:
     on digits one point more than after the last norm; features distilled from a teacher tell more there
-    (nbs/benchmarks/RESULTS.md)"""
+    (nbs/benchmarks/RESULTS.md). A Learner's images are normalised as in its training, whether `dls` normalise or not;
+    to a network alone give dls that do"""
     _check(dls, layer, pool, gamma)
     net = _placed(plain_net(model, 'model'), dls)
-    body = Pooled(ViT(net, 'the network'), layer, pool)
+    pooled,look = Pooled(ViT(net, 'the network'), layer, pool),as_learned(model, dls)
+    def body(x):
+        _need_fit(pooled.vit.net, x)
+        return pooled(look(x))
     learn = Learner(dls, net, loss_func=Unlabelled())
     if not verbose: learn.remove_cb(learn.progress)
     train = _rows(learn, body, dls.train)
@@ -140,4 +178,4 @@ def linear_probe(
     right = sum(int((head.predict(f) == y).sum()) for f,y in valid.blocks())
     accuracy = right/valid.n
     low,high = (float(o) for o in wilson_interval(accuracy, valid.n))
-    return Probe(accuracy, low, high, train.n, valid.n, head.d, str(body), float(head.gamma_))
+    return Probe(accuracy, low, high, train.n, valid.n, head.d, str(pooled), float(head.gamma_))

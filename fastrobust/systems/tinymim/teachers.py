@@ -23,6 +23,8 @@ def _fetching(name):
     "Weights come from the network of networks: what to do where there is none"
     try: yield
     except Exception as e:
+        # a file that the user's own function reads
+        if type(e) is FileNotFoundError: raise
         if not isinstance(e, OSError) and type(e).__module__.split('.')[0] not in _HUBS: raise
         raise ValueError(f"expected to fetch the weights of {name!r}, got {type(e).__name__}: "
                          f"{str(e)[:200]}. Without a connection fetch the file elsewhere and give "
@@ -116,7 +118,8 @@ def vit_arch(what, size=None, channels=3, *, pretrained=None, weights=None)->Arc
                         f"network or a Learner, got {shown(what)}. Give one of these.")
     if family(what) == 'vision_transformer':
         return _of_torchvision(what, size, channels, pretrained, state, None if file else weights, weights)
-    arch = build_arch(what, channels, pretrained and state is None, None if file else weights)
+    with _fetching(arch_name(what)):
+        arch = build_arch(what, channels, pretrained and state is None, None if file else weights)
     if state is not None: load_file(arch.net, state, weights)
     if size: need_patches(arch.net, size, arch.name)
     return arch
@@ -160,12 +163,14 @@ def _few(v): return '['+', '.join(f'{o:.3g}' for o in v)+']'
 def set_drop_path(
     net,    # A network of timm; in others it changes nothing
     rate    # Share of images for which a block is skipped, in [0,1)
-):
+)->bool:    # Are there such blocks?
     "One rate in all blocks but the last, whose relations are distilled, as in the paper; timm's own rises with depth"
-    blocks = getattr(net, 'blocks', ())
+    blocks,found = getattr(net, 'blocks', ()),False
     for i,block in enumerate(blocks):
         last = i == len(blocks)-1
         for k in ('drop_path', 'drop_path1', 'drop_path2'):
             if not hasattr(block, k): continue
             skip = StochasticDepth(rate, 'row') if rate and not last else nn.Identity()
             setattr(block, k, skip)
+            found = True
+    return found

@@ -120,9 +120,15 @@ def resize_net(
         state = interpolate_embeddings(size[0], net.patch_size, dict(net.state_dict()))
         net.image_size,net.seq_length = size[0],state['encoder.pos_embedding'].shape[1]
         net.encoder.pos_embedding = nn.Parameter(state['encoder.pos_embedding'])
-    elif _is_timm(net) and hasattr(net, 'set_input_size'):
-        now = getattr(getattr(net, 'patch_embed', None), 'img_size', None)
-        if now is not None and tuple(now) != size: net.set_input_size(img_size=size)
+    elif _is_timm(net):
+        embed = getattr(net, 'patch_embed', None)
+        now = getattr(embed, 'img_size', None)
+        if now is None or tuple(now) == tuple(size): return
+        if hasattr(net, 'set_input_size'): net.set_input_size(img_size=size)
+        elif getattr(embed, 'strict_img_size', False):
+            raise ValueError(f"expected images of {now[0]}x{now[1]} pixels, for which {who} is made and whose places "
+                             f"timm does not resample, got {size[0]}x{size[1]}. Take that size, "
+                             f"mim_dls(.., size={now[0]}), or another network.")
 
 def need_images(
     net,    # A network that is given
