@@ -335,6 +335,7 @@ def test_new_folders(folder_learner):
             learn.add_classes(path/'later')
         assert learn.model.head.stats.counts.sum() == 48 and len(learn.past) == 4
 
+@pytest.mark.slow
 def test_exported_and_grown_in_another_process(folder_learner):
     learn,path = folder_learner
     tmp_path = learn.path = path

@@ -39,12 +39,12 @@ def net_for(*Ts):
     "A network that all of them are for, None for a `small_cnn`"
     return next((SETTINGS[T]['net'] for T in Ts if 'net' in SETTINGS[T]), None)
 
-# Of the techniques for transformers TinyMIM stands for all in the fast suite; all are there beside each other
+# Of the techniques for transformers TinyMIM stands for all in the fast suite
 INSIDE = [T for T in ALL if issubclass(T, InsideTechnique)]
 def timed(*Ts, fast):
     "A case for pytest, slow unless it is `fast`"
     return pytest.param(*Ts, id='-'.join(T.__name__ for T in Ts), marks=[] if fast else pytest.mark.slow)
-PAIRS = [timed(A, B, fast=not {A, B} & set(INSIDE) or {A, B} <= set(INSIDE))
+PAIRS = [timed(A, B, fast=not {A, B} & set(INSIDE))
          for A,B in itertools.combinations(ALL, 2)]
 
 @pytest.mark.parametrize('T', [timed(T, fast=T not in INSIDE or T.__name__ == 'TinyMIM') for T in ALL])

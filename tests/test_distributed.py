@@ -152,6 +152,7 @@ torch.save(res, f"{sys.argv[1]}/head{rank}.pt")
 dist.destroy_process_group()
 '''
 
+@pytest.mark.slow
 def test_two_processes_give_the_head_of_one(tmp_path):
     run_ranks(HEADS, tmp_path)
     Z,y = rows()

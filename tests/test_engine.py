@@ -133,6 +133,7 @@ learn = tiny_learner(cbs=AugMix())
 with learn.no_bar(), learn.no_logging(): learn.fit(1)
 """
 
+@pytest.mark.slow
 def test_without_numba():
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', BLOCKED], capture_output=True, text=True)
     assert r.returncode == 0, r.stderr[-2000:]

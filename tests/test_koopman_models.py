@@ -277,6 +277,7 @@ def test_items_of_a_batch_are_apart(name):
             assert whole.shape[0] == 3 and whole.shape[2:] == u.shape[2:]
             assert (whole-torch.cat(parts)).abs().max() < 1e-13
 
+@pytest.mark.slow
 def test_import_leaves_everything_as_it_was():
     code = ("import torch, random, numpy as np\n"
             "def state(): return (torch.get_rng_state().tolist(), random.getstate(), torch.get_default_dtype(),\n"

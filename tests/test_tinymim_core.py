@@ -468,6 +468,7 @@ def test_relations_of_a_network_that_others_hold():
         assert torch.equal(rel['qk'], want['qk'])
     assert bare(nn.DataParallel(RelationNet(net, 1, ('qk',), 2, 0))) is net
 
+@pytest.mark.slow
 def test_compiled_networks_are_refused_and_teachers_opened():
     net = torch.compile(student())
     with pytest.raises(ValueError, match=r'network that is not compiled, got .*_orig_mod'): attn_relations(net)

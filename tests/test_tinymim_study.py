@@ -34,6 +34,8 @@ from fastrobust.systems.tinymim.mimic import TinyMIM
 from fastrobust.systems.tinymim.probe import linear_probe
 from fastrobust.systems.tinymim.tinyvit import tiny_vit
 
+pytestmark = pytest.mark.slow     # half a minute of small studies
+
 # --- small things ----------------------------------------------------------------------------------------------------
 def images(n, seed):
     rng = np.random.default_rng(seed)
