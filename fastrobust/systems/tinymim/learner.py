@@ -2,6 +2,7 @@
 # Ren, Wei, Zhang, Hu, TinyMIM, https://arxiv.org/abs/2301.01296
 import inspect
 from functools import partial
+from fastai.callback import schedule    # noqa: F401 (gives Learner its fit_one_cycle)
 from fastai.learner import Learner
 from fastcore.foundation import L
 from fastrobust.basics import nearest, need_number, shown
