@@ -17,7 +17,8 @@ from fastrobust.noise.block import add_label_noise
 # does with the batches of both, side by side
 SINGLE = [T.__name__ for T in ALL if T.__name__ in ('LogitClip', 'LogitNorm', 'ELR', 'ALASCA', 'TinyMIM')]
 
-RANK = '''
+# How a script begins that trains on two processes without a GPU
+ON_CPUS = '''
 import os, sys, warnings
 warnings.simplefilter('ignore')
 import numpy as np, torch
@@ -28,6 +29,8 @@ def to_all(self, t, rank):      # fastai sends the order of the items by way of 
     torch.distributed.broadcast(t, rank)
     return t.tolist()
 DistributedDL._broadcast = to_all
+'''
+RANK = ON_CPUS+'''
 from fastai.optimizer import SGD
 from conftest import params, tiny_learner
 from test_contract import ALL, SETTINGS, net_for

@@ -29,16 +29,7 @@ def test_a_transformers_technique_by_the_public_door(capsys):
 
 # --- two processes ---------------------------------------------------------------------------------------------------
 RANKS = '''
-import os, sys, warnings
-warnings.simplefilter('ignore')
-import torch
-torch.set_num_threads(1)
-from fastai.distributed import DistributedDL, DistributedTrainer
-def to_all(self, t, rank):      # fastai sends the order of the items by way of the GPU
-    t = torch.LongTensor(t)
-    torch.distributed.broadcast(t, rank)
-    return t.tolist()
-DistributedDL._broadcast = to_all
+from fastai.distributed import DistributedTrainer
 from fastai.callback.core import Callback
 from fastai.optimizer import SGD
 from conftest import params, tiny_dls
@@ -68,8 +59,8 @@ def on_two(labels):
 def test_two_processes_are_one_with_both_batches(tmp_path):
     "Without labels some parameters have no gradient, and nobody waits for one"
     pytest.importorskip('accelerate')
-    from test_distributed import run_ranks      # which reads the CONTRACT of this file
-    said = run_ranks(RANKS, tmp_path)
+    from test_distributed import ON_CPUS, run_ranks     # which reads the CONTRACT of this file
+    said = run_ranks(ON_CPUS+RANKS, tmp_path)
     a,b = (torch.load(tmp_path/f'{r}.pt', weights_only=False) for r in (0, 1))
     assert said[0].count('TinyMIM') == 2 and 'TinyMIM' not in said[1]
     for labels in (True, False):

@@ -47,13 +47,14 @@ class TinyMIM(Distil):
     Between the tokens in a block of each (https://arxiv.org/abs/2301.01296, eq. 2-4). The
     student's is cut into as many heads as the teacher's has, without a parameter more, and stays
     so. What comes after the values of that block, also the last norm, has no gradient from this:
-    probe and fine-tune from its input, as `linear_probe` and `to_classifier` do. A state_dict does
+    `linear_probe` reads its input, and labels train the rest in `to_classifier`. A state_dict does
     not say how many heads the block has: one that is loaded into a new network of the same name is
     another function, without an error. Keep the network by `learn.export()`, or set its heads."""
     kind,surgery = Relations,RelationNet
     def __init__(self,
         teacher,            # Vision transformer of timm, torchvision, `tiny_vit`, or a fitted Learner
-        # Position of its block; None: 3/4 up where it is deeper than the student, else the last
+        # Position of its block; None: the paper's, 3/4 up where it is deeper than the student, else
+        # the last (of a teacher of four blocks the last was better: nbs/benchmarks/RESULTS.md)
         teacher_block=None,
         student_block=-1,   # Position, from the end where negative; the paper's is the last
         kinds=('qk', 'vv'), # Some of 'qk', 'vv', 'qq', 'kk'; the paper's
