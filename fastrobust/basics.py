@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType
+import numpy as np
 import torch
 from torch import nn
 from fastai.learner import Learner
@@ -89,6 +90,15 @@ def need_whole(
     if not fix: fix = f'Give e.g. {lo or 0}.'
     err = TypeError if lo is None else ValueError
     raise err(f"`{name}` must be a whole number{span}, got {v!r}. {fix}")
+
+def need_truth(
+    name,       # Of the argument
+    v,          # What was given
+    more=''     # What else there is, for the message, such as ' or None'
+):
+    "`v` as True or False; a text such as 'no' would count as True"
+    if isinstance(v, (bool, np.bool_)): return bool(v)
+    raise TypeError(f"`{name}` must be True or False{more}, got {shown(v)}.")
 
 def check_weight(name, v, off='leave the technique out'):
     "`v`, a positive number or a schedule of `pct_train`; a plain 0 would be a silent no-op and is refused"

@@ -7,6 +7,7 @@ from fastai.callback.rnn import ModelResetter, RNNCallback
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.learner import AvgMetric, Learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
+from fastai.optimizer import Adam
 from fastrobust.basics import need_learner, robust_warn
 from fastrobust.calibration.temperature import bare_loss, temperature_of
 from fastrobust.data.apart import OPEN_SET_FACTS, trained_open_sets
@@ -33,6 +34,9 @@ def _plain_net(model, i):
                          "auxiliary heads take part in its predictions. Save it with "
                          "`learn.export()`, or train with predict='main'.")
     model = unwrap(copy_net(model), i=i)
+    # of a classifier of ours around timm's or torchvision's network: theirs with its parts
+    theirs = model.plain() if _ours(model) and hasattr(model, 'plain') else None
+    if theirs is not None: model = theirs
     left = sorted({type(m).__name__ for m in model.modules() if _ours(m)})
     if left:
         raise ValueError("strip expected layers of torch, fastai or your own, got "
@@ -165,12 +169,16 @@ def strip(
         robust_warn("the splitter is fastrobust's; the plain learner has one parameter group.")
         splitter = None
     split = {} if splitter is None else dict(splitter=splitter)
+    opt_func = learn.opt_func
+    if _ours(getattr(opt_func, 'func', opt_func)):
+        robust_warn("the optimizer is fastrobust's; the plain learner has fastai's Adam.")
+        opt_func = Adam
     metrics = _plain_metrics(learn.metrics)
     loaders = [_plain_dl(dl) for dl in learn.dls.loaders]
     dls = DataLoaders(*loaders, path=learn.dls.path, device=getattr(learn.dls, 'device', None))
     # logits of a tuple
     rnn = [C() for C in (ModelResetter, RNNCallback) if any(type(cb) is C for cb in learn.cbs)]
-    new = Learner(dls, model, loss_func=loss, opt_func=learn.opt_func, lr=learn.lr, metrics=metrics,
+    new = Learner(dls, model, loss_func=loss, opt_func=opt_func, lr=learn.lr, metrics=metrics,
                   path=learn.path, model_dir=learn.model_dir, wd=learn.wd, moms=learn.moms,
                   wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, cbs=rnn, **split)
     seen = trained_open_sets(learn)

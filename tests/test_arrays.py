@@ -430,3 +430,21 @@ def test_returns_fastai_dataloaders():
     assert [type(o) for o in (dls, dls.train_ds, dls.train)] == [DataLoaders, Datasets, ArrayDL] and dls.device == CPU
     assert isinstance(dls.train_ds.items, ArrayItems) and type(dls.train_ds.tls[1].tfms.fs[-1]) is Categorize
     assert 'ArrayItems: 40 images' in repr(dls.train_ds.items)
+
+# --- keywords --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('kw, says', [
+    (dict(stats=None), "array_dls got an unknown 'stats'. Whether images are normalised, .* is `normalize`"),
+    (dict(normalise=False), "unknown 'normalise'. Did you mean 'normalize'"),
+    (dict(batch_size=8), "unknown 'batch_size'. It is `bs`"),
+    (dict(item_tfms=[]), "unknown 'item_tfms'. Images come as they are"),
+    (dict(after_batch=[]), 'array_dls sets after_batch itself'),
+    (dict(dataset=3, after_item=[]), 'array_dls sets dataset, after_item itself')])
+def test_keywords_that_fastai_would_drop_are_refused(kw, says):
+    X,y,Xv,yv = data()
+    with pytest.raises(TypeError, match=says): array_dls(X, y, (Xv, yv), **kw)
+
+def test_keywords_of_loaders_reach_them():
+    X,y,Xv,yv = data()
+    kept = []
+    dls = array_dls(X, y, (Xv, yv), bs=8, device='cpu', before_batch=[lambda b: kept.append(len(b)) or b], n=16)
+    assert dls.train.n == 16 and len(list(dls.train)) == 2 and kept

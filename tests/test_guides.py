@@ -91,6 +91,15 @@ def test_fields_from_your_own_files(tmp_path, monkeypatch):
         if kind == 'python': exec(compile(code, 'guide', 'exec'), env)
 
 @pytest.mark.slow
+def test_tinymim(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kinds,codes = zip(*blocks(FOLDER.with_name('tinymim.md')))
+    assert kinds == ('python',)
+    env = paste(codes[0])
+    with env['clf'].no_bar(), env['clf'].no_logging(): env['clf'].fit_one_cycle(1, 1e-3)
+    assert env['learn'].trained_to == 1 and len(env['clf'].heads) == 2
+
+@pytest.mark.slow
 @pytest.mark.usefixtures('offline')
 def test_audit_your_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

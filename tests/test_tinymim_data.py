@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
+from fastai.data.transforms import IntToFloatTensor, get_image_files
 from fastai.torch_core import TensorImage, set_seed
 from fastai.vision.core import PILImage, PILImageBW
-from fastai.vision.data import ImageDataLoaders
+from fastai.vision.data import ImageBlock, ImageDataLoaders
 from fastai.vision.augment import Resize
 from torch import Tensor
 from torchvision.transforms import functional as tv
@@ -294,7 +296,7 @@ def test_settings_of_other_factories_are_refused():
     refused(TypeError, "mim_dls sets shuffle itself", boards(5), shuffle=False)
     refused(TypeError, "mim_dls sets after_item, after_batch itself", boards(5), after_item=[], after_batch=[])
     refused(TypeError, "`crop` must be True or False, got 'x'", boards(5), crop='x')
-    refused(TypeError, "`flip` must be True or False, got 1", boards(5), flip=1)
+    refused(TypeError, "`flip` must be True or False or None, got 1", boards(5), flip=1)
     refused(ValueError, r"`scale` must be \(smallest, largest\).*got 0.5", boards(5), scale=.5)
     refused(TypeError, "`scale` must be a number, got 'a'", boards(5), scale=('a', 1))
     refused(ValueError, "`seed` must be a whole number from 0", boards(5), seed=None)
@@ -315,6 +317,62 @@ def test_sixteen_bits_are_scaled_to_eight(mode, channels, tmp_path):
     assert x.shape[1] == channels
     assert (x - torch.from_numpy(ramp/65535)).abs().max() < .5/255 + 1e-6
     assert (x.flatten(2).diff() >= 0).all() and (x == 1).float().mean() < .01
+
+def sixteen(where, px, n=5):
+    "Files of 16 bits"
+    for i in range(n): Image.fromarray(np.asarray(px, dtype=np.uint16)).save(where/f'{i}.png')
+    return where
+
+@pytest.mark.parametrize('bits', [9, 10, 12, 14])
+def test_files_that_use_fewer_bits_are_refused_and_scaled_on_demand(bits, tmp_path):
+    white = 2**bits-1
+    ramp = np.linspace(0, white, 32*32).round().reshape(32, 32)
+    sixteen(tmp_path, ramp)
+    kw = dict(size=32, crop=False, jitter=0, stats=None, channels=1, bs=3, num_workers=0, device='cpu')
+    refused(ValueError, rf"at most {white} \('.*png'\), .* white={white}; if they are .* white=65535", tmp_path, **kw)
+    x = plain(mim_dls(tmp_path, white=white, **kw).train.one_batch()[0])
+    assert (x - torch.from_numpy(ramp/white)).abs().max() <= .5/255 + 1e-6
+    dark = plain(mim_dls(tmp_path, white=65535, **kw).train.one_batch()[0])
+    assert (dark - torch.from_numpy(ramp/65535)).abs().max() <= .5/255 + 1e-6
+    if bits > 9:
+        says = rf'in \[0,{white-1}\] in .*got 0 to {white}. Say white={white}'
+        with pytest.raises(ValueError, match=says): mim_dls(tmp_path, white=white-1, **kw).train.one_batch()
+
+def test_one_bright_file_or_none_of_16_bits_is_enough(tmp_path):
+    sixteen(tmp_path, np.full((8, 8), 4000))
+    Image.fromarray(np.full((8, 8), 60000, np.uint16)).save(tmp_path/'z.png')
+    mim_dls(tmp_path, 8, bs=2, num_workers=0, device='cpu')
+    (tmp_path/'z.png').unlink()
+    for i in range(5): Image.fromarray(np.full((8, 8), 3, np.uint8)).save(tmp_path/f'{i}.png')
+    mim_dls(tmp_path, 8, bs=2, num_workers=0, device='cpu')     # dark, but of 8 bits
+    mim_dls(get_image_files(tmp_path), 8, bs=2, white=4095, num_workers=0, device='cpu')
+
+def test_white_is_of_files():
+    refused(ValueError, "`white` beside image files alone, got it with a ndarray", boards(5), white=4095)
+    for bad in (255, 65536, .5, True):
+        refused(ValueError, "`white` must be a whole number from 256 to 65535.*12 bits 4095", ['a.png'], white=bad)
+
+def test_loaders_that_make_white_of_16_bits_are_refused(tmp_path):
+    "fastai's do; one with an opener of its own is let through"
+    ramp = np.linspace(0, 65535, 32*32).round().reshape(32, 32)
+    files = [*sixteen(tmp_path, ramp, 6).glob('*.png')]
+    kw = dict(item_tfms=Resize(32), bs=2, num_workers=0, valid_pct=.4)
+    for cls in (PILImage, PILImageBW):
+        block = DataBlock((ImageBlock(cls), CategoryBlock), get_y=lambda o: o.stem, item_tfms=Resize(32))
+        own = block.dataloaders(files, bs=2, num_workers=0)
+        x = own.one_batch()[0]
+        assert (x == x.max()).float().mean() > .9       # white
+        refused(ValueError, "make white of all over 255 in .*png.*the folder or the list of files", own)
+    import pandas as pd
+    table = pd.DataFrame({'f': [o.name for o in files], 'y': ['a', 'b']*3})
+    refused(ValueError, "make white of all", ImageDataLoaders.from_df(table, tmp_path, **kw))
+    def opens(o): return PILImageBW(Image.fromarray((np.asarray(Image.open(o))//257).astype(np.uint8)))
+    mine = DataBlock((TransformBlock(opens, batch_tfms=IntToFloatTensor), CategoryBlock), get_y=lambda o: o.stem)
+    x = plain(mim_dls(mine.dataloaders(files, bs=2, num_workers=0), crop=False, jitter=0, bs=2, stats=None,
+                      num_workers=0, device='cpu').train.one_batch()[0])
+    assert (x[0, 0]*255).unique().numel() > 200
+    for o in files: Image.fromarray((ramp//257).astype(np.uint8)).save(o)
+    mim_dls(ImageDataLoaders.from_df(table, tmp_path, **kw), bs=2, num_workers=0, device='cpu')     # of 8 bits
 
 def test_files_of_eight_bits_are_as_pillow_has_them(tmp_path):
     g = np.random.default_rng(0)

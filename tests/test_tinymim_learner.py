@@ -30,6 +30,7 @@ from fastrobust.systems.tinymim.mimdata import mim_dls
 from fastrobust.systems.tinymim.mimic import TinyMIM
 from fastrobust.systems.tinymim.tinyvit import tiny_vit
 from fastrobust.systems.tinymim.vits import ViT
+from fastrobust.stripping import strip
 from fastrobust.techniques.logitclip import LogitClip
 from fastrobust.testing.tiny import params, tiny_arrays, tiny_dls
 from fastrobust.training.surgery import has_surgery
@@ -470,6 +471,34 @@ def test_the_export_loads_and_is_small(tmp_path):
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(back.model(x), clf.model.eval()(x)) and back.heads == clf.heads
     assert back.predict(tiny_arrays()[0][0])[0] == clf.predict(tiny_arrays()[0][0])[0]
+
+STRIPS = [('timm', 'mean'), ('timm', 'class'), ('timm, pooled', 'mean'), ('timm, its head', 'mean'),
+          ('torchvision', 'class')]
+@pytest.mark.parametrize('cut', [None, 'last'])
+@pytest.mark.parametrize('family, pool', STRIPS)
+def test_a_classifier_is_stripped_to_its_librarys_classes(family, pool, cut, tmp_path):
+    learn = mim(s=FAMILIES[family](), tokens='patch')
+    clf = quiet(learn.to_classifier(tiny_dls(), cut, pool, path=tmp_path))
+    clf.fit(1, 1e-3)
+    x = torch.rand(4, 1, 8, 8)
+    with torch.no_grad(): want = clf.model.eval()(x)
+    with pytest.warns(RobustWarning, match="optimizer is fastrobust's"): plain = strip(clf)
+    assert not [m for m in plain.model.modules() if type(m).__module__.startswith('fastrobust')]
+    assert sum(p.numel() for p in plain.model.parameters()) == sum(p.numel() for p in clf.model.parameters())
+    with torch.no_grad():
+        assert torch.allclose(plain.model.eval()(x), want, atol=1e-6)
+        assert torch.equal(clf.model.eval()(x), want)
+    quiet(plain).export('plain.pkl')
+    assert b'fastrobust' not in (tmp_path/'plain.pkl').read_bytes()
+    clf.export('ours.pkl')
+    back = [load_learner(tmp_path/k).model(x) for k in ('plain.pkl', 'ours.pkl')]
+    assert torch.allclose(*back, atol=1e-6)
+    plain.fit(1, 1e-3)
+
+@pytest.mark.parametrize('family', ['tiny_vit', 'torchvision'])
+def test_classifiers_that_their_library_cannot_write_are_refused(family):
+    clf = mim(s=FAMILIES[family]()).to_classifier(tiny_dls())
+    with pytest.raises(ValueError, match='got .*ViTClassifier.* of fastrobust. Save this model'): strip(clf)
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_pictures_of_another_size(family):

@@ -1,5 +1,5 @@
 "tinymim_study: the table against numpy, pairs that are pairs, and nothing lost on Ctrl-C or a failing row"
-import copy, pickle, random
+import copy, pickle, random, warnings
 import numpy as np
 import pytest
 import torch
@@ -392,9 +392,43 @@ def test_lines_tell_how_far_it_is(capsys):
     (dict(labels=(1,)), '`labels`'), (dict(labels=(12, 12)), 'once'), (dict(labels=1000), 'at most 48'),
     (dict(student=student()), 'network each time, got a TinyViT. Say'), (dict(student=lambda: 3), 'that makes 3'),
     (dict(seeds=[0, 0]), 'twice'), (dict(seeds=[]), 'at least one seed'), (dict(student=4), 'new network'),
-    (dict(layer='first'), "'norm'"), (dict(cut='first'), '`cut`')])
+    (dict(layer='first'), "'norm'"), (dict(layer=['last', 1.5]), "'norm'"), (dict(cut='first'), '`cut`'),
+    (dict(verbose='no'), '`verbose` must be True or False'), (dict(robustness='yes'), '`robustness` must be True or')])
 def test_bad_settings_are_named(kw, says):
     with pytest.raises((ValueError, TypeError), match=says): study(('relation',), **kw)
+
+@pytest.mark.parametrize('rows, kw, says', [
+    (['scratch'], dict(layer=2), '`layer` must be a block of the student with 2'),
+    (['scratch'], dict(layer=['last', -3]), '`layer` must be a block of the student with 2'),
+    (['scratch'], dict(layer=[2], student=lambda: tiny_vit(8, 4, 8, 3, 2, 1), t='short'), 'of the teacher with 1'),
+    (['scratch', 'relation:block=3'], {}, "row 'relation:block=3': `block` must be a block of the teacher with 3"),
+    (['sequential:block=2'], dict(middle=lambda: tiny_vit(8, 4, 12, 2, 2, 1)), 'of the middle with 2')])
+def test_what_is_too_deep_is_refused_before_anything_is_measured(rows, kw, says, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mimruns, 'linear_probe', lambda *a, **k: asked.append(1))
+    monkeypatch.setattr(mimruns, 'tinymim_learner', lambda *a, **k: asked.append(1))
+    if kw.get('t'): kw = {**kw, 't': tiny_vit(8, 4, 16, 1, 4, 1)}
+    with pytest.raises(ValueError, match=says): study(rows, **kw)
+    assert not asked
+
+def test_a_teacher_by_name_whose_weights_want_other_colours_is_told_once(monkeypatch):
+    "As by tinymim_learner; with what to write"
+    timm = pytest.importorskip('timm')
+    from fastrobust.compare import mimnets
+    from fastrobust.inference.archs import Arch
+    stats = [.5, .4, .3],[.2, .2, .2]
+    net = lambda: timm.models.VisionTransformer(32, 8, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+    monkeypatch.setattr(mimnets, 'vit_arch', lambda name, size, c: Arch(net(), name, stats))
+    small = lambda: tiny_vit(32, 8, 16, 2, 2, 3)
+    def run(dls): return study(['relation'], dls, 'vit_b.mae', student=small, seeds=2, labels=(), epochs=1)
+    says = r'vit_b.mae want images normalised by mean .0.5, 0.4, 0.3. .*odd colours. Write batch_tfms=Normalize.from_'
+    with pytest.warns(RobustWarning, match=says) as told: run(tiny_dls(n=24, size=32, channels=3))
+    assert sum('odd colours' in str(o.message) for o in told) == 1
+    rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    own = array_dls(rgb, np.arange(24) % 3, bs=8, device='cpu', batch_tfms=Normalize.from_stats(*stats, cuda=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RobustWarning)
+        run(own)
 
 def test_a_study_without_a_teacher():
     got = tinymim_study(data(), None, ('scratch', 'mae'), seeds=1, **FAST)

@@ -19,13 +19,14 @@ from fastrobust.systems.tinymim import masking
 from fastrobust.systems.tinymim.distilling import TeacherImage
 from fastrobust.systems.tinymim.features import (ClassDistill, ClassNet, FeatureDistill, FeatureNet, class_kl,
                                                  smooth_l1, summary)
+from fastrobust.systems.tinymim.finding import find_place
 from fastrobust.systems.tinymim.inside import Kept, Unlabelled, wrappers
 from fastrobust.systems.tinymim.mae import Decoder, MAENet, MAEPretrain, image_of, normed, patches_of
 from fastrobust.systems.tinymim.maepicture import painted, show_masked
 from fastrobust.systems.tinymim.masking import MaskedInput, MaskedNet, hidden, masked, n_kept, random_keep
 from fastrobust.systems.tinymim.mimic import TinyMIM
 from fastrobust.systems.tinymim.tinyvit import sincos, tiny_vit
-from fastrobust.systems.tinymim.tokens import Place, Tokens, find_place, resized, tokens_of
+from fastrobust.systems.tinymim.tokens import Place, Tokens, resized, tokens_of
 from fastrobust.systems.tinymim.vits import ViT
 from fastrobust.training.surgery import Surgery
 
@@ -728,6 +729,10 @@ def test_bad_settings_of_features(kw, kind, says):
     (dict(heads=0), ValueError, '`heads` must be'), (dict(norm_pix=1), TypeError, '`norm_pix` must be True or False')])
 def test_bad_settings_of_pixels(kw, kind, says):
     with pytest.raises(kind, match=says): MAEPretrain(**kw)
+
+def test_truth_of_numpy_is_truth():
+    t = MAEPretrain(norm_pix=np.bool_(False))
+    assert t.norm_pix is False and FeatureDistill(teacher(), resize=np.True_).resize is True
 
 def test_bad_company():
     for T in (FeatureDistill, ClassDistill):

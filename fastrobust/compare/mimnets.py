@@ -9,7 +9,8 @@ from fastrobust.resting import keep_random
 from fastrobust.systems.tinymim.distilling import plain_net
 from fastrobust.systems.tinymim.inside import Unlabelled
 from fastrobust.systems.tinymim.learner import MIMLearner
-from fastrobust.systems.tinymim.teachers import set_drop_path, vit_of
+from fastrobust.systems.tinymim.probe import Pooled
+from fastrobust.systems.tinymim.teachers import need_stats, set_drop_path, vit_arch, vit_of
 from fastrobust.systems.tinymim.tinyvit import TinyViT, tiny_vit
 from fastrobust.systems.tinymim.vits import INSTEAD, ViT
 
@@ -22,7 +23,9 @@ def teacher_of(what, dls):
     "The network of a teacher, by name or as it is"
     if not isinstance(what, str): return plain_net(what)
     c,h,w = item_shape(dls)
-    return vit_of(what, (h, w), c)
+    arch = vit_arch(what, (h, w), c)
+    need_stats(arch, dls, 'batch_tfms=Normalize.from_stats({}, {}) in `dls`')
+    return arch.net
 
 def closed(
     net,    # A teacher
@@ -85,11 +88,27 @@ def maker_of(
     return lambda: _called(what, role, drop_path)
 
 def need_net(make):
-    "Refuse a function that makes no network, before anything trains"
+    "A network; refuse a function that makes none, before anything trains"
     with keep_random(): net = make()
-    if isinstance(net, nn.Module): return
+    if isinstance(net, nn.Module): return net
     raise TypeError(f"expected `student` as a function that makes a network, got one that makes {shown(net)}. Say "
                     "student=lambda: tiny_vit(..).")
+
+def need_layers(net, layers, who):
+    "Refuse tokens to probe that a network does not have"
+    vit = ViT(net, who)
+    for k in layers: Pooled(vit, k, 'mean')
+
+def need_blocks(
+    nets,   # name of a network -> the network
+    block,  # Position that a row takes of each; None: the usual
+    row     # Its name
+):
+    "Refuse a block that is too deep for one of them"
+    if block is None: return
+    try:
+        for who,net in nets.items(): ViT(net, who).at(block)
+    except ValueError as e: raise ValueError(f"row {row!r}: {e}") from e
 
 def untrained(dls, net):
     "A `MIMLearner` of a network that no technique trains, for its `to_classifier`"

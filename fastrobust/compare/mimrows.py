@@ -7,6 +7,7 @@ from torch import nn
 from fastcore.foundation import L
 from fastrobust.basics import nearest, shown
 from fastrobust.systems.tinymim.features import ClassDistill, FeatureDistill
+from fastrobust.systems.tinymim.finding import PARTS
 from fastrobust.systems.tinymim.mae import MAEPretrain
 from fastrobust.systems.tinymim.masking import MaskedInput
 from fastrobust.systems.tinymim.mimic import TinyMIM
@@ -16,10 +17,9 @@ from fastrobust.training.technique import Technique
 __all__ = []
 
 ROWS = 'scratch','mae','feature','class','relation','sequential'
-_DISTILS = {'feature': FeatureDistill, 'class': ClassDistill}
-_OPTIONS = ('a sum of kinds such as qq+kk', 'block=3', 'patch', 'masked', 'masked+mae', 'drop_path=.1')
+_OPTIONS = ('a sum of kinds such as qq+kk', 'block=3', 'at=attn', 'patch', 'masked', 'masked+mae', 'drop_path=.1')
 # what each takes of them
-_TAKES = {'scratch': (), 'mae': ('drop_path',), 'feature': ('masked', 'masked+mae', 'drop_path'),
+_TAKES = {'scratch': (), 'mae': ('drop_path',), 'feature': ('at', 'masked', 'masked+mae', 'drop_path'),
           'class': ('masked', 'masked+mae', 'drop_path'),
           'relation': ('kinds', 'block', 'patch', 'masked', 'masked+mae', 'drop_path')}
 _TAKES['sequential'] = _TAKES['relation']
@@ -30,6 +30,7 @@ class MimRow(NamedTuple):
     needs_teacher:bool=True
     middle:bool=False           # By a student of middle size, which the teacher has taught?
     drop_path:float|None=None   # Of the student; None: as it is made
+    block:int|None=None         # Of the teacher, from whose block it learns; None: the usual
 
 def _wrong(name, why):
     return ValueError(f"row {name!r}: {why} Rows are {', '.join(map(repr, ROWS))}, after a colon "
@@ -44,6 +45,8 @@ def _option(name, o):
     k,eq,v = o.partition('=')
     if o in ('masked', 'masked+mae', 'patch'): return o,True
     if k == 'block' and eq: return k,_number(name, v, int)
+    if k == 'at' and v in PARTS: return k,v
+    if k == 'at' and eq: raise _wrong(name, f"{v!r} is no part of a block, which are {', '.join(PARTS)}.")
     if k == 'drop_path' and eq: return k,_number(name, v, float)
     kinds = tuple(o.split('+'))
     if set(kinds) <= set(KINDS): return 'kinds',kinds
@@ -52,7 +55,8 @@ def _option(name, o):
 def _techniques(base, opts, teacher):
     "New ones for one student"
     if base == 'mae': return [MAEPretrain()]
-    if base in _DISTILS: first = _DISTILS[base](teacher)
+    if base == 'class': first = ClassDistill(teacher)
+    elif base == 'feature': first = FeatureDistill(teacher, at=opts.get('at', 'block'))
     else:
         first = TinyMIM(teacher, opts.get('block'), kinds=opts.get('kinds', ('qk', 'vv')),
                         tokens='patch' if 'patch' in opts else 'all')
@@ -76,7 +80,7 @@ def _named(name):
         if k not in _TAKES[base]: raise _wrong(name, f"{base!r} does not take {k!r}.")
     if base == 'scratch': return MimRow(None, False)
     make = partial(_techniques, base, opts)
-    return MimRow(make, base != 'mae', base == 'sequential', drop)
+    return MimRow(make, base != 'mae', base == 'sequential', drop, opts.get('block'))
 
 def _own(name, what):
     "`MimRow` of a user's function"

@@ -11,7 +11,8 @@ from fastai.torch_core import set_seed
 from fastrobust.basics import n_classes, robust_warn, said_once
 from fastrobust.calibration.report import calibration_report
 from fastrobust.compare.mimreport import TEACHER
-from fastrobust.compare.mimnets import closed, maker_of, need_net, teacher_of, untrained
+from fastrobust.compare.mimnets import (closed, maker_of, need_blocks, need_layers, need_net, teacher_of,
+                                        untrained)
 from fastrobust.compare.run import one_run
 from fastrobust.data.editing import check_dls, given_labels, take_items
 from fastrobust.ood.report import ood_report
@@ -78,8 +79,8 @@ class Settings(NamedTuple):
 
 class Plan:
     "The runs of a study; of the seed under way it has data and teacher"
-    def __init__(self, settings):
-        self.set = settings
+    def __init__(self, settings, rows):
+        self.set,self.rows = settings,rows
         self._said:set = set()
         self.notes:list = []    # For the reader
 
@@ -88,12 +89,24 @@ class Plan:
         check_dls(dls)
         self.seed,self.dls = seed,dls
         self.images = DataLoaders(*dls.loaders, path=dls.path, device=dls.device)     # without a record of noise
-        self.teacher = None if teacher is None else teacher_of(teacher, dls)
+        with said_once(self._said): self.teacher = None if teacher is None else teacher_of(teacher, dls)
         # techniques and probe show a Learner's network images as it knows them
         self.given = teacher if isinstance(teacher, Learner) else self.teacher
-        need_net(maker_of(self.set.student, 'student', dls, self.teacher))
+        self._need_layers()
         self._tell_few()
         self.few = {n: few_dls(dls, n, seed) for n in self.set.labels}
+
+    def _need_layers(self):
+        "Refuse what is too deep for the student, the teacher or the middle, before anything trains"
+        student = need_net(maker_of(self.set.student, 'student', self.dls, self.teacher))
+        need_layers(student, self.set.layers, 'the student')
+        if self.teacher is None: return
+        if closed(self.teacher, 'blocks') is None: need_layers(self.teacher, self.set.layers, 'the teacher')
+        for name,row in self.rows.items():
+            nets = {'the teacher': self.teacher}
+            if row.middle and row.block is not None:
+                nets['the middle'] = need_net(maker_of(self.set.middle, 'middle', self.dls, self.teacher))
+            need_blocks(nets, row.block, name)
 
     def _tell_few(self):
         "Classes without a label"

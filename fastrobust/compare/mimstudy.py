@@ -5,11 +5,12 @@ from torch import nn
 from fastcore.imports import IN_NOTEBOOK
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastrobust.basics import is_whole, need_whole, robust_warn, shown
+from fastrobust.basics import is_whole, need_truth, need_whole, robust_warn, shown
 from fastrobust.compare.mimreport import TEACHER, MimStudy
 from fastrobust.compare.mimrows import mim_rows
 from fastrobust.compare.mimruns import Plan, Settings
 from fastrobust.resting import keep_random
+from fastrobust.systems.tinymim.probe import need_layer
 
 __all__ = ['tinymim_study']
 
@@ -67,8 +68,8 @@ def tinymim_study(
     'relation' (TinyMIM), 'sequential' (relations by way of a middle student: twice the epochs). After a colon, with
     commas between: 'relation:qq+kk+vv' (kinds), 'relation:block=3' (of the teacher), 'relation:patch' (no class token),
     'relation:masked' (the student sees a quarter), 'relation:masked+mae' (and paints the rest),
-    'relation:drop_path=.1' (of the student).
-    On digits relations win by six points of a hundred labels over 'mae' and are level with features
+    'relation:drop_path=.1' (of the student), 'feature:at=attn' (what the attention of a block returns; 'ffn', 'qkv').
+    On digits relations win by nine points of a hundred labels over 'mae' and are level with features
     (nbs/benchmarks/RESULTS.md); what wins on your images the table says"""
     plans = mim_rows(rows)
     _check(dls, teacher, any(o.needs_teacher for o in plans.values()))
@@ -82,10 +83,13 @@ def tinymim_study(
         raise ValueError("expected `labels` beside `robustness` or `unknown`, which need classifiers, got none. Say "
                          "labels=(100,).")
     layers = list(layer) if isinstance(layer, (list, tuple)) else [layer]
+    for k in layers: need_layer(k)
+    verbose = need_truth('verbose', verbose)
+    if not isinstance(robustness, dict): robustness = need_truth('robustness', robustness, ' or settings (a dict)')
     show = verbose and (IN_NOTEBOOK or sys.stdout.isatty())
     settings = Settings(student, middle, epochs, lr, labels, tune_epochs, tune_lr, cut, layers, robustness, unknown,
                         show)
-    runs = _Runs(Plan(settings), plans, seeds, verbose)
+    runs = _Runs(Plan(settings, plans), plans, seeds, verbose)
     with keep_random():
         try:
             for seed in seeds: runs.seed(seed, _of_seed(dls, seed, DataLoaders),

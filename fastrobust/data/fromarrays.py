@@ -1,16 +1,42 @@
 "fastai loaders from images in memory: `array_dls`"
+import inspect
 from numbers import Number
 import torch
-from fastai.data.core import DataLoaders, Datasets, TfmdLists
+from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.data.transforms import Categorize, IntToFloatTensor, ItemGetter, Normalize, ToTensor
 from fastai.torch_core import default_device
 from fastai.vision.core import PILImage, PILImageBW
 from fastcore.foundation import L
-from fastrobust.basics import need_whole
+from fastrobust.basics import nearest, need_whole
 from fastrobust.data.arraychecks import as_labels, as_pixels, as_vocab, check_like, codes_in
 from fastrobust.data.arrays import ArrayDL, ArrayItems
 
 __all__ = ['array_dls']
+
+# names that others have for what `array_dls` calls otherwise
+_INSTEAD = {'stats': "Whether images are normalised, by their own mean and std, is `normalize`; other numbers: "
+                     "batch_tfms=Normalize.from_stats(mean, std). ",
+            'batch_size': "It is `bs`. ", 'valid_bs': "It is `val_bs`. ", 'x_valid': "It is `valid`, a pair. ",
+            'item_tfms': "Images come as they are, resized before; of batches: `batch_tfms`. "}
+
+# --- what loaders take ----------------------------------------------------------------------------
+def need_loader_args(
+    kwargs,     # What was given for the loaders
+    factory,    # Function that was given it
+    own,        # What it gives loaders itself
+    instead     # name -> sentence, for what it calls otherwise
+):
+    "Refuse what no loader takes, which fastai drops without a word, and what a factory sets itself"
+    name = factory.__name__
+    odd = ', '.join(k for k in kwargs if k in own)
+    if odd:
+        raise TypeError(f"{name} sets {odd} itself, got it too. Leave it out: of your own transforms and loaders make "
+                        "a DataBlock.")
+    known = inspect.signature(TfmdDL.__init__).parameters.keys() - {'self', 'batch_size'}
+    for k in kwargs:
+        if k in known: continue
+        mine = [o for o in inspect.signature(factory).parameters if o != 'kwargs']
+        raise TypeError(f"{name} got an unknown {k!r}. {instead.get(k, '')}{nearest(k, mine)}")
 
 # --- the factory ----------------------------------------------------------------------------------
 def _split(n, pct, seed):
@@ -70,9 +96,10 @@ def array_dls(
     shuffle=True,   # Shuffle the training set every epoch
     drop_last=None, # Drop an incomplete last training batch; None: if `shuffle` (as fastai) and a full one exists
     path='.',       # Where a learner saves
-    **kwargs        # More for `ArrayDL`
+    **kwargs        # More for the loaders, such as `num_workers`
 ) -> DataLoaders:
     "fastai loaders over images in memory, tens of times faster than over files; grey images keep their one channel"
+    need_loader_args(kwargs, array_dls, ('dataset', 'after_item', 'after_batch'), _INSTEAD)
     need_whole('bs', bs, 1, fix='Try 64.')
     if isinstance(valid, Number): valid,valid_pct = None,valid
     _need_valid(valid, valid_pct)

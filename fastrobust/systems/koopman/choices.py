@@ -1,19 +1,9 @@
-"Choices of few: truth values and reductions, refused where they are none of these"
-import numpy as np
-from fastrobust.basics import nearest, shown
+"Choices of few: reductions, refused where they are none of these"
+from fastrobust.basics import nearest
 
 __all__ = []
 
 REDUCTIONS = 'mean','sum','none'
-
-def need_truth(
-    name,       # Of the argument
-    v,          # What was given
-    more=''     # What else there is, for the message, such as ' or None'
-):
-    "`v` as True or False; a text such as 'no' would count as True"
-    if isinstance(v, (bool, np.bool_)): return bool(v)
-    raise TypeError(f"`{name}` must be True or False{more}, got {shown(v)}.")
 
 def need_reduction(
     reduction   # Of a loss, over items

@@ -1,5 +1,6 @@
 "An ordinary classifier out of a pretrained vision transformer, with all of its blocks or those below the distilled one"
 import copy
+from collections import OrderedDict
 from functools import partial
 import torch
 from torch import nn
@@ -27,6 +28,12 @@ def tokens_of(
     first = net.class_token.expand(len(x), -1, -1)
     return net.encoder(torch.cat([first, x], 1))
 
+def _timms_vit():
+    "The class of timm's plain vision transformer, None where timm is not"
+    try: from timm.models.vision_transformer import VisionTransformer
+    except ImportError: return None
+    return VisionTransformer
+
 class ViTClassifier(nn.Module):
     "A vision transformer, a norm of its tokens, their mean (or that of the class), a linear layer"
     def __init__(self, net, norm, width, n_out, prefix, pool):
@@ -41,6 +48,19 @@ class ViTClassifier(nn.Module):
         "Heads of each block"
         vit = ViT(self)
         return tuple(vit.attention(i).heads for i in range(vit.depth))
+
+    def plain(self):
+        "The same network of torchvision's or timm's classes alone, with these parts; None where theirs is another"
+        net,like = self.net,_timms_vit()
+        if is_torchvision(net) and self.pool == 'class':
+            net.encoder.ln,net.heads = self.norm,nn.Sequential(OrderedDict(head=self.head))
+        elif like is not None and type(net) is like:
+            net.norm,net.head = self.norm,self.head
+            net.attn_pool,net.pool_include_prefix = None,False
+            net.global_pool = 'token' if self.pool == 'class' else 'avg'
+            net.num_classes = self.head.out_features
+        else: return None
+        return net
 
     def forward(self, x):
         t = self.norm(tokens_of(self.net, x))

@@ -10,6 +10,7 @@ from fastrobust.pixels import peek_images, pixel_space
 from fastrobust.resting import at_rest
 from fastrobust.systems.tinymim.held import Held, asking, need_size, plain_net
 from fastrobust.systems.tinymim.inside import Inside, Kept, Unlabelled, seen_of, wrappers
+from fastrobust.systems.tinymim.trial import is_training_alike, not_taken
 from fastrobust.training.objective import inner_loss
 from fastrobust.training.recording import fit_starts
 from fastrobust.training.stages import has_penalty
@@ -76,6 +77,9 @@ class InsideTechnique(Technique):
         "What is added, in terms; `names` says which"
         raise NotImplementedError(f'{type(self).__name__}.terms')
 
+    def trained_to(self, net):
+        "Position of the block of a student from which on it trains nothing, or not all; None: there is none"
+
     def prepare(self, learn): learn.model = wrap_each(learn.model, self.wrap)
 
     @property
@@ -109,8 +113,11 @@ class InsideTechnique(Technique):
         for w in self.inside:
             p = next(w.parameters())
             try: self.try_on(w, x[:2].as_subclass(Tensor).to(p.device, p.dtype))
-            # several inputs, images that a callback changes: the first batch will say what is wrong
-            except (TypeError, RuntimeError): return
+            except torch.cuda.OutOfMemoryError: raise
+            except (TypeError, RuntimeError, AssertionError) as e:
+                # several inputs, images that a callback changes: the first batch will say what is wrong
+                if not is_training_alike(learn, w): return
+                raise not_taken('the student', w, x, e) from e
 
     def try_on(self,
         w,  # A wrapper

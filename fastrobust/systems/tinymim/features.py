@@ -6,15 +6,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from fastrobust.basics import as_f32, need_number
+from fastrobust.basics import as_f32, need_number, need_truth, shown
 from fastrobust.resting import at_rest
 from fastrobust.systems.tinymim.distilling import Distil
+from fastrobust.systems.tinymim.finding import PARTS, find_place
 from fastrobust.systems.tinymim.inside import Inside
 from fastrobust.systems.tinymim.mimic import need_block
 from fastrobust.systems.tinymim.relations import need_tokens
-from fastrobust.systems.tinymim.tokens import (Outlet, end_norm, find_place, gathered, patch_of, put_in,
-                                               resized, tokens_of, two_images)
-from fastrobust.systems.tinymim.vits import bare
+from fastrobust.systems.tinymim.tokens import (Outlet, end_norm, gathered, patch_of, put_in, resized,
+                                               tokens_of, two_images)
+from fastrobust.systems.tinymim.vits import bare, vit_or_none
 
 __all__ = ['ClassDistill', 'FeatureDistill']
 
@@ -38,6 +39,11 @@ def class_kl(
     "KL(softmax teacher || softmax student) over the d channels, mean over images"
     log_t,log_s = as_f32(z_t).log_softmax(1),as_f32(z_s).log_softmax(1)
     return (log_t.exp()*(log_t - log_s)).sum(1).mean()
+
+def need_part(at):
+    "Refuse what is no part of a block"
+    if isinstance(at, str) and at in PARTS: return at
+    raise ValueError(f"`at` must be one of {', '.join(map(repr, PARTS))}, got {shown(at)}. The paper's is 'block'.")
 
 # --- wrappers -------------------------------------------------------------------------------------
 class Features(NamedTuple):
@@ -96,7 +102,7 @@ def summary(
 class Adapted:
     "What techniques share that compare tokens after a linear layer"
     _place = None   # Where the teacher's come out
-    teacher_block,student_block = None,-1
+    teacher_block,student_block,at = None,-1,'block'
 
     @property
     def column(self): return self.names[0]
@@ -108,14 +114,14 @@ class Adapted:
     def ask(self, x, kept=None):
         "Its tokens, all of them: who asks gathers what is compared"
         if self._place is None:
-            self._place = find_place(self.teacher, x, self.teacher_block, 'the teacher', 'teacher_block')
+            self._place = find_place(self.teacher, x, self.teacher_block, 'the teacher', 'teacher_block', self.at)
         return tokens_of(self.teacher, self._place, x)
 
     def both(self, net):
         "(two images, the student's place, its tokens, those of the teacher)"
         x = two_images(self.learn, net, type(self).__name__)
         inner = bare(net)
-        place = find_place(inner, x, self.student_block, 'the student', 'student_block')
+        place = find_place(inner, x, self.student_block, 'the student', 'student_block', self.at)
         with at_rest(inner): mine = tokens_of(inner, place, x)
         return x,place,mine,self.asked(x)
 
@@ -125,10 +131,10 @@ class Adapted:
 class FeatureDistill(Adapted, Distil):
     """Add lam times the smooth L1 of Linear(student's tokens) and the layer-normed tokens of a teacher
 
-    As in the study of https://arxiv.org/abs/2301.01296, which takes what the last block of each returns. The teacher
-    may be any network with tokens or feature maps: a transformer gives the output of a block, before the last norm,
-    others of timm what `forward_features` returns, and convolutional ones their last feature map. Beside masked
-    images the same patches are compared."""
+    As in the study of https://arxiv.org/abs/2301.01296, which takes what the last block of each returns, or a part of
+    it (`at`). The teacher may be any network with tokens or feature maps: a transformer gives the output of a block,
+    before the last norm, others of timm what `forward_features` returns, and convolutional ones their last feature
+    map. Beside masked images the same patches are compared."""
     kind,surgery = Features,FeatureNet
     names = 'feature',
     def __init__(self,
@@ -139,14 +145,25 @@ class FeatureDistill(Adapted, Distil):
         lam=1.,             # Weight > 0, or a schedule of pct_train; the paper's
         *,
         tokens='all',       # 'all': those before the patches too, where both have as many of them; or 'patch'
-        resize=True         # A teacher's grid that is another is brought to the student's; False: refused
+        resize=True,        # A teacher's grid that is another is brought to the student's; False: refused
+        # Of the blocks, of transformers: 'block', what they return; 'attn' or 'ffn', what their attention or MLP
+        # returns; 'qkv', queries, keys and values side by side
+        at='block'
     ):
         self.student_block = need_block('student_block', student_block)
         self.teacher_block = None if teacher_block is None else need_block('teacher_block', teacher_block)
-        if not isinstance(resize, bool): raise TypeError(f"`resize` must be True or False, got {resize!r}.")
         self.beta = need_positive('beta', beta, "The paper takes 2.")
         super().__init__(teacher, lam)
-        self.tokens,self.resize = need_tokens(tokens),resize
+        self.tokens,self.resize = need_tokens(tokens),need_truth('resize', resize)
+        self.at = need_part(at)
+
+    def trained_to(self, net):
+        vit = vit_or_none(net)
+        if vit is None: return None
+        block = vit.at(self.student_block, 'student_block')
+        # the rest of the block after its attention is untrained, or the blocks after it
+        if self.at in ('block', 'ffn'): block += 1
+        return block if block < vit.depth else None
 
     def wrap(self, net):
         x,place,mine,told = self.both(net)

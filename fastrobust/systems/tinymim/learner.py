@@ -29,7 +29,8 @@ class MIMLearner(Learner):
     `fit_one_cycle(10, 1e-3)` trains; the warm-up is its `pct_start`, a share of the fit (the paper's 15 of 300 epochs:
     .05). A fit that was interrupted goes on with `load(.., with_opt=True)` and `start_epoch`. The teacher is in no
     file."""
-    # Position of the block from which on the last fit trained nothing; None: it trained all of the student
+    # Position of the block from which on the last fit trained nothing, or not all: after relations the distilled one,
+    # after features of a block before the last the one behind it; None: it trained all of the student
     trained_to = None
     _heads = ()     # Of each block of the student as it came; () where they have none
 
@@ -73,7 +74,7 @@ class MIMLearner(Learner):
         # DataLoaders of images with labels, of another size too if the student takes it; they stay as they are
         dls,
         # None: with all blocks, as in the paper; 'last': without the block that was distilled, which
-        # lost in all pairs measured, of two blocks (nbs/benchmarks); 'auto': 'last' after relations
+        # lost in all pairs measured, of two blocks (nbs/benchmarks); 'auto': 'last' if `trained_to` says so
         cut=None,
         pool='mean',    # 'mean' of the patches' tokens, as in the paper, or the 'class' token
         *,
@@ -164,10 +165,9 @@ def _student(student, shape, drop_path):
     return arch.net
 
 def _trained_to(net, ts):
-    "Block from which on relations leave a student untrained; None where all of it learns"
-    if not ts or not all(isinstance(t, TinyMIM) for t in ts): return None
-    vit = ViT(net, 'the student')
-    return max(vit.at(t.student_block, 'student_block') for t in ts)
+    "Block from which on techniques leave a student untrained; None where all of it learns"
+    blocks = [t.trained_to(net) for t in ts]
+    return None if None in blocks else max(blocks, default=None)
 
 def _heads(net):
     "Heads of each block of a student; () where that cannot be told"

@@ -5,14 +5,15 @@
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from fastrobust.basics import as_f32, need_whole
+from fastrobust.basics import as_f32, need_truth, need_whole
 from fastrobust.resting import at_rest
 from fastrobust.systems.tinymim.distilling import InsideTechnique
+from fastrobust.systems.tinymim.finding import find_place
 from fastrobust.systems.tinymim.inside import Kept
 from fastrobust.systems.tinymim.masking import MaskedInput, Masking, hidden, need_ratio, try_mask
 from fastrobust.systems.tinymim.tinyvit import sincos
-from fastrobust.systems.tinymim.tokens import (Outlet, Tokens, end_norm, find_place, gathered, patch_of, put_in,
-                                               tokens_of, two_images)
+from fastrobust.systems.tinymim.tokens import (Outlet, Tokens, end_norm, gathered, patch_of, put_in, tokens_of,
+                                               two_images)
 from fastrobust.systems.tinymim.vits import ViT, bare
 from fastrobust.training.surgery import AuxOut
 
@@ -152,8 +153,7 @@ class MAEPretrain(InsideTechnique):
         self.dim = dim if dim is None else need_whole('dim', dim, 4)
         self.depth = need_whole('depth', depth, 0, what='blocks')
         self.heads = heads if heads is None else need_whole('heads', heads, 1)
-        if not isinstance(norm_pix, bool): raise TypeError(f"`norm_pix` must be True or False, got {norm_pix!r}.")
-        self.norm_pix = norm_pix
+        self.norm_pix = need_truth('norm_pix', norm_pix)
 
     def prepare(self, learn): put_in(learn, MAENet, self.wrap)
 

@@ -1,5 +1,4 @@
 "Loaders of pairs from images without labels: a folder, a list of files, an array, or loaders whose labels are not used"
-import inspect
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -7,10 +6,11 @@ from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor, get_image_files, image_extensions
 from fastai.torch_core import default_device
 from fastai.vision.core import PILImage, PILImageBW, imagenet_stats
-from fastrobust.basics import nearest, need_number, need_whole, plain_dl, shown
+from fastrobust.basics import need_number, need_truth, need_whole, plain_dl, shown
 from fastrobust.data.arrays import ArrayDL, ArrayItems
-from fastrobust.data.fromarrays import array_dls
+from fastrobust.data.fromarrays import array_dls, need_loader_args
 from fastrobust.pixels import item_shape, pixel_space
+from fastrobust.systems.tinymim.depths import need_eight_bits, need_white
 from fastrobust.systems.tinymim.pairs import (CentreCrop, CropEach, FlipEach, JitterEach, OpenImage, PairUp,
                                               RandomCrop)
 
@@ -42,21 +42,6 @@ def _need_scale(scale):
     if len(both) == 2 and 0 < both[0] <= both[1] <= 1: return both
     raise ValueError("`scale` must be (smallest, largest) share of the area in (0,1], got "
                      f"{scale!r}. The paper takes (.2, 1).")
-
-def _need_bool(name, v):
-    if not isinstance(v, bool): raise TypeError(f"`{name}` must be True or False, got {shown(v)}.")
-
-def _need_known(kwargs):
-    "Refuse what no loader takes, which fastai drops without a word, and what pairs are made by"
-    own = ', '.join(k for k in kwargs if k in _OWN)
-    if own:
-        raise TypeError(f"mim_dls sets {own} itself, got it too. Leave it out: it shuffles in training alone and "
-                        "makes pairs; of your own transforms make DataLoaders and give mim_dls(dls).")
-    known = inspect.signature(TfmdDL.__init__).parameters.keys() - {'self', 'batch_size'}
-    for k in kwargs:
-        if k in known: continue
-        mine = [o for o in inspect.signature(mim_dls).parameters if o != 'kwargs']
-        raise TypeError(f"mim_dls got an unknown {k!r}. {_INSTEAD.get(k, '')}{nearest(k, mine)}")
 
 # --- sources --------------------------------------------------------------------------------------
 def _need_folder(path):
@@ -99,8 +84,8 @@ class _Source:
         self.channels,self.size,self.path = channels,size,path
         self.in_memory = isinstance(train.items, ArrayItems)
 
-def _of_files(files, path, valid, seed, channels):
-    opens = OpenImage(PILImage if channels == 3 else PILImageBW)
+def _of_files(files, path, valid, seed, channels, white):
+    opens = OpenImage(PILImage if channels == 3 else PILImageBW, need_white(files, white))
     kept,held = _split(len(files), valid, seed)
     lists = [TfmdLists([files[i] for i in o], [opens], split_idx=i) for i,o in enumerate((kept, held))]
     return _Source(*lists, channels, None, path)
@@ -116,6 +101,7 @@ def _of_loaders(dls, valid, seed):
     if not isinstance(im, Image.Image):
         raise TypeError("expected DataLoaders whose first input are images (ImageBlock), got "
                         f"{shown(im)}. Give the folder, a list of files or an array.")
+    need_eight_bits(train)
     if len(dls.loaders) > 1 and len(dls.valid_ds): val = dls.valid_ds.tls[0]
     else:
         kept,held = _split(len(train), valid, seed)
@@ -135,15 +121,19 @@ def _of_array(x, valid, seed):
     if source.channels == 3: source.measured = None
     return source
 
-def _source(source, valid, seed, channels):
+def _source(source, valid, seed, channels, white):
+    if white is not None and (hasattr(source, 'loaders') or hasattr(source, 'shape')):
+        raise ValueError(f"expected `white` beside image files alone, got it with {shown(source)}. Leave it out: what "
+                         "is in memory has 8 bits.")
     if hasattr(source, 'loaders'): return _of_loaders(source, valid, seed)
-    if isinstance(source, (str, Path)): return _of_files(_need_folder(source), Path(source), valid, seed, channels)
+    if isinstance(source, (str, Path)):
+        return _of_files(_need_folder(source), Path(source), valid, seed, channels, white)
     if hasattr(source, 'shape'): return _of_array(source, valid, seed)
     if not hasattr(source, '__len__'):
         raise TypeError("expected a folder, a list of files, an array (n,h,w[,c]) or DataLoaders, "
                         f"got {shown(source)}. Give one of these.")
     if not len(source): raise ValueError("expected images, got an empty list. Look how the files were selected.")
-    return _of_files(_need_files(source), Path('.'), valid, seed, channels)
+    return _of_files(_need_files(source), Path('.'), valid, seed, channels, white)
 
 # --- loaders --------------------------------------------------------------------------------------
 def _measured(images, n=256):
@@ -163,8 +153,8 @@ def _normalize(stats, source):
     return [Normalize.from_stats(*_measured(source.train), cuda=False)]
 
 def mim_dls(
-    # Folder of images (any depth), list of files, array (n,h,w[,c]), or DataLoaders, labels unused. Files of 16 bits
-    # are divided by 257, to 8
+    # Folder of images (any depth), list of files, array (n,h,w[,c]), or DataLoaders, labels unused; files of 16 bits
+    # are brought to 8
     source,
     # Height and width in pixels, or a pair; None: that of the array or loaders, of files 224
     size=None,
@@ -180,6 +170,8 @@ def mim_dls(
     # (mean, std), None: no Normalize; 'auto': the loaders' own, else ImageNet's, of grey ones measured
     stats='auto',
     channels=3,     # Of images in files: 3 or 1
+    # Pixel value that is white in files of 16 bits; None: 65535, refused where all are far darker. 12 bits: 4095
+    white=None,
     seed=0,         # Of the held-out share
     num_workers=None, # Processes; None: of files as fastai, of arrays 0
     device=None,    # Of batches; None: fastai's default
@@ -191,15 +183,15 @@ def mim_dls(
     Both have the same crop and flip, the teacher's is without the jitter (https://arxiv.org/abs/2301.01296). In
     validation both are the middle of the image, alike. `dls.show_batch()` shows pairs side by side. A teacher with
     pretrained weights wants its own `stats`: `tinymim_learner` says so."""
-    _need_known(kwargs)
+    need_loader_args(kwargs, mim_dls, _OWN, _INSTEAD)
     need_whole('bs', bs, 1, fix='Try 64.')
     need_whole('seed', seed, 0)
-    _need_bool('crop', crop)
-    if flip is not None: _need_bool('flip', flip)
+    crop = need_truth('crop', crop)
+    if flip is not None: flip = need_truth('flip', flip, ' or None')
     if channels not in (1, 3): raise ValueError(f"`channels` must be 3 (colour) or 1 (grey), got {channels!r}.")
     amounts,scale = _need_jitter(jitter),_need_scale(scale)
     if size is not None: size = _need_size(size)
-    src = _source(source, valid, seed, channels)
+    src = _source(source, valid, seed, channels, white)
     size = size or src.size or (224, 224)
     train,val = (Datasets(tls=[tl]) for tl in (src.train, src.valid))
 

@@ -54,7 +54,7 @@ class TinyMIM(Distil):
     def __init__(self,
         teacher,            # Vision transformer of timm, torchvision, `tiny_vit`, or a fitted Learner
         # Position of its block; None: the paper's, 3/4 up where it is deeper than the student, else
-        # the last (of a teacher of four blocks the last was better: nbs/benchmarks/RESULTS.md)
+        # the last (of a teacher of four blocks the last was no worse: nbs/benchmarks/RESULTS.md)
         teacher_block=None,
         student_block=-1,   # Position, from the end where negative; the paper's is the last
         kinds=('qk', 'vv'), # Some of 'qk', 'vv', 'qq', 'kk'; the paper's
@@ -78,6 +78,8 @@ class TinyMIM(Distil):
 
     @property
     def names(self): return self.kinds
+
+    def trained_to(self, net): return ViT(net, 'the student').at(self.student_block, 'student_block')
 
     # --- surgery ---
     def wrap(self, net):

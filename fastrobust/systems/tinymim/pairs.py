@@ -2,7 +2,6 @@
 # The augmentation of TinyMIM's pre-training, https://arxiv.org/abs/2301.01296. All of it acts on uint8 pixels, before
 # IntToFloatTensor: crops on images as they are opened, the rest on batches, on the device they are on.
 import math
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,37 +11,29 @@ from fastai.vision.core import TensorImage, load_image
 from fastai.vision.data import get_grid
 from fasttransform import ItemTransform, Transform
 from fastrobust.images import ops
+from fastrobust.systems.tinymim.depths import WHITE, eight_bits
 from fastrobust.systems.tinymim.distilling import TeacherImage
 
 __all__ = []
 
 RATIO = 3/4,4/3     # width by height of a crop, as in torchvision
 
-def eight_bits(
-    im,     # Pillow image of whole numbers of 16 bits in [0,65535], mode 'I', 'I;16' or the like
-    name    # Of its file
-)->Image.Image: # Mode 'L'
-    "An image with 65535 as 255; Pillow would make white of all that is over 255"
-    px = np.asarray(im).astype(np.int64)
-    lo,hi = px.min(),px.max()
-    if lo < 0 or hi > 65535:
-        raise ValueError(f"expected pixels in [0,65535] in {name!r}, got {lo} to {hi}. Save it with 8 or 16 bits.")
-    return Image.fromarray(((px + 128)//257).astype(np.uint8))
-
 class OpenImage(Transform):
     "A file as a Pillow image, one of 16 bits brought to 8; one that is broken is named"
+    white = WHITE
     def __init__(self,
-        cls     # PILImage or PILImageBW
+        cls,        # PILImage or PILImageBW
+        white=WHITE # Pixel value of white in files of 16 bits
     ):
         super().__init__()
-        self.cls = cls
+        self.cls,self.white = cls,white
 
     def encodes(self, o):
         try: im = load_image(o)
         except (OSError, SyntaxError, Image.DecompressionBombError) as e:
             raise ValueError(f"expected an image in {str(o)!r}, got a file that does not open: "
                              f"{e}. Delete it or mend it.") from e
-        if im.mode.startswith('I'): im = eight_bits(im, str(o))
+        if im.mode.startswith('I'): im = eight_bits(im, str(o), self.white)
         if im.mode == 'F':
             raise ValueError(f"expected an image of whole numbers in {str(o)!r}, got floats, whose range it does not "
                              "say. Save it with 8 or 16 bits.")

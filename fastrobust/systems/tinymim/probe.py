@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from fastcore.basics import noop
 from fastai.learner import Learner
-from fastrobust.basics import is_whole, n_classes, plain_dl
+from fastrobust.basics import is_whole, n_classes, need_truth, plain_dl
 from fastrobust.inference.analytic import AnalyticHead
 from fastrobust.inference.features import Rows, fill
 from fastrobust.inference.normal import need_gamma
@@ -87,14 +87,18 @@ class Pooled(Hooked):
         return t[:, 0] if self.pool == 'class' else t[:, self.vit.prefix:].mean(1)
 
 # --- the probe ------------------------------------------------------------------------------------
+def need_layer(layer):
+    "Refuse what names no tokens of any network"
+    if isinstance(layer, str) and layer in ('last', 'norm'): return
+    if is_whole(layer): return
+    raise ValueError("`layer` must be 'last' (what goes into the last block), 'norm' (after the last norm) or the "
+                     f"position of a block, got {layer!r}.")
+
 def _check(dls, layer, pool, gamma):
     if not hasattr(dls, 'loaders'):
         raise TypeError(f"expected `dls` as DataLoaders with labels, got {type(dls).__name__}. Make them with "
                         "ImageDataLoaders or array_dls.")
-    named = isinstance(layer, str) and layer in ('last', 'norm')
-    if not named and not is_whole(layer):
-        raise ValueError("`layer` must be 'last' (what goes into the last block), 'norm' (after the last norm) or the "
-                         f"position of a block, got {layer!r}.")
+    need_layer(layer)
     if pool not in _POOLS:
         raise ValueError(f"`pool` must be 'mean' (of the patches) or 'class' (the class token), got {pool!r}.")
     if not (isinstance(gamma, str) and gamma == 'auto'): need_gamma(gamma)
@@ -159,10 +163,11 @@ def linear_probe(
 )->Probe:
     """Accuracy of a linear head on a frozen network's features, ridge regression in one pass over `dls.train`, not
     augmented. By default they are what goes into the last block, as TinyMIM leaves the rest of that block untrained:
-    on digits one point more than after the last norm; features distilled from a teacher tell more there
-    (nbs/benchmarks/RESULTS.md). A Learner's images are normalised as in its training, whether `dls` normalise or not;
-    to a network alone give dls that do"""
+    on digits one to five points more, by teacher, than after the last norm; features distilled from a teacher tell more
+    there (nbs/benchmarks/RESULTS.md). A Learner's images are normalised as in its training, whether `dls` normalise or
+    not; to a network alone give dls that do"""
     _check(dls, layer, pool, gamma)
+    verbose = need_truth('verbose', verbose)
     net = _placed(plain_net(model, 'model'), dls)
     pooled,look = Pooled(ViT(net, 'the network'), layer, pool),as_learned(model, dls)
     def body(x):

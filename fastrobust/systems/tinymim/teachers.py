@@ -5,7 +5,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 from fastai.learner import Learner
 from fastai.vision.core import imagenet_stats
-from fastrobust.basics import nearest, robust_warn, shown
+from fastrobust.basics import nearest, need_truth, robust_warn, shown
 from fastrobust.inference.archs import Arch, build_arch, family, timm_for
 from fastrobust.inference.pretrained import arch_name, stats_for, torchvision_facts, torchvision_weights, with_channels
 from fastrobust.pixels import pixel_space
@@ -96,6 +96,7 @@ def vit_arch(what, size=None, channels=3, *, pretrained=None, weights=None)->Arc
     file = weights is not None and _is_path(weights)
     state = read_state(weights) if file else None
     if pretrained is None: pretrained = weights is None
+    pretrained = need_truth('pretrained', pretrained, ' or None')
     if size is not None and not isinstance(size, tuple): size = (size, size)
     if isinstance(what, (Learner, nn.Module)):
         if weights is not None and not file:
@@ -142,7 +143,9 @@ def vit_of(
 
 def need_stats(
     arch,   # `Arch` of a teacher
-    dls     # Loaders of what it will see
+    dls,    # Loaders of what it will see
+    # What to write, with {} for mean and for deviation
+    fix='mim_dls(.., stats=({}, {}))'
 ):
     "Warn where a teacher's weights want images normalised otherwise than they are"
     if arch.stats is None: return
@@ -155,8 +158,7 @@ def need_stats(
     has = 'are not normalised' if space.mean is None else f"have mean {_few(mean)} and std {_few(std)}"
     robust_warn(f"the weights of {arch.name} want images normalised by mean {_few(arch.stats[0])} "
                 f"and std {_few(arch.stats[1])}, these {has}: the teacher sees them in odd "
-                f"colours. Write mim_dls(.., stats=({_few(arch.stats[0])}, "
-                f"{_few(arch.stats[1])})).")
+                f"colours. Write {fix.format(*map(_few, arch.stats))}.")
 
 def _few(v): return '['+', '.join(f'{o:.3g}' for o in v)+']'
 

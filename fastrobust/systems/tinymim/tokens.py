@@ -1,14 +1,12 @@
-"Where the tokens of a network come out, whoever wrote it: of a transformer's block, or as its last feature map"
-from collections import Counter
+"The tokens of a network, whoever wrote it, at a place in it: read in a forward pass, resized, gathered"
 from typing import NamedTuple
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastrobust.pixels import peek_images
-from fastrobust.resting import at_rest
-from fastrobust.systems.tinymim.attending import Enough, Hooked
+from fastrobust.systems.tinymim.attending import Enough, Hooked, Tap
 from fastrobust.systems.tinymim.inside import Inside
-from fastrobust.systems.tinymim.vits import ViT
-from fastrobust.training.auxheads import find_stages
+from fastrobust.systems.tinymim.vits import ViT, vit_or_none
 from fastrobust.training.surgery import wrap_each
 
 __all__ = []
@@ -21,6 +19,7 @@ class Place(NamedTuple):
     first:str|None=None # Name of a transformer's first block: convolutions before it show the grid
     prefix:int=0        # Tokens before the patches
     channels:int=1      # Dimension of a feature map that holds its channels
+    qkv:int|None=None   # Position of the block whose queries, keys and values are taken, side by side
 
 class Tokens(NamedTuple):
     "Of one forward pass, with its graph"
@@ -53,81 +52,9 @@ def put_in(
         return net
     learn.model = wrap_each(learn.model, put)
 
-# --- finding them ---------------------------------------------------------------------------------
-def _name_of(net, module): return next(k for k,m in net.named_modules() if m is module)
-def _is_map(o): return isinstance(o, Tensor) and o.ndim == 4
-
-def _vit(net, who):
-    try: return ViT(net, who)
-    except ValueError: return None
-
-def _prefix(net):
-    "Tokens before the patches of what `forward_features` returns"
-    n = getattr(net, 'num_prefix_tokens', None)
-    return int(getattr(net, 'cls_token', None) is not None) if n is None else n
-
-def _block_place(net, vit, block):
-    name = _name_of(net, vit.blocks[block])
-    # linear layers, so attention too, work on the last dimension
-    return Place(name, first=_name_of(net, vit.blocks[0]), prefix=vit.prefix, channels=3)
-
-def _features_place(net):
-    "The place of what `forward_features` returns, where there is one"
-    if not callable(getattr(net, 'forward_features', None)): return None
-    last = getattr(net, 'output_fmt', None) == 'NHWC'
-    return Place(None, prefix=_prefix(net), channels=3 if last else 1)
-
-class _Pools(Hooked):
-    "Within `with`: what the last pooling over a whole map is given, none where convolutions over a map come after it"
-    kinds = nn.AdaptiveAvgPool2d,nn.AdaptiveMaxPool2d
-    def __init__(self, net):
-        self.names = {m: k for k,m in net.named_modules()}
-        self.found,self._calls = [],Counter()
-
-    def _put(self):
-        for m in self.names:
-            if isinstance(m, (nn.Conv2d, *self.kinds)): yield m.register_forward_hook(self._look)
-
-    def _look(self, m, args, out):
-        if isinstance(m, self.kinds):
-            if _is_map(args[0]): self.found.append(Place(self.names[m], self._calls[m], taken=True))
-        elif _is_map(out) and out.shape[2:].numel() > 1: self.found.clear()
-        self._calls[m] += 1
-
-def _map_place(net, x):
-    "The last feature map of a convolutional network"
-    with _Pools(net) as pools: net(x)
-    if pools.found: return pools.found[0]
-    stages = find_stages(net, x)
-    return Place(stages[-1].name, stages[-1].call) if stages else None
-
-def find_place(
-    net,                # A network without wrappers
-    x,                  # Images (b,c,h,w) to try it on
-    block=None,         # Of a transformer; None: the last
-    who='a network',    # Of whom errors speak
-    name='block'        # Of the argument
-)->Place:
-    "Where a network gives its tokens: a block's output, else that of `forward_features`, else its last feature map"
-    vit = _vit(net, who)
-    if vit is None and block not in (None, -1):
-        raise ValueError(f"expected {who} with one sequence of blocks to take `{name}` from, got "
-                         f"{type(net).__name__}. Leave it out: the last features are taken.")
-    with at_rest(net):
-        if vit is not None: place = _block_place(net, vit, vit.at(-1 if block is None else block, name))
-        else: place = _features_place(net)
-        found = None if place is None else tokens_of(net, place, x)
-        if found is None:
-            place = _map_place(net, x)
-            found = None if place is None else tokens_of(net, place, x)
-    if found is not None:
-        # blocks that merge patches
-        merges = found.grid is not None and found.grid[0]*found.grid[1] != found.patches.shape[1]
-        return place._replace(first=None) if merges else place
-    raise ValueError(f"expected {who} with tokens (b,n,d) or feature maps (b,c,h,w), got {type(net).__name__}, in "
-                     "which none were found. Take a vision transformer, or a convolutional network.")
-
 # --- reading them ---------------------------------------------------------------------------------
+def is_map(o): return isinstance(o, Tensor) and o.ndim == 4
+
 class _Returned:
     "A hook on what timm's `forward_features` returns, which is no module"
     def __init__(self, net, look):
@@ -159,6 +86,9 @@ class Outlet(Hooked):
         for m in self.net.modules():
             if isinstance(m, nn.Conv2d): yield m.register_forward_hook(self._mark)
         if p.first is not None: yield self.net.get_submodule(p.first).register_forward_pre_hook(self._begin)
+        if p.qkv is not None:
+            yield from self._put_tap(p.qkv)
+            return
         if p.name is None:
             yield _Returned(self.net, self._look)
             return
@@ -166,10 +96,17 @@ class Outlet(Hooked):
         if p.taken: yield module.register_forward_pre_hook(lambda m, args: self._look(args[0]))
         else: yield module.register_forward_hook(lambda m, args, out: self._look(out))
 
+    def _put_tap(self, block):
+        "The hooks of a `Tap`, and one that takes what it found"
+        tap = Tap(ViT(self.net), block)
+        yield from tap._put()
+        look = lambda m, args, out: self._look(torch.cat(tap.taken(), -1))
+        yield tap.attention.module.register_forward_hook(look)
+
     def _begin(self, module, args): self._begun = True
 
     def _mark(self, conv, args, out):
-        if _is_map(out) and not self._begun: self._grids.append(tuple(out.shape[2:]))
+        if is_map(out) and not self._begun: self._grids.append(tuple(out.shape[2:]))
 
     def _look(self, out):
         if self._calls == self.place.call: self.take(out)
@@ -179,7 +116,7 @@ class Outlet(Hooked):
     def take(self, out):
         "Read tokens out of what was returned"
         if isinstance(out, (tuple, list)) and len(out): out = out[0]
-        if _is_map(out):
+        if is_map(out):
             maps = out.movedim(self.place.channels, -1)
             patches = maps.flatten(1, 2)
             self.tokens = Tokens(patches[:, :0], patches, tuple(maps.shape[1:3]))
@@ -238,7 +175,7 @@ def end_norm(
     width   # Of a token
 ):
     "A transformer's normalisation after the last block, where it is one of tokens; else nothing"
-    vit = _vit(net, 'a network')
+    vit = vit_or_none(net)
     norm = None if vit is None else vit.norm
     if norm is not None and getattr(norm, 'weight', None) is not None and norm.weight.shape == (width,): return norm
     return nn.Identity()

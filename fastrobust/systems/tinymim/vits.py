@@ -22,6 +22,8 @@ _FIRST = ('cls_token', 'class_token', 'class_embedding', 'dist_token', 'distilla
           'reg_token', 'register_tokens', 'storage_tokens')
 _TURNED = 'rope','rope_embed','rotary_emb'
 _NORMS = 'norm','ln','layernorm','fc_norm','ln_post','post_layernorm'
+# modules of two linear layers, as libraries call them
+_MLPS = 'mlp','ffn','feed_forward'
 INSTEAD = "Distil its features instead: FeatureDistill(teacher)."
 
 class Attention(NamedTuple):
@@ -148,11 +150,24 @@ class ViT:
         raise ValueError(f"`{name}` must be a block of {self.who} with {self.depth}: a whole "
                          f"number from {-self.depth} to {self.depth-1}, got {block!r}.")
 
+    def attending(self, block):
+        "The attention module of a block, of any kind"
+        return _attentions(self.blocks[self.at(block)])[0]
+
+    def mlp(self, block):
+        "The module of a block that is its MLP"
+        b = self.blocks[self.at(block)]
+        found = [m for k in _MLPS if isinstance(m := getattr(b, k, None), nn.Module)]
+        if found: return found[0]
+        raise ValueError(f"expected {self.who} with an MLP in its blocks, {' or '.join(_MLPS)}, got "
+                         f"{type(b).__name__} with {', '.join(k for k,_ in b.named_children())}. Take what the block "
+                         "returns, at='block'.")
+
     def attention(self,
         block   # Position; from the end where negative
     ):
         "`Attention` of a block; refused where it is not plain softmax(QK'/sqrt(d)) V"
-        m = _attentions(self.blocks[self.at(block)])[0]
+        m = self.attending(block)
         for k,what in _MORE.items():
             if getattr(m, k, None) is not None: self.refuse(m, what)
         if any(getattr(o, k, None) is not None for o in self._around() for k in _TURNED):
@@ -173,3 +188,8 @@ class ViT:
         raise ValueError(f"expected {self.who} with plain attention over all tokens, whose "
                          f"relations are softmax(QK'), got {type(module).__name__} with {what}. "
                          f"{INSTEAD}")
+
+def vit_or_none(net, who='a network'):
+    "`ViT` of a network, None of one that is no transformer"
+    try: return ViT(net, who)
+    except ValueError: return None

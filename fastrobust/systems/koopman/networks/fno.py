@@ -2,8 +2,7 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from fastrobust.basics import need_whole
-from fastrobust.systems.koopman.choices import need_truth
+from fastrobust.basics import need_truth, need_whole
 from fastrobust.systems.koopman.networks.spectral import (
     Pointwise, SpectralConv, need_grid, need_input, with_mean_of)
 

@@ -1,8 +1,7 @@
 "Koopman neural operator: observables whose lowest Fourier modes step r times by one matrix each"
 import torch
 from torch import nn
-from fastrobust.basics import need_whole
-from fastrobust.systems.koopman.choices import need_truth
+from fastrobust.basics import need_truth, need_whole
 from fastrobust.systems.koopman.networks.spectral import (CircularConv, Pointwise, field_of, hermitian,
                                                  kept_modes, mode_product, need_grid, need_input,
                                                  wave_numbers, with_mean_of)

@@ -3,8 +3,7 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-from fastrobust.basics import need_number, need_whole
-from fastrobust.systems.koopman.choices import need_truth
+from fastrobust.basics import need_number, need_truth, need_whole
 from fastrobust.systems.koopman.networks.spectral import (Pointwise, SpectralConv, need_grid, need_input,
                                                  waves, with_mean_of)
 

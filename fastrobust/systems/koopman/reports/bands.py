@@ -4,9 +4,8 @@
 # Fields of one history are alike, not exchangeable: of a history the score is the largest of its fields.
 import numpy as np
 import torch
-from fastrobust.basics import nearest
+from fastrobust.basics import nearest, need_truth
 from fastrobust.reporting.report import Report
-from fastrobust.systems.koopman.choices import need_truth
 from fastrobust.systems.koopman.reports.banderrors import FieldErrors
 from fastrobust.systems.koopman.reports.bandreport import LEVELS, band_report
 from fastrobust.systems.koopman.reports.calibrated import Apart, batches_of, histories_of, overridden

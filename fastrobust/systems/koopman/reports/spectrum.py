@@ -8,8 +8,7 @@
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from fastrobust.basics import need_number, need_whole
-from fastrobust.systems.koopman.choices import need_truth
+from fastrobust.basics import need_number, need_truth, need_whole
 from fastrobust.systems.koopman.reports.anyoperator import AnyOperator, field_about
 from fastrobust.systems.koopman.reports.planecharts import draw_sizes
 from fastrobust.systems.koopman.reports.spectrumcharts import draw_plane

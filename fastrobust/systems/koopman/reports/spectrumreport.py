@@ -1,8 +1,7 @@
 "`spectrum_report`: has an operator learned what the equation does to each wave? Its spectrum beside the exact one"
 import numpy as np
 import torch
-from fastrobust.basics import need_number, need_whole
-from fastrobust.systems.koopman.choices import need_truth
+from fastrobust.basics import need_number, need_truth, need_whole
 from fastrobust.systems.koopman.rolling import Scaled
 from fastrobust.systems.koopman.reports.anyoperator import AnyOperator, described, field_about
 from fastrobust.systems.koopman.reports.exactwaves import exact_waves
