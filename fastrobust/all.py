@@ -155,6 +155,21 @@ from fastrobust.systems.tinymim.probe import *
 from fastrobust.systems.tinymim.relations import *
 from fastrobust.systems.tinymim.teachers import *
 from fastrobust.systems.tinymim.tinyvit import *
+from fastrobust.systems.video.attack.astfocus import *
+from fastrobust.systems.video.attack.blackbox import *
+from fastrobust.systems.video.attack.loop import *
+from fastrobust.systems.video.attack.nes import *
+from fastrobust.systems.video.block import *
+from fastrobust.systems.video.clip import *
+from fastrobust.systems.video.folders import *
+from fastrobust.systems.video.learner import *
+from fastrobust.systems.video.loaders import *
+from fastrobust.systems.video.moving import *
+from fastrobust.systems.video.networks import *
+from fastrobust.systems.video.noise import *
+from fastrobust.systems.video.reading import *
+from fastrobust.systems.video.report import *
+from fastrobust.systems.video.tfms import *
 
 # Comparisons, reports, the audit
 from fastrobust.compare.compare import *

@@ -8,7 +8,7 @@ from fastrobust.basics import nearest, shown
 from fastrobust.data.reading import no_single_label
 from fastrobust.inference.archs import timm_for
 from fastrobust.losses import RobustLoss
-from fastrobust.pixels import item_shape
+from fastrobust.pixels import holds_clips, item_shape
 from fastrobust.recipes import RECIPES, Recipe
 from fastrobust.training.technique import Technique
 
@@ -104,12 +104,20 @@ def _misplaced(arch):
     if isinstance(arch, str) or callable(arch): return ''
     return "Give one of these."
 
+def _need_no_clips(dls):
+    "Refuse to build a network of images for clips"
+    if not holds_clips(dls): return
+    raise TypeError("expected dls of images for a network that vision_learner builds, got clips. "
+                    "Write robust_learner(dls, 'r3d_18', learner_func=video_learner), or "
+                    "video_learner(dls, 'r3d_18', cbs=techniques).")
+
 def need_arch(arch, learner_func, dls):
     "Refuse what is no architecture, and a function such as `small_cnn` in place of its network"
     if not callable(learner_func):
         raise TypeError("expected `learner_func` as a function that makes a learner, got "
                         f"{shown(learner_func)}. For example learner_func=vision_learner.")
     if learner_func is vision_learner and not isinstance(arch, nn.Module):
+        _need_no_clips(dls)
         fix = _misplaced(arch)
         if fix:
             got = 'none' if arch is None else shown(arch)

@@ -8,10 +8,20 @@ __all__ = []
 
 def is_normalize(t): return hasattr(t, 'mean') and hasattr(t, 'std') and hasattr(t, 'axes')
 
+def turns_clips(t):
+    "Whether the transform puts the channels of clips before their frames"
+    return getattr(type(t), 'turns_clips', False)
+
+def holds_clips(dls):
+    "Whether the batches of `dls` are clips, as those of `video_dls`"
+    if not len(dls.loaders): return False
+    pipe = getattr(plain_dl(dls.train), 'after_batch', None)
+    return any(map(turns_clips, getattr(pipe, 'fs', None) or []))
+
 class PixelSpace:
     "Between the normalised images a model sees and their pixels in [0,1]"
     def __init__(self,
-        mean=None,      # Mean of the dls' Normalize, shape (1,c,1,1); None: no Normalize
+        mean=None,      # Mean of the dls' Normalize, (1,c,1,1), of clips (1,c,1,1,1); None: none
         std=None,       # Its standard deviation
         loose=False     # A later transform (RandomErasing) may leave [0,1]: such values are clamped, not refused
     ): self.mean,self.std,self.loose = mean,std,loose
@@ -57,7 +67,11 @@ def pixel_space(dls):
     t = norms[-1]
     as_t = lambda v: torch.as_tensor(v).as_subclass(torch.Tensor).float()
     mean,std = as_t(t.mean),as_t(t.std)
-    loose = any(getattr(o, 'order', 0) > t.order for o in fs)
+    later = [o for o in fs if getattr(o, 'order', 0) > t.order]
+    turned = [o for o in later if turns_clips(o)]
+    # the network sees (b,c,t,h,w), Normalize (b,t,c,h,w)
+    if turned: mean,std = mean.transpose(1, 2),std.transpose(1, 2)
+    loose = len(later) > len(turned)
     return PixelSpace(mean, std, loose)
 
 # --- a look at the data ---------------------------------------------------------------------------

@@ -377,6 +377,7 @@ def test_new_dls_with_names_of_their_own(folder_learner):
     t = learn.phase_table().table
     assert t.index[-1] == 'third' and t.joint.iloc[-1] == t.accuracy.iloc[-1]
 
+@pytest.mark.slow
 def test_a_table_of_paths(tmp_path):
     jpegs(tmp_path/'it', range(4), 6)
     files = sorted((tmp_path/'it').rglob('*.jpg'))
@@ -387,6 +388,7 @@ def test_a_table_of_paths(tmp_path):
     learn.fit_phases(verbose=False)
     assert len(learn.model.head.classes) == 4 and learn.model.head.stats.n == dls.train.n
 
+@pytest.mark.slow
 def test_two_folders_of_one_name(folder_learner, monkeypatch):
     "An interrupted folder, then another of its name and size: what is learned is what was given last"
     learn,path = folder_learner
@@ -408,6 +410,7 @@ def test_two_folders_of_one_name(folder_learner, monkeypatch):
     assert rep.matrix.shape == (6, 6) and rep.matrix.columns.tolist() == t.index.tolist()
     assert t.index.tolist() == ['base', '1', '2', 'new', 'new', '1'] and (t.joint == t.accuracy).all()
 
+@pytest.mark.slow
 def test_an_interrupted_folder_goes_on(folder_learner, monkeypatch):
     learn,path = folder_learner
     jpegs(path/'new', [4, 5], 10, seed=5)

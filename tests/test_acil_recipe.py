@@ -37,6 +37,7 @@ def test_the_augmentation_is_for_training(recipe):
     assert any(np.asarray(t(im, split_idx=0)).tobytes() != np.asarray(im).tobytes() for _ in range(3))
     assert t(im, split_idx=1) is im
 
+@pytest.mark.slow
 def test_end_to_end(recipe, tmp_path, capsys):
     g = np.random.default_rng(0)
     for part,n in (('train', 8), ('test', 3)):
@@ -53,6 +54,7 @@ def test_end_to_end(recipe, tmp_path, capsys):
     assert (out/'phases.csv').exists() and 'phases' in capsys.readouterr().out
 
 # --- two folders of a user's -----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_two_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     jpegs(tmp_path/'first', range(4), 10)

@@ -60,6 +60,7 @@ x = torch.arange(2*3*40*40).view(2, 3, 40, 40).mul(7).byte()
 print(*[int(corrupt(x, k, 3).sum()) for k in ('glass_blur', 'impulse_noise', 'shot_noise')])
 """
 
+@pytest.mark.slow
 def test_without_numba():
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', BLOCKED], capture_output=True, text=True)
     assert r.returncode == 0, r.stderr[-2000:]

@@ -86,6 +86,7 @@ def ranks(tmp_path_factory):
     said = run_ranks(RANK, d)
     return [dict(torch.load(d/f'{r}.pt', weights_only=False), said=said[r]) for r in range(2)]
 
+@pytest.mark.slow
 def test_every_technique_trains_one_network_on_two_ranks(ranks):
     a,b = ranks
     names = [T.__name__ for T in ALL]
@@ -98,6 +99,7 @@ def test_every_technique_trains_one_network_on_two_ranks(ranks):
         assert torch.equal(a[k]['preds'], b[k]['preds']) and a[k]['preds'].shape == (24, 3), k
     assert a['said'].count('fastrobust:') == len(names) and 'fastrobust:' not in b['said']
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SINGLE)
 def test_two_ranks_are_one_process_with_both_batches(ranks, name):
     T = next(T for T in ALL if T.__name__ == name)
@@ -108,6 +110,7 @@ def test_two_ranks_are_one_process_with_both_batches(ranks, name):
     learn.fit(1, .05)
     assert torch.allclose(params(learn), ranks[0][name]['params'], atol=1e-5)
 
+@pytest.mark.slow
 def test_each_rank_remembers_the_items_it_saw(ranks):
     half = np.arange(48) < 24
     with_memory = [T.__name__ for T in ALL if 'seen' in ranks[0][T.__name__]]
@@ -121,6 +124,7 @@ def test_each_rank_remembers_the_items_it_saw(ranks):
         s = r['SmallLoss']
         assert s['selected'].sum() == 8+6+5 and abs(s['kept'] - 19/24) < 1e-6
 
+@pytest.mark.slow
 def test_each_rank_watches_its_items_or_all_of_them(ranks):
     y = dls_of_two().noise.y_noisy
     for r,mine in ((ranks[0], np.arange(48) < 24), (ranks[1], np.arange(48) >= 24)):

@@ -427,7 +427,7 @@ TAKE_LEARNERS = dict(
     calibration_report=fr.calibration_report, closed_form_head=fr.closed_form_head, tail_report=fr.tail_report,
     corruption_report=fr.corruption_report, ensure_objective=fr.ensure_objective, find_tau=fr.find_tau,
     lp_report=fr.lp_report, show_masked=fr.show_masked, ood_report=lambda o: fr.ood_report(o, UNKNOWN),
-    strip=fr.strip, untemper=fr.untemper,
+    strip=fr.strip, untemper=fr.untemper, video_report=fr.video_report,
     show_unknowns=lambda o: fr.show_unknowns(o, UNKNOWN), temperature_scale=fr.temperature_scale,
     wise_ft=lambda o: fr.wise_ft(o, .5), RobustInterpretation=fr.RobustInterpretation.from_learner)
 MAKERS = dict(

@@ -28,7 +28,7 @@ FLOOR = {o: i for i,line in enumerate(FLOORS) for o in line.split()}
 ALLOWED = {('techniques.augloss', 'techniques.augmix')}     # AugLoss *is* the composition
 HEAVY = {'sklearn', 'timm', 'cleanlab', 'accelerate'}       # imported where they are used
 MODULES = modules()
-BUDGET = 227    # names of `fastrobust.all`; a commit that needs more raises it and says why (last: TinyMIM)
+BUDGET = 244    # names of `fastrobust.all`; a commit that needs more raises it and says why (last: clips, attacks)
 def part(me): return '.'.join(me.split('.')[:2])            # a module of a room, or a package of several in it
 
 @pytest.mark.parametrize('me', MODULES)

@@ -270,6 +270,7 @@ def learners(): return {'KNO': trained(KNO1d, 18), 'FNO': trained(FNO1d, 25)}
 
 MU = partial(advection_multiplier, T=.1)
 
+@pytest.mark.slow
 def test_what_was_learned_is_the_equation(learners):
     "|H_k - mu_k| <= .02 for k = 1..7; k = 0 is not determined, and raw eigenvalues are none of the map's"
     rep = spectrum_report(learners, MU, dt=.1)

@@ -159,6 +159,7 @@ def test_what_remembers_a_table():
     assert m.clean_fit > .7 > .5 > m.memorised and abs(m.memorised+m.recovered+m.other-1) < 1e-6
     assert {'clean_fit', 'memorised'} <= set(learn.recorder.metric_names)
 
+@pytest.mark.slow
 def test_out_of_fold_and_the_cure_on_a_table():
     dls = noisy_table(.3)
     oof = cross_val_preds(lambda d: tabular(d), dls, n_folds=3, epochs=4, lr=1e-2, verbose=False)
@@ -344,7 +345,7 @@ def test_out_of_fold_on_text():
 # --- the report and the cure -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize('make,dls,lr', [
     pytest.param(tabular, lambda: noisy_table(.3), 1e-2, id='table', marks=pytest.mark.slow),
-    pytest.param(bag, lambda: text_dls(.2, 240), 3e-2, id='text')])
+    pytest.param(bag, lambda: text_dls(.2, 240), 3e-2, id='text', marks=pytest.mark.slow)])
 def test_report_and_cure(make, dls, lr):
     dls = dls()
     r = noise_report(make, dls, n_folds=3, epochs=5, lr=lr)

@@ -25,6 +25,11 @@ class ArrayItems:
         self.x,self.y,self.vocab = x,y,vocab
         self.rows = torch.arange(len(x)) if rows is None else rows
 
+    @property
+    def tensor_class(self):
+        "fastai's type of a batch of these items"
+        return TensorImageBW if self.x.shape[1] == 1 else TensorImage
+
     # fastcore's `L` keeps what has an `iloc`; of anything else it makes a list
     iloc = property(lambda self: self)
     def itertuples(self): return iter(self) # how `L` walks through what has an `iloc`
@@ -91,6 +96,7 @@ def _stacked(items, shape, pairs):
 
 class ArrayDL(TfmdDL):
     "A `TfmdDL` that cuts whole batches out of `ArrayItems`; on other datasets, or with steps per item, just a `TfmdDL`"
+    adopt = staticmethod(_adopt)    # (dataset, (c,h,w)) -> dataset, with new arrays as items of its kind
     def __init__(self,
         dataset=None,   # `Datasets` over `ArrayItems`; one over new arrays or Pillow images is converted
         bs=64,          # Batch size, fastai's default
@@ -99,10 +105,10 @@ class ArrayDL(TfmdDL):
         im_shape=None,  # (c,h,w) that new images should have; None: as in `dataset`
         **kwargs        # Anything `TfmdDL` takes
     ):
-        dataset = _adopt(dataset, im_shape)
+        dataset = self.adopt(dataset, im_shape)
         items = dataset.items if isinstance(dataset, Datasets) else None
         if im_shape is None and isinstance(items, ArrayItems):
-            im_shape = tuple(items.x.shape[1:])
+            im_shape = tuple(items.x.shape[-3:])
         super().__init__(dataset, bs=bs, num_workers=num_workers, **kwargs)
         self.im_shape = im_shape
 
@@ -139,8 +145,8 @@ class ArrayDL(TfmdDL):
         if not self._whole():
             yield from super().create_batches(samps)
             return
-        x = self.dataset.items.x
-        im = TensorImageBW if x.shape[1] == 1 else TensorImage
+        items = self.dataset.items
+        x,im = items.x,items.tensor_class
         ys = [self._targets(tl).to(x.device) for tl in self.dataset.tls[1:]]
         for idxs in self.chunkify(samps):
             i = torch.as_tensor(np.asarray(idxs)).to(x.device)

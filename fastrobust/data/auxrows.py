@@ -75,6 +75,12 @@ def images_of(b):
     if isinstance(b, (list, tuple)): b = b[0]
     return as_uint8(b).cpu()
 
+def _hashable(b):
+    "uint8 images (n,c,h,w) of a batch, or its clips (n,t,c,h,w)"
+    x = b[0] if isinstance(b, (list, tuple)) else b
+    if not isinstance(x, torch.Tensor) or x.ndim != 5 or x.dtype != torch.uint8: return images_of(x)
+    return x.as_subclass(torch.Tensor).cpu()
+
 def _digest(im):
     salt = str(im.shape).encode()[:16]
     digest = blake2b(im.tobytes(), digest_size=8, salt=salt).digest()
@@ -90,7 +96,7 @@ def image_hashes(aux):
         if imgs is not None: yield from (x.cpu() for x in imgs.split(4096))
         for dl in loaders:
             as_valid = getattr(dl.dataset, 'set_split_idx', lambda i: nullcontext())
-            with as_valid(1): yield from map(images_of, untransformed(dl, shuffle=False))
+            with as_valid(1): yield from map(_hashable, untransformed(dl, shuffle=False))
 
     out = []
     with keep_random():

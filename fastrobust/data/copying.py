@@ -32,7 +32,7 @@ def relabelled(ds, rec, n=None, y=None):
 def _items_with(items, y):
     "The arrays `items` with labels `y`"
     y = torch.from_numpy(y.copy()).to(items.y.device)
-    return ArrayItems(items.x, y, items.vocab, items.rows)
+    return type(items)(items.x, y, items.vocab, items.rows)
 
 def loader_like(dl, ds):
     "A copy of `dl` over `ds`: same type, random stream, weights and transforms; changing one leaves the other alone"

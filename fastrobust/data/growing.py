@@ -72,7 +72,7 @@ def _dataset(ds, vocab, arrays):
     for tl in tls:
         a = tl.items
         if not isinstance(a, ArrayItems): continue
-        if id(a) not in arrays: arrays[id(a)] = ArrayItems(a.x, a.y, vocab, a.rows)
+        if id(a) not in arrays: arrays[id(a)] = type(a)(a.x, a.y, vocab, a.rows)
         tl.items = arrays[id(a)]
     *steps,cat = tls[-1].tfms.fs
     steps.append(_with_classes(cat, vocab))

@@ -48,9 +48,10 @@ def _without_heads(net):
 def _need_classifier(arch):
     task = (family(arch) or '').split('.')[0]
     if task in OTHER_TASKS:
+        other = "Clips have video_learner(dls, 'r3d_18'). " if task == 'video' else ''
         raise TypeError("expected an architecture that classifies images, got torchvision.models."
-                        f"{task}.{arch_name(arch)}. Give one of torchvision.models itself, such as "
-                        "resnet18.")
+                        f"{task}.{arch_name(arch)}. {other}Give one of torchvision.models itself, "
+                        "such as resnet18.")
 
 def _call(arch, pretrained, weights):
     "What a function that is not torchvision's returns, and whether that has learned anything; None: it does not say"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from fastrobust.basics import need_learner
-from fastrobust.inference.loaders import asked_loader, need_image
+from fastrobust.inference.loaders import asked_loader, need_pixels
 from fastrobust.inference.passes import AtRest, changed_rows
 
 __all__ = []
@@ -52,7 +52,7 @@ class _Regrouped:
         sizes,held = list(self.sizes),[]
         for xb,yb in self.reader:
             targets = [o for o in yb if isinstance(o, Tensor)]
-            held.append((need_image(xb, self.who), *targets))
+            held.append((need_pixels(xb, self.who), *targets))
             while sizes and sum(len(o[0]) for o in held) >= sizes[0]:
                 whole = self._whole(held)
                 n = sizes.pop(0)

@@ -5,7 +5,7 @@ from torch import Tensor
 from fastrobust.basics import plain_dl
 from fastrobust.data.apart import array_of
 from fastrobust.inference.keys import Seen
-from fastrobust.inference.loaders import (check_norms, loaders_of, need_image, need_target,
+from fastrobust.inference.loaders import (check_norms, loaders_of, need_pixels, need_target,
                                           own_loader)
 from fastrobust.inference.passes import AtRest
 from fastrobust.inference.tap import Outputs, first_images
@@ -70,7 +70,7 @@ def walk(learn, data, who, tap=None, steps=(None,), labels=False,
             with tap or nullcontext():
                 for xb,yb in reader:
                     ys.append(_classes(yb if own else (), labels, who))
-                    px = need_image(xb, who)
+                    px = need_pixels(xb, who)
                     # plain ones pass the network faster
                     x = reader.finish(px, yb).as_subclass(Tensor)
                     _check_images(x, like, who)

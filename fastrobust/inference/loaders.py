@@ -15,7 +15,7 @@ from fastai.vision.core import PILImage, PILImageBW
 from fastrobust.basics import RobustWarning, plain_dl, robust_warn, target_vocab
 from fastrobust.data.arrays import ArrayDL, unlabelled
 from fastrobust.data.auxrows import OpenSet, arrays_and_loaders, as_uint8
-from fastrobust.pixels import is_normalize
+from fastrobust.pixels import holds_clips, is_normalize, turns_clips
 from fastrobust.resting import keep_random
 
 __all__ = []
@@ -35,6 +35,12 @@ def need_image(xb, who):
         raise TypeError(f"{who} expected one input of images (b,c,h,w) with 1 or 3 channels, got "
                         f"{got}. It is defined for image classifiers only.")
     return x
+
+def need_pixels(xb, who):
+    "The one input, images (b,c,h,w) or clips (b,t,c,h,w), of a network clips (b,c,t,h,w)"
+    x = xb[0] if len(xb) == 1 else None
+    if isinstance(x, Tensor) and x.ndim == 5 and {1, 3} & set(x.shape[1:3]): return x
+    return need_image(xb, who)
 
 def need_target(yb):
     "The one class of each image, int64 (b,) on the CPU"
@@ -79,7 +85,7 @@ class Reader:
 
     def __enter__(self):
         fs = list(getattr(self.given.after_batch, 'fs', []))
-        norms = [i for i,t in enumerate(fs) if is_normalize(t)]
+        norms = [i for i,t in enumerate(fs) if is_normalize(t) or turns_clips(t)]
         i = norms[0] if norms and self.cut else len(fs)
         before = dict(after_batch=fs[:i]) if i < len(fs) else {}
         self.dl = self.given.new(shuffle=False, drop_last=False, **before)
@@ -99,11 +105,11 @@ class Reader:
         for b in self.dl: yield inputs_and_targets(b, n_inp)
 
     def finish(self,
-        x,  # Images of a batch, up to the pixels before Normalize
+        x,  # Images or clips of a batch, up to the pixels before Normalize
         yb  # Its targets
     ):
         "The images as the network gets them"
-        return need_image(self._rest((x, *yb))[:1], self.who)
+        return need_pixels(self._rest((x, *yb))[:1], self.who)
 
 # --- a loader, made -------------------------------------------------------------------------------
 def resizes_to(step, size):
@@ -178,6 +184,10 @@ def _array_dl(learn, items, shape, who):
         warnings.simplefilter('ignore', RobustWarning)
         return learners_loader(learn, items, tuple(shape[-2:]), None, ArrayDL, shape[1])
 
+def _clip_dl(learn, x, who):
+    "Loader over clips in memory, with the transforms of the learner's validation loader"
+    with _said_by(who), keep_random(): return learn.dls.test_dl(list(x), num_workers=0)
+
 def check_form(data, who):
     "Refuse what holds no images"
     if isinstance(data, (OpenSet, np.ndarray, Tensor)): return
@@ -199,6 +209,7 @@ def loaders_of(learn, data, who):
     if not x.shape or not len(x):
         raise ValueError(f"{who} expected images, got shape {tuple(x.shape)}. Look how they were "
                          "selected.")
+    if holds_clips(learn.dls): return [_clip_dl(learn, x, who)],False
     with _said_by(who):
         x = as_uint8(x)
         items = unlabelled(x)

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.torch_core import apply, find_bs
 from fastrobust.basics import batch_idxs, epoch_idxs, need_learner, plain_dl
-from fastrobust.inference.loaders import Reader, asked_loader, need_image, need_target
+from fastrobust.inference.loaders import Reader, asked_loader, need_pixels, need_target
 from fastrobust.inference.notes import warn_callbacks
 from fastrobust.pixels import PixelSpace
 from fastrobust.resting import at_rest
@@ -103,7 +103,7 @@ def changed_rows(rest, reader, changes, tick=None, keep=None):
     zs,ys = [[] for _ in changes],[]
     at,who = 0,rest.who
     for xb,yb in reader:
-        x = need_image(xb, who)
+        x = need_pixels(xb, who)
         y = need_target(yb)
         ids = torch.arange(at, at+len(x))
         at += len(x)
@@ -131,7 +131,7 @@ def passes(learn, dl, changes, who, tick=None, keep=None):
 def shifted_preds(
     learn,          # A Learner that classifies images; stays as it is, its recorder and random streams too
     dl=None,        # A fastai loader with labels; None: `learn.dls.valid`. Of the training loader: without augmentation
-    # Function (x, ids) -> x of pixels float32 in [0,1] (b,c,h,w); ids int64 (b,), on the CPU, are
+    # Function (x, ids) -> x of pixels float32 in [0,1] (b,c,h,w), of clips (b,t,c,h,w); ids int64 (b,), on the CPU, are
     # the positions of the images in the loader's order; None: nothing is changed
     change=None
 )->tuple:           # (logits float32 (n,c), labels int64 (n,)), on the CPU

@@ -4,7 +4,7 @@ from itertools import product
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from fastrobust.inference.loaders import asked_loader, need_image
+from fastrobust.inference.loaders import asked_loader, need_pixels
 from fastrobust.inference.passes import AtRest, autocast
 from fastrobust.training.surgery import Surgery
 
@@ -109,7 +109,7 @@ def first_images(learn, dl, who, n=8):
             reader = rest.read(dl, cut=True)
             with reader.dl.fake_l.no_multiproc():
                 for xb,yb in reader:
-                    return reader.finish(need_image(xb, who), yb)[:n]
+                    return reader.finish(need_pixels(xb, who), yb)[:n]
     raise ValueError(f"{who} expected a loader with images, got an empty one. An exported learner "
                      "has lost its images: give some as `dl`, such as `learn.dls.test_dl(items, "
                      "with_labels=True)`.")

@@ -46,7 +46,7 @@ def naming_files(ds):
         raise
 
 def no_images():
-    return TypeError("expected dls whose input is images (b,c,h,w), got others. Of tables and texts "
+    return TypeError("expected dls whose input is images (b,c,h,w), got others. Of tables, texts and clips "
                      "take folds: noise_report(make_learner, dls).")
 
 def item_mark(ds):

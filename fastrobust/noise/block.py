@@ -52,6 +52,9 @@ def _need_images(ds, rec):
     "Refuse open-set noise on what shows no single image, or without the foreign images"
     if isinstance(ds, Tabular):
         raise TypeError("expected images to replace by others, got a table. Use closed noise.")
+    if isinstance(ds.items, ArrayItems) and ds.items.x.ndim == 5:
+        raise TypeError("expected images to replace by others, got clips. Use closed noise, such as "
+                        "NoisyLabels('symmetric', .4).")
     if rec.images is None or (rec.is_open != (rec.open_from >= 0)).any():
         raise ValueError(f"expected the images of the {int(rec.is_open.sum())} open-set items, got "
                          "none. A CSV holds none: set `record.images` to those it was drawn with, "
@@ -65,7 +68,7 @@ def _replaced(items, codes, images):
     check_like(images.shape[1:], items.x.shape[1:], 'images', strict=True)
     x = items.x.clone()
     x[i.to(x.device)] = images[codes[i]].to(x.device)
-    return ArrayItems(x, items.y, items.vocab, items.rows)
+    return type(items)(x, items.y, items.vocab, items.rows)
 
 def _open_set(ds, rec, codes=None):
     "`ds` with the foreign images of `rec` at `codes`; None: as it was, but its test sets show them for training items"

@@ -2,15 +2,17 @@
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from fastrobust.images.clips import TEMPORAL
 from fastrobust.images.corruptions.tables import CORRUPTIONS, GROUPS
-from fastrobust.reporting.style import (BLUE, BROWN, DARK, GREEN, HATCHES, INK, LEARNERS, PALE,
+from fastrobust.reporting.style import (BLUE, BROWN, DARK, GREEN, HATCHES, INK, LEARNERS, ORANGE, PALE,
                                         VERMILION, WINE, figure_legend, new_figure, tidy)
 
 __all__ = ['plot_corruption_fan', 'plot_corruption_bars']
 
 GROUP_COLORS = dict(noise=BLUE, blur=VERMILION, weather=GREEN, digital=WINE, extra=DARK,
-                    other=BROWN)
+                    temporal=ORANGE, other=BROWN)
 GROUP_OF = {name: group for group,names in GROUPS.items() for name in names}
+GROUP_OF |= dict.fromkeys(TEMPORAL, 'temporal')
 
 # BatchNorm by the statistics of each batch, where a report has measured it
 BY_BATCH = 'mean, BN by the batch'

@@ -5,6 +5,7 @@
 from typing import NamedTuple
 import numpy as np
 from fastrobust.basics import nearest, need_learner, need_whole
+from fastrobust.images.clips import TEMPORAL, corrupt_clips
 from fastrobust.images.corruptions.front import corrupt
 from fastrobust.images.corruptions.tables import (CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMS, listed,
                                                   table_for)
@@ -13,6 +14,7 @@ from fastrobust.inference.keys import Peek, activation_key, digest, files_key, m
 from fastrobust.inference.notes import Bar, noisy_labels_note
 from fastrobust.inference.passes import passes
 from fastrobust.shift.cells import CellFile, ShiftCell, keeper
+from fastrobust.shift.clipshift import clip_notes, fitting_names, is_clip, shown_size
 from fastrobust.shift.overlap import overlap_notes
 from fastrobust.shift.result import ByBatch, CorruptionReport
 
@@ -27,7 +29,7 @@ def _names(names, source):
     if source is not None and not hasattr(source, 'names'):
         raise TypeError(f"expected `source` to read published files, got {source!r}. Pass "
                         "CorruptedArrays(folder).")
-    known = CORRUPTIONS + EXTRA_CORRUPTIONS if source is None else tuple(source.names)
+    known = CORRUPTIONS + EXTRA_CORRUPTIONS + TEMPORAL if source is None else tuple(source.names)
     if source is not None and names == list(CORRUPTIONS):
         names = [k for k in names if k in known] or list(known)
     for k in names:
@@ -101,7 +103,10 @@ class _Way:
 def _in_memory(way, dl, n, table, seed, bar):
     "Cells that are to do, a corruption at a time: its severities share one reading of the files"
     def change(name, s):
-        return lambda x, ids: corrupt(x, name, s, table=table, seed=seed, ids=ids)
+        def changed(x, ids):
+            f = corrupt if x.ndim == 4 else corrupt_clips
+            return f(x, name, s, table=table, seed=seed, ids=ids)
+        return changed
     for name in dict.fromkeys(k for k,_ in way.todo):
         bar.name(name)
         sev = [s for k,s in way.todo if k == name]
@@ -133,7 +138,7 @@ class _Images(NamedTuple):
     paired:bool     # Whether the clean images are those that are corrupted
 
 def _images_in_memory(peek, y, table, seed):
-    size = peek.shape[1:]
+    size = peek.shape[-2:]
     if table == 'auto': table = table_for(*size)
     return _Images(len(y), size, digest(y.tolist()), table, seed, None, True)
 
@@ -164,11 +169,14 @@ def _notes(table, size, source, kept, others):
         yield f"{others} cells on disk are of another model, other data or settings: left alone."
 
 def corruption_report(
-    learn,              # A Learner that classifies images; it stays as it is, its recorder and random streams too
+    # A Learner that classifies images, or clips (b,t,c,h,w); it stays as it is, its recorder and random streams too
+    learn,
     # Loader of clean images with labels, such as `learn.dls.test_dl(items, with_labels=True)`;
     # None: the validation set
     dl=None,
-    names=CORRUPTIONS,  # Corruptions: the benchmark's 15; `CORRUPTIONS + EXTRA_CORRUPTIONS` for all 19
+    # Corruptions; None: the benchmark's 15, of clips also dropped, frozen, shuffled and blurred frames;
+    # `CORRUPTIONS + EXTRA_CORRUPTIONS` for all 19
+    names=None,
     severities=range(1, 6), # 1 to 5
     *,
     # Severities made for 32 px ('cifar'), 64 px ('tiny', Tiny-ImageNet-C) or 224 px ('imagenet');
@@ -183,7 +191,7 @@ def corruption_report(
 )->CorruptionReport:
     "Errors under common corruptions, applied just before Normalize: by severity, by group, and how well calibrated"
     need_learner(learn)
-    names = _names(names, source)
+    asked,names = names is not None,_names(names, source)
     severities = _severities(severities)
     table = _table(table)
     need_whole('seed', seed)
@@ -192,6 +200,7 @@ def corruption_report(
     peek,count = Peek(),[]
     plain = _Way(learn)
     (rows,),y = plain.passes(dl, None, [peek], lambda: count.append(1))
+    names = fitting_names(names, asked, peek.shape, source)
     overlap,notes = overlap_notes(learn, names)
     notes += noisy_labels_note(learn, dl, _ME)
 
@@ -215,6 +224,7 @@ def corruption_report(
         (clean,),_ = ways[1].passes(dl, len(y), [None])
         by_batch = ByBatch(ShiftCell.of(clean), ways[1].cells, bn_batch)
     kept = len(ways)*len(wanted) - sum(len(w.todo) for w in ways)
+    notes += clip_notes(peek.shape, names)
     notes += _notes(im.table, im.size, source, kept, others)
 
     # ticks: of each batch, or of each file
@@ -234,6 +244,7 @@ def corruption_report(
                  image_size=f'{im.size[0]} x {im.size[1]}', overlap=overlap,
                  classes=getattr(learn.dls, 'c', None), labels=im.labels, pixels=peek.key,
                  source=im.where, alexnet=_like_imagenet(im))
+    if is_clip(peek.shape): facts.update(what='clips', image_size=shown_size(peek.shape))
     cells = {o: plain.cells[o] for o in wanted}
     return CorruptionReport(ShiftCell.of(rows), cells, facts, notes=notes, paired=im.paired,
                             by_batch=by_batch)

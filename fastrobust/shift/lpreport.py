@@ -175,6 +175,11 @@ def lp_report(
     need_learner(learn)
     size = []
     def look(x, _ids):
+        if x.ndim == 5:
+            raise TypeError("lp_report expected a learner of images, whose sizes of noise are known "
+                            f"from the paper, got one of clips {tuple(x.shape[1:])}. How it holds under "
+                            "noise and lost frames tells corruption_report, how easily it is fooled "
+                            "video_report.")
         size.append(tuple(x.shape[1:]))
         return x
     for _,o in _sets(preset, sets, (3, 32, 32), table, scale):

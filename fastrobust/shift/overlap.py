@@ -16,7 +16,8 @@ def _trained_on(o):
     "Corruptions that a transform or callback makes"
     names = set(_own(o, 'overlaps') or ())
     if _own(o, 'all_ops') is True: names |= {'brightness', 'contrast', 'saturate'}
-    for f in [o, *(_own(o, 'fs') or [])]:
+    # `tfms`: those that video_aug keeps the same for all frames
+    for f in [o, *(_own(o, 'fs') or []), *(_own(o, 'tfms') or [])]:
         if not type(f).__module__.startswith('fastai.'): continue
         kind = type(f).__name__.strip('_').removesuffix('Logit')
         if kind in _OF_FASTAI: names.add(_OF_FASTAI[kind])

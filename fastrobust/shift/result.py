@@ -120,9 +120,10 @@ class CorruptionReport(Report):
         sev = ', '.join(map(str, self.severities))
         lost = [k for k in CORRUPTIONS if k not in self.names]
         but = f" (not {', '.join(lost)})" if 0 < len(lost) < 15 else ''
-        yield (f"Errors are shares of {s.images} images; mean, se, ece and rms_ce are over "
+        what = self.facts.get('what', 'images')
+        yield (f"Errors are shares of {s.images} {what}; mean, se, ece and rms_ce are over "
                f"severities {sev}. The mean corruption error is the plain mean over "
-               f"{s.mean_of}{but}, no AlexNet in it. ±, se: one standard error over images.")
+               f"{s.mean_of}{but}, no AlexNet in it. ±, se: one standard error over {what}.")
         known = not np.isnan(s.accuracy_drop_se)
         se = f" ± {s.accuracy_drop_se:.3f}, image by image" if known else ''
         yield (f"Above the clean error by {s.accuracy_drop:.3f}{se}. Worst at severity "
