@@ -366,6 +366,7 @@ learn.export({str(tmp_path/'more.pkl')!r})
     with load_learner(tmp_path/'more.pkl').no_bar() as more:
         assert more.predict(tmp_path/'new'/'fox'/'2.jpg')[0] == 'fox'
 
+@pytest.mark.slow
 def test_new_dls_with_names_of_their_own(folder_learner):
     "Codes are by name; Normalize comes from the learner where the new dls have none"
     learn,path = folder_learner
@@ -602,6 +603,7 @@ def test_loaded_from_before_the_phases(tmp_path):
         assert learn.dls.train.n == 90 and learn.dls.valid.n == 30 and not learn.past and not learn.model.learned
         learn.fit_base(1, 1e-3)
 
+@pytest.mark.slow
 def test_an_exported_learner_loads_what_it_saved(folder_learner):
     learn,path = folder_learner
     learn.path = path

@@ -316,6 +316,7 @@ def test_predict_colour(tmp_path):
             assert torch.allclose(learn.predict(o)[2], want, atol=1e-6)
         assert learn.predict(Image.fromarray(X[5][..., 0]))[2].shape == (3,)
 
+@pytest.mark.slow
 def test_export_is_small_and_works_in_a_fresh_process(tmp_path):
     y = np.arange(2000) % 3
     X = np.random.default_rng(0).integers(0, 256, (2000, 28, 28), dtype=np.uint8)

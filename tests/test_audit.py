@@ -433,6 +433,7 @@ def test_stopped_while_the_page_is_written(tmp_path, monkeypatch, capsys):
     assert 'Features of 60 of 60 images' in capsys.readouterr().err
     assert [o.name for o in (tmp_path/'o').iterdir()] == ['features']
 
+@pytest.mark.slow
 def test_features_of_other_images_are_not_taken(tmp_path, monkeypatch):
     images(tmp_path/'i')
     images(tmp_path/'i2', 66, 6)
@@ -463,6 +464,7 @@ def test_lines_for_a_log(tmp_path, capsys, monkeypatch):
     with progress.watched(tmp_path, 10) as bar: assert bar
 
 # --- seeds and plants ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_seeds_and_draws(tmp_path):
     images(tmp_path/'i', 60, 6)
     run = lambda **kw: audit(tmp_path/'i', tmp_path/'o', arch='plain', **kw)
@@ -496,6 +498,7 @@ def test_again_takes_the_finished_folds(stopped, capsys, tmp_path):
     stopped()
     assert ', from ' not in capsys.readouterr().out
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kw', [dict(), dict(bs=4), pytest.param(dict(size=16), marks=pytest.mark.slow),
                                 pytest.param(dict(arch='squeezenet1_1'), marks=pytest.mark.slow)], ids=str)
 def test_folds_of_other_settings_are_deleted(stopped, capsys, tmp_path, kw):
@@ -523,6 +526,7 @@ def test_folds_of_other_weights_are_deleted(stopped, capsys, tmp_path):
     out = capsys.readouterr().out
     assert out.count('folds of other labels or settings in') == 2 and ', from ' not in out
 
+@pytest.mark.slow
 def test_a_pretrained_body_fine_tuned_from_a_table(tmp_path):
     images(tmp_path/'i', 36, 3)
     rows = table_of(tmp_path/'i', tmp_path/'t.csv')
@@ -732,6 +736,7 @@ def test_what_stops_it(tmp_path, monkeypatch, capsys, e, rc, say):
         err = capsys.readouterr().err
         assert say in err and 'Traceback' not in err and not list((tmp_path/'o').iterdir())
 
+@pytest.mark.slow
 def test_a_page_that_fails_leaves_the_old_report(tmp_path, monkeypatch):
     images(tmp_path/'i')
     audit(tmp_path/'i', tmp_path/'o', arch='plain')

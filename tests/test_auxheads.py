@@ -174,6 +174,7 @@ def test_what_has_no_shrinking_grid_is_refused():
     maps = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 3, 3, 2))
     with pytest.raises(ValueError, match='an output of shape'): add_aux_heads(maps, dls)
 
+@pytest.mark.slow
 def test_it_loads_in_a_fresh_process(tmp_path):
     aux = AuxHeads(small_cnn(5), image()).eval()
     x = image()

@@ -110,6 +110,7 @@ def test_every_item_is_predicted_once_by_a_network_that_did_not_see_it():
     assert len(log[0]) == 50 and len(log) == 4
     for seen in log[1:]: assert 24 <= len(seen) <= 34        # the last short batch may be dropped, another each epoch
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_and_streams_put_back():
     dls = tiny_dls()
     own = dls.train.rng.getstate()
@@ -153,6 +154,7 @@ def test_other_labels_than_the_folds_are_refused():
     with pytest.raises(ValueError, match="the fold's items in their order, got predictions of other labels"):
         cross_val_preds(lambda d: tiny_learner(dls=d), tiny_dls(), 2, fit=spoil, verbose=False)
 
+@pytest.mark.slow
 def test_quiet_but_for_a_line_per_fold(capsys):
     dls = tiny_dls()
     loud = lambda d: Learner(d, Look(), loss_func=CrossEntropyLossFlat())

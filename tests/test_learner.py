@@ -445,6 +445,7 @@ def test_recipes_against_the_shift_take_the_papers_severity_for_the_size(size, c
     _,(t,) = noisy_labels_corruption(dls, q=.5, lam=6., severity=2, views=1)
     assert type(t) is AugLoss and (t.lam, t.severity, t.views, t.base_loss.q) == (6., 2, 1, .5)
 
+@pytest.mark.slow
 def test_the_recipe_of_both_trains_on_gce_and_validates_on_the_plain_loss():
     dls = shaped_dls(16)
     learn = robust_learner(dls, small_cnn(3, 1, 8, norm=None, depth=2), recipe='noisy_labels+corruption',

@@ -516,6 +516,7 @@ def test_image_data_loaders_and_array_dls(folder):
     n2 = add_label_noise(nd, NoisyLabels('pair', .2), compound=True)
     assert labels(n2.train_ds) == n2.noise.y_noisy.tolist() and (n2.noise.y_clean == y).all()
 
+@pytest.mark.slow
 def test_export_carries_no_record_and_loads_where_we_are_not_installed(folder, tmp_path):
     "Labels of the training set must not leave the house; a fresh process without fastrobust loads and predicts"
     y,rng = np.arange(30000) % 3,np.random.RandomState(0)

@@ -913,6 +913,7 @@ def test_depth_is_dropped_but_not_in_the_last_block():
     x = images()
     assert torch.equal(learn.model.eval()(x), learn.model.eval()(x))
 
+@pytest.mark.slow
 def test_it_learns():
     learn = learner(TinyMIM(sharpen(teacher())), dls=tiny_dls(n=64))
     learn.fit_one_cycle(25, 1e-2)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tv
 from fastrobust.data.fromarrays import array_dls
 from fastrobust.pixels import pixel_space
+from fastrobust.systems.tinymim.depths import eight_bits
 from fastrobust.systems.tinymim.distilling import TeacherImage
 from fastrobust.systems.tinymim.mimdata import mim_dls
 from fastrobust.systems.tinymim.pairs import (CentreCrop, CropEach, FlipEach, JitterEach, OpenImage, PairUp,
@@ -323,7 +324,7 @@ def sixteen(where, px, n=5):
     for i in range(n): Image.fromarray(np.asarray(px, dtype=np.uint16)).save(where/f'{i}.png')
     return where
 
-@pytest.mark.parametrize('bits', [9, 10, 12, 14])
+@pytest.mark.parametrize('bits', [8, 9, 10, 12, 14])
 def test_files_that_use_fewer_bits_are_refused_and_scaled_on_demand(bits, tmp_path):
     white = 2**bits-1
     ramp = np.linspace(0, white, 32*32).round().reshape(32, 32)
@@ -338,6 +339,11 @@ def test_files_that_use_fewer_bits_are_refused_and_scaled_on_demand(bits, tmp_pa
         says = rf'in \[0,{white-1}\] in .*got 0 to {white}. Say white={white}'
         with pytest.raises(ValueError, match=says): mim_dls(tmp_path, white=white-1, **kw).train.one_batch()
 
+def test_pixels_that_no_white_mends():
+    im = Image.fromarray(np.array([[-3, 5], [9, 70000]], np.int32))
+    for white in (4095, 65535):
+        with pytest.raises(ValueError, match='got -3 to 70000. Save it with 8 or 16 bits'): eight_bits(im, 'a', white)
+
 def test_one_bright_file_or_none_of_16_bits_is_enough(tmp_path):
     sixteen(tmp_path, np.full((8, 8), 4000))
     Image.fromarray(np.full((8, 8), 60000, np.uint16)).save(tmp_path/'z.png')
@@ -349,8 +355,8 @@ def test_one_bright_file_or_none_of_16_bits_is_enough(tmp_path):
 
 def test_white_is_of_files():
     refused(ValueError, "`white` beside image files alone, got it with a ndarray", boards(5), white=4095)
-    for bad in (255, 65536, .5, True):
-        refused(ValueError, "`white` must be a whole number from 256 to 65535.*12 bits 4095", ['a.png'], white=bad)
+    for bad in (254, 65536, .5, True):
+        refused(ValueError, "`white` must be a whole number from 255 to 65535.*12 bits 4095", ['a.png'], white=bad)
 
 def test_loaders_that_make_white_of_16_bits_are_refused(tmp_path):
     "fastai's do; one with an opener of its own is let through"

@@ -299,6 +299,15 @@ def test_what_is_tried_is_not_always_what_trains():
     with pytest.raises(ValueError, match='the student for images'):
         relations(of_size(16), TinyMIM(tiny_vit(8, 2, 16, 2, 2, 1))).fit(1, cbs=MixedPrecision())
 
+def test_what_is_no_fault_of_the_images_keeps_its_name():
+    class Two(nn.Module):
+        def forward(self, a, b): return a
+    class Full(nn.Module):
+        def forward(self, x): raise torch.cuda.OutOfMemoryError('full')
+    x = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(TypeError, match="'b'"): find_place(Two(), x)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match='full'): find_place(Full(), x)
+
 def test_a_network_in_two_precisions_is_left_to_the_first_batch():
     net = student()
     net.blocks[1].double()

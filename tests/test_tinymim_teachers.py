@@ -142,6 +142,7 @@ def test_names_that_are_not_there():
     refused("patches of 4x4", tiny_vit(), 30)
 
 # --- torchvision ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_torchvision_by_name_with_its_weights(monkeypatch):
     from torchvision.models.vision_transformer import interpolate_embeddings
     torch.manual_seed(1)

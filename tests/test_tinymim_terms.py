@@ -761,6 +761,7 @@ def digits():
     d = load_digits()
     return array_dls((d.images[:1200]*15).astype('uint8'), d.target[:1200], valid=.2, bs=64, device='cpu')
 
+@pytest.mark.slow
 def test_masked_digits_are_painted_better_and_better(tmp_path):
     pytest.importorskip('sklearn')
     set_seed(0)

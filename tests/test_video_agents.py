@@ -513,6 +513,7 @@ class Weighs(nn.Module):
 
 def clips_of(n=2): return (.53+.05*torch.randn(n, 1, 8, 24, 24, generator=gen())).clamp(0, 1)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_attack_end_to_end(kind):
     net,clips = Weighs(),clips_of()

@@ -325,6 +325,7 @@ def test_pictures_of_a_report(whole):
 
 def without_time(rep): return rep.each.drop(columns='seconds')
 
+@pytest.mark.slow
 def test_same_seed_same_report_and_the_learner_stays(whole):
     learn = a_learner(40, wrong=5)
     learn.model.train()

@@ -1,4 +1,5 @@
 "Image files of 16 bits: what their white is, and loaders that open them as if they had 8"
+from operator import itemgetter
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -19,7 +20,8 @@ def eight_bits(
     px = np.asarray(im).astype(np.int64)
     lo,hi = px.min(),px.max()
     if lo < 0 or hi > white:
-        fix = "Save it with 8 or 16 bits." if white == WHITE else f"Say white={hi}, or leave `white` out."
+        told = f"Say white={hi}, or leave `white` out."
+        fix = told if lo >= 0 and white < hi <= WHITE else 'Save it with 8 or 16 bits.'
         raise ValueError(f"expected pixels in [0,{white}] in {name!r}, got {lo} to {hi}. {fix}")
     return Image.fromarray(((2*255*px + white)//(2*white)).astype(np.uint8))
 
@@ -38,11 +40,11 @@ def need_white(
     white   # Pixel value of white in those of 16 bits; None: 65535
 )->int:
     "`white`; refused where it is left open and all that are looked at are far darker"
-    if white is not None: return need_whole('white', white, 256, WHITE, fix='For files of 12 bits 4095.')
+    if white is not None: return need_whole('white', white, 255, WHITE, fix='For files of 12 bits 4095.')
     found = [(int(px.max()), files[i]) for i in _some(len(files)) if (px := _deep(files[i])) is not None]
-    if not found or max(found)[0] > WHITE//4: return WHITE
-    hi,name = max(found)
-    bits = max(9, hi.bit_length())
+    hi,name = max(found, key=itemgetter(0), default=(WHITE, ''))
+    if hi > WHITE//4: return WHITE
+    bits = max(8, hi.bit_length())
     raise ValueError(f"expected files of 16 bits with pixels up to {WHITE}, got at most {hi} ({str(name)!r}), which "
                      f"would be dark images: at most {255*hi//WHITE} of 255. If {bits} bits are used, say "
                      f"white={2**bits-1}; if they are as dark as that, white={WHITE}.")

@@ -1,11 +1,12 @@
 "Where the tokens of a network come out, whoever wrote it: of a transformer's block, or as its last feature map"
 from collections import Counter
 from functools import partial
+import torch
 from torch import nn
 from fastrobust.resting import at_rest
 from fastrobust.systems.tinymim.attending import Hooked
 from fastrobust.systems.tinymim.tokens import Place, is_map, tokens_of
-from fastrobust.systems.tinymim.trial import not_taken
+from fastrobust.systems.tinymim.trial import not_taken, takes_one
 from fastrobust.systems.tinymim.vits import vit_or_none
 from fastrobust.training.auxheads import find_stages
 
@@ -115,7 +116,10 @@ def find_place(
     if vit is None: place = _features_place(net)
     else: place = _part_place(net, vit, vit.at(-1 if block is None else block, name), at)
     try: place,found = _tried(net, place, x, at)
-    except (RuntimeError, TypeError, AssertionError) as e: raise not_taken(who, net, x, e) from e
+    except torch.cuda.OutOfMemoryError: raise
+    except (RuntimeError, TypeError, AssertionError) as e:
+        if not takes_one(net): raise
+        raise not_taken(who, net, x, e) from e
     if found is not None:
         # blocks that merge patches
         merges = found.grid is not None and found.grid[0]*found.grid[1] != found.patches.shape[1]

@@ -9,7 +9,7 @@ __all__ = []
 # whose callbacks do not make other images, of another size or kind, out of those of the loaders
 _HARMLESS = 'fastrobust.','fastai.learner','fastai.callback.'
 
-def _takes_one(net):
+def takes_one(net):
     "Does a network ask for no more than one input?"
     ps = inspect.signature(net.forward).parameters.values()
     asked = [p for p in ps if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -24,7 +24,8 @@ def _n_inputs(dls):
 def _changes(cb):
     "May a callback change the images of a batch?"
     f = getattr(cb, 'before_batch', None)
-    return f is not None and not f.__module__.startswith(_HARMLESS)
+    home = getattr(f, '__module__', None) or ''
+    return f is not None and not home.startswith(_HARMLESS)
 
 def is_training_alike(
     learn,  # A Learner
@@ -34,7 +35,7 @@ def is_training_alike(
     if any(_changes(cb) for cb in learn.cbs): return False
     if any(getattr(cb, 'accelerator', None) is not None for cb in learn.cbs): return False
     kinds = {p.dtype for p in w.parameters() if p.is_floating_point()}
-    return len(kinds) == 1 and _takes_one(bare(w)) and _n_inputs(learn.dls) == 1
+    return len(kinds) == 1 and takes_one(bare(w)) and _n_inputs(learn.dls) == 1
 
 def not_taken(
     who,    # Of whom it speaks, such as 'the student'
