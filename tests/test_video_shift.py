@@ -43,6 +43,10 @@ def spread(learn):
         last.bias.div_(z.std(0))
     return learn
 
+def lengths_and_severities(f):
+    "Run with clips of 2, 5 and 8 frames, severities 1, 3 and 5"
+    return pytest.mark.parametrize('severity', [1, 3, 5])(pytest.mark.parametrize('t', [2, 5, 8])(f))
+
 # --- corruptions of time --------------------------------------------------------------------------
 @pytest.mark.parametrize('name,t,counts', [('dropped_frames', 8, [1, 2, 3, 4, 6]), ('dropped_frames', 2, [1]*5),
                                            ('frozen_frames', 16, [2, 4, 6, 8, 12]),
@@ -52,8 +56,7 @@ def spread(learn):
 def test_how_many_frames(name, t, counts):
     assert [share_of_frames(name, s, t) for s in range(1, 6)] == counts
 
-@pytest.mark.parametrize('severity', [1, 3, 5])
-@pytest.mark.parametrize('t', [2, 5, 8])
+@lengths_and_severities
 def test_dropped_frames_are_black_and_the_others_as_they_were(t, severity):
     x = clips(t=t)
     y = corrupt_clips(x, 'dropped_frames', severity)
@@ -63,8 +66,7 @@ def test_dropped_frames_are_black_and_the_others_as_they_were(t, severity):
         assert len(black) == k
         assert all((a[i] == b[i]).all() for i in range(t) if i not in black)
 
-@pytest.mark.parametrize('severity', [1, 3, 5])
-@pytest.mark.parametrize('t', [2, 5, 8])
+@lengths_and_severities
 def test_a_frozen_clip_shows_one_frame_and_goes_on(t, severity):
     x = clips(t=t)
     y = corrupt_clips(x, 'frozen_frames', severity)
@@ -74,8 +76,7 @@ def test_a_frozen_clip_shows_one_frame_and_goes_on(t, severity):
         assert changed == list(range(changed[0], changed[0]+k)) and changed[0] > 0
         assert all((b[i] == a[changed[0]-1]).all() for i in changed)
 
-@pytest.mark.parametrize('severity', [1, 3, 5])
-@pytest.mark.parametrize('t', [2, 5, 8])
+@lengths_and_severities
 def test_shuffled_frames_are_the_same_frames_elsewhere_in_one_ring(t, severity):
     x = clips(t=t)
     y = corrupt_clips(x, 'shuffled_frames', severity)
@@ -89,8 +90,7 @@ def test_shuffled_frames_are_the_same_frames_elsewhere_in_one_ring(t, severity):
         while at[ring[-1]] != ring[0]: ring.append(at[ring[-1]])
         assert len(ring) == k
 
-@pytest.mark.parametrize('severity', [1, 3, 5])
-@pytest.mark.parametrize('t', [2, 5, 8])
+@lengths_and_severities
 def test_blurred_frames_are_means_of_those_before(t, severity):
     x = clips(t=t, c=3)
     y = corrupt_clips(x, 'blurred_frames', severity)

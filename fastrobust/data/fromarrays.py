@@ -50,7 +50,7 @@ def _split(n, pct, seed):
     kept,held = idxs[k:],idxs[:k]
     return kept.sort().values,held.sort().values
 
-def _stats(x):
+def channel_stats(x):
     "Exact mean and standard deviation in [0,1] of each channel of uint8 images"
     levels = torch.arange(256, dtype=torch.float64)/255
     counts = [torch.bincount(o.flatten(), minlength=256) for o in x.unbind(1)]
@@ -76,7 +76,7 @@ def _with_own(batch_tfms, x, normalize):
     have = lambda t: any(isinstance(f, t) or f is t for f in tfms)
     if not have(IntToFloatTensor): tfms = tfms + [IntToFloatTensor()]
     if normalize and not have(Normalize):
-        mean,std = _stats(x)
+        mean,std = channel_stats(x)
         tfms = tfms + [Normalize.from_stats(mean, std, cuda=False)]
     return tfms
 

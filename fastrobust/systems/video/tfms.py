@@ -36,7 +36,8 @@ def _need_of_clips(dl):
         if _acts_on(t, TensorVideo(x)) or not _acts_on(t, TensorImage(x[0])): continue
         raise TypeError(f"expected batch transforms of clips, got {type(t).__name__}, which acts "
                         "on images alone and would do nothing here. fastai's augmentations go "
-                        "into video_aug(..); for Normalize take NormalizeVideo.")
+                        "into video_aug(..); for LpNoise take VideoNoise, for Normalize `stats=(mean, "
+                        "std)` or NormalizeVideo.")
     for t in dl.after_item.fs:
         if not isinstance(t, RandTransform) or _acts_on(t, TensorVideo(x[0])): continue
         raise TypeError(f"expected item transforms of clips, got {type(t).__name__}, which acts "

@@ -1,17 +1,16 @@
 "Clips in memory as fastai loaders: whole batches by tensor indexing, as `array_dls` of images"
-from types import MethodType
 import numpy as np
 import torch
 from torch import Tensor
 from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.data.transforms import Categorize, ItemGetter, ToTensor
-from fastai.torch_core import TensorImage, default_device
+from fastai.torch_core import default_device
 from fastcore.foundation import L
 from fasttransform import Transform
-from plum import NotFoundLookupError
 from fastrobust.basics import need_whole, shown
 from fastrobust.data.arraychecks import as_labels, as_pixels, as_vocab, check_like, codes_in
 from fastrobust.data.arrays import ArrayDL, ArrayItems
+from fastrobust.data.fromarrays import channel_stats
 from fastrobust.systems.video.clip import TensorVideo
 from fastrobust.systems.video import showing    # noqa: F401  # pictures of its batches
 from fastrobust.systems.video.splits import is_share, need_pair, random_split
@@ -122,39 +121,12 @@ class ClipDL(ArrayDL):
     adopt = staticmethod(_adopt)
 
 # --- the factory ----------------------------------------------------------------------------------
-def _measured(x):
-    "Exact mean and standard deviation in [0,1] of each channel of uint8 clips"
-    levels = torch.arange(256, dtype=torch.float64)/255
-    counts = torch.stack([torch.bincount(o.flatten(), minlength=256) for o in x.unbind(2)])
-    p = counts.double()/counts.sum(1, keepdim=True)
-    mean = p @ levels
-    var = (p * (levels-mean[:, None])**2).sum(1)
-    std = var.sqrt() + 1e-7
-    return mean.tolist(),std.tolist()
-
-def _acts_on(t, o):
-    "Whether the batch transform `t` has something to do with such an input"
-    try: t.encodes._f._resolve_method_with_cache((t, o))
-    except NotFoundLookupError: return False
-    return True
-
-def _need_of_clips(t):
-    "Refuse transforms of images, which fastai would leave out on clips without a word"
-    own = isinstance(t, Transform) and isinstance(getattr(t, 'encodes', None), MethodType)
-    if not own: return
-    x = torch.zeros(1, 1, 1, 1, 1)
-    if _acts_on(t, TensorVideo(x)) or not _acts_on(t, TensorImage(x[0])): return
-    raise TypeError(f"expected batch transforms of clips, got {t.name}, which acts on images alone "
-                    "and would do nothing here. fastai's augmentations go into video_aug(..); for "
-                    "LpNoise take VideoNoise, for Normalize `stats=(mean, std)`.")
-
 def batch_steps(
     batch_tfms,     # The user's batch transforms
     stats,          # (mean, std) of each channel; None: no Normalize
 ):                  # A list
     "Batch transforms of clips: the user's, and what every loader of clips has where they lack it"
     tfms = L(batch_tfms)
-    for t in tfms: _need_of_clips(t)
     def have(t): return any(isinstance(f, t) or f is t for f in tfms)
     steps = [t() for t in (FloatVideo, ChannelsFirst) if not have(t)]
     if stats is not None and not have(NormalizeVideo):
@@ -211,7 +183,7 @@ def clip_dls(
     if drop_last and len(train) < bs:
         raise ValueError(f"expected at least one batch of {bs} training clips, got {len(train)} "
                          "clips. Use a smaller `bs`, or `drop_last=False`.")
-    if isinstance(stats, str): stats = _measured(train.x)
+    if isinstance(stats, str): stats = channel_stats(train.x.flatten(0, 1))
     device = default_device() if device is None else torch.device(device)
     steps = [ItemGetter(0), AsClip()],[ItemGetter(1), Categorize(train.vocab, sort=False)]
     tls = [TfmdLists(train, t, split_idx=0) for t in steps]
